@@ -1,0 +1,167 @@
+//! One error type for the whole crate; its kind tells the caller what can be done about it.
+
+use std::fmt;
+
+/// Shorthand for a result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, from the caller's point of view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The thing named by [`Error::subject`] does not exist.
+    NotFound,
+    /// It exists already, and the call asked for a new one.
+    Exists,
+    /// The caller may not do this.
+    Denied,
+    /// An argument can never be right: a bad name, a range past the end, an unknown policy key.
+    Invalid,
+    /// A condition that the caller set (`If-Match` and the like) does not hold. Nothing was changed.
+    Precondition,
+    /// A container that must be empty is not.
+    NotEmpty,
+    /// Too many concurrent changes to the same thing; nothing was changed, trying again may work.
+    Busy,
+    /// The disk is (nearly) full. Reads and deletes go on.
+    NoSpace,
+    /// A quota of the bucket is used up.
+    Quota,
+    /// The bytes are not here and no linked segment that has them can be reached.
+    Offline,
+    /// Stored bytes do not match their hash or cannot be decoded.
+    Damaged,
+    /// The storage below failed; the writer has stopped and the segment must be opened again.
+    Failed,
+}
+
+/// What a [`ErrorKind::NotFound`], [`ErrorKind::Exists`] or [`ErrorKind::NotEmpty`] error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Subject {
+    /// Not about one named thing.
+    Other,
+    /// A data directory.
+    Segment,
+    /// A cluster.
+    Cluster,
+    /// A tenant.
+    Tenant,
+    /// A bucket.
+    Bucket,
+    /// An object, file or directory.
+    Key,
+    /// One version of an object.
+    Version,
+    /// A multipart upload.
+    Upload,
+    /// A part of a multipart upload.
+    Part,
+    /// A snapshot.
+    Snapshot,
+    /// A user or access key.
+    User,
+    /// A chunk.
+    Chunk,
+    /// A pack file.
+    Pack,
+}
+
+/// An error of the engine: a kind to act on, the subject it is about, and a sentence for people.
+pub struct Error {
+    kind: ErrorKind,
+    subject: Subject,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` about nothing in particular. `message` names the object and, where there is one, the next step.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error { kind, subject: Subject::Other, message: message.into(), source: None }
+    }
+
+    /// Sets what the error is about.
+    #[must_use]
+    pub fn about(mut self, subject: Subject) -> Error {
+        self.subject = subject;
+        self
+    }
+
+    /// Attaches the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// "`subject` does not exist".
+    pub fn not_found(subject: Subject, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::NotFound, message).about(subject)
+    }
+
+    /// "`subject` exists already".
+    pub fn exists(subject: Subject, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Exists, message).about(subject)
+    }
+
+    /// An argument that can never be right.
+    pub fn invalid(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Invalid, message)
+    }
+
+    /// Stored bytes that are not what they must be.
+    pub fn damaged(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Damaged, message)
+    }
+
+    /// An I/O error of the storage below; "no space left" keeps its own kind.
+    pub fn io(context: impl Into<String>, source: std::io::Error) -> Error {
+        let kind = match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            _ => ErrorKind::Failed,
+        };
+        Error::new(kind, context).because(source)
+    }
+
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        self.subject
+    }
+
+    /// The sentence for people, without the cause.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            write!(f, ": {inner}")?;
+            // Errors of this crate print their own causes.
+            cause = if inner.is::<Error>() { None } else { inner.source() };
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({:?}): {self}", self.kind, self.subject)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|s| s.as_ref() as &(dyn std::error::Error + 'static))
+    }
+}

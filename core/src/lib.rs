@@ -1,0 +1,32 @@
+//! Tombolo's engine: one directory (a *segment*) that stores objects and files as immutable,
+//! content-addressed chunks below a versioned namespace, `cluster/tenant/bucket/key`.
+//!
+//! The layers, each using only the one below: [`engine`] (what doors call) → `namespace` (registers,
+//! tree, versions) → `manifest` → `chunk` → `disk`. Metadata goes through the [`kv`] seam.
+//! The crate knows no protocol, opens no socket and never prints.
+//!
+//! Start at [`Segment`].
+
+pub mod chunk;
+pub mod disk;
+pub mod engine;
+mod env;
+mod error;
+mod id;
+pub mod kv;
+pub mod manifest;
+pub mod namespace;
+mod object;
+mod path;
+mod policy;
+pub mod register;
+
+pub use engine::{
+    Bucket, Catalog, CreateOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
+};
+pub use env::{Clock, Entropy, Environment};
+pub use error::{Error, ErrorKind, Result, Subject};
+pub use id::{BucketId, ChunkId, NodeId, SegmentId, VersionId};
+pub use object::*;
+pub use path::{BucketPath, ObjectPath, TenantPath, check_key};
+pub use policy::{BucketPolicy, Chunking, Compression, ConflictPolicy, EtagKind, Versioning};

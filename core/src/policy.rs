@@ -1,0 +1,169 @@
+//! What a bucket's owner decides about it.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+/// How contents are cut into chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", content = "bytes")]
+pub enum Chunking {
+    /// Content-defined (FastCDC v2020) around this average, 65,536 to 1,048,576 bytes, a power of two.
+    Content(u32),
+    /// Every chunk this long, 4,096 to 1,048,576 bytes, a power of two: for volumes and databases.
+    Fixed(u32),
+}
+
+/// How chunks are compressed before they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Stored as they are.
+    None,
+    /// lz4, skipped for data that does not shrink.
+    Lz4,
+    /// zstd level 1, skipped for data that does not shrink.
+    Zstd,
+}
+
+/// Whether overwritten and deleted versions are kept (the S3 states).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Versioning {
+    /// Never was on: every write replaces the one before.
+    Off,
+    /// Every write is a version with an id of its own.
+    On,
+    /// Was on: kept versions stay, new writes replace the version `null`.
+    Suspended,
+}
+
+/// What happens to the loser of two concurrent edits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConflictPolicy {
+    /// It stays beside the winner under a conflict name.
+    KeepBoth,
+    /// It stays as an older version.
+    LastWriterWins,
+    /// The segment where the bucket was made wins; the other stays as an older version.
+    OriginWins,
+}
+
+/// What an object's ETag is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EtagKind {
+    /// MD5 of the content, as S3 clients expect it. Costs one pass of MD5.
+    Md5,
+    /// Derived from the chunks' hashes, with a dash so that no client takes it for an MD5.
+    Opaque,
+}
+
+/// The policy of one bucket. New buckets get [`BucketPolicy::default`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BucketPolicy {
+    /// How contents are cut.
+    pub chunking: Chunking,
+    /// How chunks are compressed.
+    pub compression: Compression,
+    /// Whether old versions are kept.
+    pub versioning: Versioning,
+    /// With versioning on, how many versions beside the current one are kept; the oldest go first. `None`: all.
+    pub versions_max: Option<u32>,
+    /// The most logical bytes of current versions. `None`: no limit.
+    pub quota_bytes: Option<u64>,
+    /// The most objects, files and symbolic links. `None`: no limit.
+    pub quota_objects: Option<u64>,
+    /// What happens to the loser of two concurrent edits.
+    pub conflicts: ConflictPolicy,
+    /// What ETags are made of.
+    pub etag: EtagKind,
+}
+
+impl Default for BucketPolicy {
+    fn default() -> Self {
+        BucketPolicy {
+            chunking: Chunking::Content(256 << 10),
+            compression: Compression::Lz4,
+            versioning: Versioning::Off,
+            versions_max: None,
+            quota_bytes: None,
+            quota_objects: None,
+            conflicts: ConflictPolicy::KeepBoth,
+            etag: EtagKind::Md5,
+        }
+    }
+}
+
+/// The keys that [`BucketPolicy::set`] knows, with the values each takes.
+pub const POLICY_KEYS: &[(&str, &str)] = &[
+    ("chunking", "content:BYTES (65536 to 1048576) or fixed:BYTES (4096 to 1048576), powers of two"),
+    ("compression", "none, lz4 or zstd"),
+    ("versioning", "off, on or suspended"),
+    ("versions-max", "a count, or none"),
+    ("quota-bytes", "a count of bytes, or none"),
+    ("quota-objects", "a count, or none"),
+    ("conflicts", "keep-both, last-writer-wins or origin-wins"),
+    ("etag", "md5 or opaque"),
+];
+
+impl BucketPolicy {
+    /// Sets one value from text, as `--set KEY=VALUE` does.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "chunking" => self.chunking = chunking(value)?,
+            "compression" => self.compression = word(key, value)?,
+            "versioning" => self.versioning = word(key, value)?,
+            "versions-max" => self.versions_max = count(key, value)?,
+            "quota-bytes" => self.quota_bytes = count(key, value)?,
+            "quota-objects" => self.quota_objects = count(key, value)?,
+            "conflicts" => self.conflicts = word(key, value)?,
+            "etag" => self.etag = word(key, value)?,
+            _ => {
+                let keys: Vec<_> = POLICY_KEYS.iter().map(|(k, _)| *k).collect();
+                return Err(Error::invalid(format!("no bucket policy '{key}'; there are {}", keys.join(", "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses values outside their documented ranges.
+    pub fn check(&self) -> Result<()> {
+        let (size, min) = match self.chunking {
+            Chunking::Content(size) => (size, 64 << 10),
+            Chunking::Fixed(size) => (size, 4 << 10),
+        };
+        if !size.is_power_of_two() || size < min || size > 1 << 20 {
+            return Err(refused("chunking", &size.to_string()));
+        }
+        Ok(())
+    }
+}
+
+fn refused(key: &str, value: &str) -> Error {
+    let takes = POLICY_KEYS.iter().find(|(k, _)| *k == key).map_or("", |(_, takes)| takes);
+    Error::invalid(format!("'{value}' is not a value of bucket policy '{key}', which takes {takes}"))
+}
+
+fn word<T: for<'de> Deserialize<'de>>(key: &str, value: &str) -> Result<T> {
+    serde_json::from_value(serde_json::Value::String(value.into())).map_err(|_| refused(key, value))
+}
+
+fn count<T: FromStr>(key: &str, value: &str) -> Result<Option<T>> {
+    if value == "none" { Ok(None) } else { value.parse().map(Some).map_err(|_| refused(key, value)) }
+}
+
+fn chunking(value: &str) -> Result<Chunking> {
+    let bad = || refused("chunking", value);
+    let (kind, bytes) = value.split_once(':').ok_or_else(bad)?;
+    let bytes = bytes.parse().map_err(|_| bad())?;
+    let chunking = match kind {
+        "content" => Chunking::Content(bytes),
+        "fixed" => Chunking::Fixed(bytes),
+        _ => return Err(bad()),
+    };
+    BucketPolicy { chunking, ..BucketPolicy::default() }.check()?;
+    Ok(chunking)
+}
