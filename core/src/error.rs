@@ -73,12 +73,13 @@ pub struct Error {
     subject: Subject,
     message: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    marker: Option<crate::VersionId>,
 }
 
 impl Error {
     /// An error of `kind` about nothing in particular. `message` names the object and, where there is one, the next step.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, subject: Subject::Other, message: message.into(), source: None }
+        Error { kind, subject: Subject::Other, message: message.into(), source: None, marker: None }
     }
 
     /// Sets what the error is about.
@@ -93,6 +94,18 @@ impl Error {
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         self.source = Some(source.into());
         self
+    }
+
+    /// What was asked for is a delete marker with this id ([`Subject::Key`]: on top of the key; [`Subject::Version`]: the version named).
+    #[must_use]
+    pub fn with_marker(mut self, id: crate::VersionId) -> Error {
+        self.marker = Some(id);
+        self
+    }
+
+    /// The delete marker that was met in place of an object.
+    pub fn marker(&self) -> Option<crate::VersionId> {
+        self.marker
     }
 
     /// "`subject` does not exist".

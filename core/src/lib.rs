@@ -7,6 +7,7 @@
 //!
 //! Start at [`Segment`].
 
+pub mod catalog;
 pub mod chunk;
 pub mod disk;
 pub mod engine;
@@ -20,9 +21,10 @@ mod object;
 mod path;
 mod policy;
 pub mod register;
+pub mod tree;
 
 pub use engine::{
-    Bucket, Catalog, CreateOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
+    Bucket, Catalog, Change, CreateOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};

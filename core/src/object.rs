@@ -438,7 +438,7 @@ pub struct CompleteOptions {
 /// What a directory entry or path is, for callers that think in files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DirEntry {
-    /// The entry's name, a directory's without its `/`.
+    /// The entry's name; a directory's ends with `/`. Also the value of `after` that continues behind it.
     pub name: Bytes,
     /// The node behind it.
     pub node: NodeId,

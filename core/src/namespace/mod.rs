@@ -1,1 +1,153 @@
-//! Skeleton.
+//! The namespace: registers, the tree they show, versions, and the transactions that change them.
+//!
+//! Works on [`Version`]s whose bytes are already stored; never touches a chunk. Every mutation writes its registers, what is
+//! derived from them (what an entry shows, a node's names, usage) and its rows of the change index in one commit.
+//!
+//! Rules that hold after every commit:
+//! * An entry's `shown` is what listings and look-ups use; it follows from registers alone (the merge rules, see `tree`).
+//! * A file's node row lists exactly the entries that are live with it, and each of them shows its size, time and tag.
+//! * A directory that shows is either explicit or has something that shows below it.
+
+mod codec;
+mod directory;
+mod history;
+pub mod keys;
+mod ledger;
+mod list;
+mod remove;
+mod rows;
+mod txn;
+mod version;
+mod view;
+mod write;
+
+pub(crate) use codec::{Reader, put_bytes, put_varint};
+pub use ledger::{ContentBarrier, Ledger, NoContents, Sequenced};
+pub use rows::{
+    AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue, row_commit,
+};
+pub use txn::{Field, Row, Txn, UsageDelta};
+pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
+pub use view::{EntryCursor, Found, View};
+pub use directory::{find_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir};
+pub use history::{find_kept, newest_kept};
+pub use list::{list, list_versions};
+pub use remove::{Leave, delete, remove_file};
+pub use write::{NewVersion, Stored, directory_info, info, put, set_attributes, set_modified, set_tags};
+
+use crate::id::{BucketId, NodeId};
+use crate::path::BucketPath;
+use crate::policy::{BucketPolicy, Versioning};
+use bytes::Bytes;
+use keys::BucketNumber;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A bucket as transactions need it.
+#[derive(Debug)]
+pub struct BucketState {
+    /// Its number in this segment.
+    pub number: BucketNumber,
+    /// Its identity.
+    pub id: BucketId,
+    /// Its path.
+    pub path: BucketPath,
+    /// When it was made.
+    pub created_ns: i64,
+    policy: RwLock<Arc<BucketPolicy>>,
+    is_shared: AtomicBool,
+    is_deleted: AtomicBool,
+}
+
+impl BucketState {
+    /// A bucket with `policy`.
+    pub fn new(number: BucketNumber, id: BucketId, path: BucketPath, created_ns: i64, policy: BucketPolicy, is_shared: bool) -> BucketState {
+        BucketState {
+            number,
+            id,
+            path,
+            created_ns,
+            policy: RwLock::new(Arc::new(policy)),
+            is_shared: AtomicBool::new(is_shared),
+            is_deleted: AtomicBool::new(false),
+        }
+    }
+
+    /// Its policy now.
+    pub fn policy(&self) -> Arc<BucketPolicy> {
+        self.policy.read().clone()
+    }
+
+    /// Replaces the policy.
+    pub fn set_policy(&self, policy: BucketPolicy) {
+        *self.policy.write() = Arc::new(policy);
+    }
+
+    /// Whether other segments may have seen the bucket, so that what is deleted must leave tombstones.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Acquire)
+    }
+
+    /// From now on deletes leave tombstones.
+    pub fn share(&self) {
+        self.is_shared.store(true, Ordering::Release);
+    }
+
+    /// Whether the bucket is gone.
+    pub fn is_deleted(&self) -> bool {
+        self.is_deleted.load(Ordering::Acquire)
+    }
+
+    /// The bucket is gone: handles that are still around find nothing.
+    pub fn set_deleted(&self) {
+        self.is_deleted.store(true, Ordering::Release);
+    }
+
+    /// The versioning state.
+    pub fn versioning(&self) -> Versioning {
+        self.policy.read().versioning
+    }
+}
+
+/// A key as the tree sees it: the directories on the way, each name with its `/`, and the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Names of directories, from the root down.
+    pub directories: Vec<Bytes>,
+    /// What follows the last `/`; empty if the key ends with one.
+    pub leaf: Bytes,
+}
+
+/// Splits a key. `a//b` is `a/`, `/`, `b`: nothing is normalised, so every key has its own place.
+pub fn split(key: &Bytes) -> Split {
+    let mut directories = Vec::new();
+    let mut start = 0;
+    for (i, byte) in key.iter().enumerate() {
+        if *byte == b'/' {
+            directories.push(key.slice(start..=i));
+            start = i + 1;
+        }
+    }
+    Split { directories, leaf: key.slice(start..) }
+}
+
+impl Split {
+    /// Where the key's own entry is: the directories above it, and its name (with `/` for a key that ends with one).
+    pub fn place(mut self) -> (Vec<Bytes>, Bytes) {
+        if self.leaf.is_empty()
+            && let Some(last) = self.directories.pop()
+        {
+            return (self.directories, last);
+        }
+        (self.directories, self.leaf)
+    }
+}
+
+/// Whether an entry name is a directory's.
+pub fn is_directory_name(name: &[u8]) -> bool {
+    name.last() == Some(&b'/')
+}
+
+/// A place in the tree: a directory and a name in it.
+pub type Place = (NodeId, Bytes);

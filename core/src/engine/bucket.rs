@@ -1,0 +1,370 @@
+//! A bucket: objects, versions, listings.
+
+use super::contents::Contents;
+use super::reader::Object;
+use super::segment::{Segment, number_row};
+use super::transact;
+use super::writer::{ObjectWriter, SealedObject, Target};
+use crate::error::{Error, Result, Subject};
+use crate::id::{NodeId, VersionId};
+use crate::kv::Space;
+use crate::namespace::{self, BucketState, Content, NewVersion, Sequenced, Shown, Stored, Txn, Version, View};
+use crate::object::{
+    BucketInfo, CopyOptions, DeleteOptions, Deleted, GetOptions, ListOptions, ListPage, ListVersionsOptions, Metadata,
+    ObjectInfo, PutOptions, Tags, Usage, VersionPage,
+};
+use crate::path::{BucketPath, check_key};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// The most tags a version can have, and the longest names and values in characters (the S3 limits).
+const TAGS_MAX: usize = 10;
+/// The most items of one listing page.
+const PAGE_ITEMS_MAX: usize = 10_000;
+
+/// A bucket of a segment. Cheap to clone.
+#[derive(Clone)]
+pub struct Bucket {
+    segment: Segment,
+    state: Arc<BucketState>,
+}
+
+impl Bucket {
+    pub(super) fn new(segment: Segment, state: Arc<BucketState>) -> Bucket {
+        Bucket { segment, state }
+    }
+
+    pub(super) fn state(&self) -> &Arc<BucketState> {
+        &self.state
+    }
+
+    pub(super) fn contents(&self) -> &Arc<Contents> {
+        self.segment.contents()
+    }
+
+    /// `cluster/tenant/bucket`.
+    pub fn path(&self) -> &BucketPath {
+        &self.state.path
+    }
+
+    /// The segment it is in.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// Path, id, age and policy.
+    pub async fn info(&self) -> Result<BucketInfo> {
+        self.alive()?;
+        Ok(BucketInfo {
+            path: self.state.path.clone(),
+            id: self.state.id,
+            created_ns: self.state.created_ns,
+            policy: (*self.state.policy()).clone(),
+        })
+    }
+
+    /// What it holds.
+    pub async fn usage(&self) -> Result<Usage> {
+        self.alive()?;
+        Ok(self.segment.ledger().usage(self.state.number))
+    }
+
+    pub(super) fn alive(&self) -> Result<()> {
+        if self.state.is_deleted() { Err(self.gone()) } else { Ok(()) }
+    }
+
+    fn gone(&self) -> Error {
+        Error::not_found(Subject::Bucket, format!("there is no bucket {}", self.state.path))
+    }
+
+    /// Fails the transaction if the bucket is, or by then has been, deleted.
+    pub(super) async fn require(&self, txn: &mut Txn) -> Result<()> {
+        match txn.read(Space::Meta, &number_row(&self.state.id)).await? {
+            Some(_) => Ok(()),
+            None => Err(self.gone()),
+        }
+    }
+
+    /// Stores `content` under `key`; durable and visible when it returns.
+    pub async fn put(&self, key: impl AsRef<[u8]>, content: impl Into<Bytes>, options: PutOptions) -> Result<ObjectInfo> {
+        let mut writer = self.writer(key, options).await?;
+        writer.push(content.into()).await?;
+        writer.seal().await?.commit().await
+    }
+
+    /// Stores a content of any size piece by piece. Nothing shows until [`SealedObject::commit`]; dropping it leaves nothing behind.
+    pub async fn writer(&self, key: impl AsRef<[u8]>, options: PutOptions) -> Result<ObjectWriter> {
+        let key = checked(key)?;
+        self.alive()?;
+        check_options(&options)?;
+        self.contents().check_space(0)?;
+        Ok(ObjectWriter::new(self.clone(), Target::Key(key), options))
+    }
+
+    /// Puts a sealed content under `key`.
+    pub(super) async fn commit_version(&self, key: &Bytes, sealed: SealedObject) -> Result<ObjectInfo> {
+        self.contents().check_space(sealed.size.min(4096))?;
+        let (stored, sequenced, rows) = {
+            let ((stored, rows), sequenced) = transact!(self.segment, txn, {
+                self.require(&mut txn).await?;
+                let new = self.new_version(&sealed);
+                let stored = namespace::put(&mut txn, &self.state, key, new, &sealed.options.condition).await?;
+                (stored, sealed.session.add_rows(&mut txn))
+            })?;
+            (stored, sequenced, rows)
+        };
+        sealed.session.committed(rows);
+        self.segment.announce(&self.state, key);
+        Ok(stored_info(&self.segment, key.clone(), stored, &sequenced))
+    }
+
+    fn new_version(&self, sealed: &SealedObject) -> NewVersion {
+        let options = &sealed.options;
+        NewVersion {
+            version: Version {
+                size: sealed.size,
+                modified_ns: options.modified_ns.unwrap_or_else(|| self.segment.now_ns()),
+                file_type: options.file_type,
+                etag: sealed.etag.clone(),
+                content: sealed.content.clone(),
+                metadata: options.metadata.clone(),
+                checksums: options.checksums.clone(),
+                part_sizes: Vec::new(),
+                tags: options.tags.clone(),
+                is_null: false,
+                id: None,
+                is_marker: false,
+                at: (NodeId::ROOT, Bytes::new()),
+            },
+            attributes: options.attributes.clone(),
+        }
+    }
+
+    /// The bucket as it is now, or as a snapshot saw it.
+    pub(super) async fn view(&self, snapshot: Option<&str>) -> Result<View> {
+        self.alive()?;
+        let at = match snapshot {
+            Some(name) => Some(self.snapshot_commit(name).await?),
+            None => None,
+        };
+        let store = self.segment.store().snapshot().await?;
+        Ok(View::new(store, self.segment.id(), self.state.number, at))
+    }
+
+    /// Opens one version for reading; it stays readable, whole, however long that takes.
+    pub async fn get(&self, key: impl AsRef<[u8]>, options: GetOptions) -> Result<Object> {
+        let key = checked(key)?;
+        // A collection that starts now waits until the content is registered as open.
+        let gate = self.contents().readers_gate.read().await;
+        let view = self.view(options.snapshot.as_deref()).await?;
+        let (info, content) = self.find(&view, &key, options.version).await?;
+        let pin = match &content {
+            Content::Manifest(manifest) => Some(self.contents().pin(manifest)),
+            Content::Inline(_) => None,
+        };
+        drop(gate);
+        Ok(Object::new(info, content, self.contents().clone(), pin))
+    }
+
+    /// One version's info.
+    pub async fn head(&self, key: impl AsRef<[u8]>, options: GetOptions) -> Result<ObjectInfo> {
+        let key = checked(key)?;
+        let view = self.view(options.snapshot.as_deref()).await?;
+        Ok(self.find(&view, &key, options.version).await?.0)
+    }
+
+    async fn find(&self, view: &View, key: &Bytes, version: Option<VersionId>) -> Result<(ObjectInfo, Content)> {
+        let missing = || Error::not_found(Subject::Key, format!("there is no object '{}' in {}", String::from_utf8_lossy(key), self.state.path));
+        let found = view.find(key).await?;
+        let current = match found.as_ref().map(|f| &f.shown) {
+            Some(Shown::File(file)) => {
+                let row = view.node(&file.node).await?;
+                let write = match file.content {
+                    Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
+                    None => row.content.shown(),
+                };
+                let write = write.filter(|w| w.value.is_some()).ok_or_else(|| Error::damaged(format!("'{}' has no content", String::from_utf8_lossy(key))))?;
+                let info = namespace::info(view.own(), key.clone(), file.node, write, &row, true)?;
+                Some((info, write.value.as_ref().map(|v| v.content.clone())))
+            }
+            Some(Shown::Directory { node, explicit: Some(object) }) => {
+                let row = view.node(node).await?;
+                let info = namespace::directory_info(view.own(), key.clone(), *node, object, &row);
+                let content = row.content.value().map(|v| v.content.clone());
+                Some((info, content))
+            }
+            _ => None,
+        };
+        match (version, current) {
+            (None, Some((info, content))) => Ok((info, content.unwrap_or(Content::Inline(Bytes::new())))),
+            (None, None) => Err(self.or_marker(view, key).await?.unwrap_or_else(missing)),
+            (Some(version), Some((info, content))) if info.version == version => {
+                Ok((info, content.unwrap_or(Content::Inline(Bytes::new()))))
+            }
+            (Some(version), _) => self.find_kept(view, key, version).await,
+        }
+    }
+
+    /// A key that is deleted in a bucket with versions says so.
+    async fn or_marker(&self, view: &View, key: &Bytes) -> Result<Option<Error>> {
+        if self.state.versioning() == crate::Versioning::Off {
+            return Ok(None);
+        }
+        let newest = namespace::newest_kept(view, self.state.number, key).await?;
+        Ok(newest.filter(|(_, version)| version.is_marker).map(|(id, _)| {
+            Error::not_found(Subject::Key, format!("'{}' is deleted", String::from_utf8_lossy(key))).with_marker(id)
+        }))
+    }
+
+    async fn find_kept(&self, view: &View, key: &Bytes, version: VersionId) -> Result<(ObjectInfo, Content)> {
+        let missing = || Error::not_found(Subject::Version, format!("'{}' has no version {version}", String::from_utf8_lossy(key)));
+        let kept = namespace::find_kept(view, self.state.number, key, version).await?;
+        let write = kept.ok_or_else(missing)?;
+        let found = write.value.as_ref().ok_or_else(missing)?;
+        if found.is_marker {
+            return Err(Error::not_found(Subject::Version, format!("the version {version} of '{}' is a delete marker", String::from_utf8_lossy(key)))
+                .with_marker(version));
+        }
+        let mut info = namespace::info(view.own(), key.clone(), NodeId::ROOT, &write, &Default::default(), false)?;
+        info.version = version;
+        if let VersionId::Id { segment, .. } = version {
+            info.segment = segment;
+        }
+        Ok((info, found.content.clone()))
+    }
+
+    /// Deletes a key or one of its versions.
+    pub async fn delete(&self, key: impl AsRef<[u8]>, options: DeleteOptions) -> Result<Deleted> {
+        let key = checked(key)?;
+        let ((mut deleted, marker), sequenced) = transact!(self.segment, txn, {
+            self.require(&mut txn).await?;
+            namespace::delete(&mut txn, &self.state, &key, &options).await?
+        })?;
+        if let Some(dot) = marker {
+            deleted.version = Some(assigned(&self.segment, dot.slot(), &sequenced));
+        }
+        self.segment.announce(&self.state, &key);
+        Ok(deleted)
+    }
+
+    /// Deletes many; one answer per item, in order. What is deleted is durable when it returns.
+    pub async fn delete_many(&self, items: Vec<(Bytes, DeleteOptions)>) -> Result<Vec<Result<Deleted>>> {
+        // Each is a transaction of its own, for conditions and errors; the committer puts them into few groups. Those that
+        // share a directory would only meet its last entry's removal, so they go side by side.
+        let deletes = items.into_iter().map(|(key, options)| self.delete(key, options));
+        Ok(futures::future::join_all(deletes).await)
+    }
+
+    /// Copies a version, opened by [`Bucket::get`] in any bucket of the segment, to `key` here. Shares the content.
+    pub async fn copy(&self, source: &Object, key: impl AsRef<[u8]>, options: CopyOptions) -> Result<ObjectInfo> {
+        let key = checked(key)?;
+        let info = source.info();
+        let metadata = options.metadata.unwrap_or_else(|| info.metadata.clone());
+        let tags = options.tags.unwrap_or_else(|| info.tags.clone());
+        check_metadata(&metadata, &tags)?;
+        self.contents().check_space(4096)?;
+        let checksums = options.checksums.unwrap_or_else(|| info.checksums.clone());
+        // A multipart tag names parts that the copy does not have; without an MD5 of the whole, the tag stays as it is.
+        let etag = info.etag.clone();
+        let (stored, sequenced) = transact!(self.segment, txn, {
+            self.require(&mut txn).await?;
+            let version = Version {
+                size: info.size,
+                modified_ns: self.segment.now_ns(),
+                file_type: info.file_type,
+                etag: etag.clone(),
+                content: source.content().clone(),
+                metadata: metadata.clone(),
+                checksums: checksums.clone(),
+                part_sizes: info.part_sizes.clone(),
+                tags: tags.clone(),
+                is_null: false,
+                id: None,
+                is_marker: false,
+                at: (NodeId::ROOT, Bytes::new()),
+            };
+            let new = NewVersion { version, attributes: None };
+            namespace::put(&mut txn, &self.state, &key, new, &options.condition).await?
+        })?;
+        self.segment.announce(&self.state, &key);
+        Ok(stored_info(&self.segment, key, stored, &sequenced))
+    }
+
+    /// Replaces the tags of a version.
+    pub async fn set_tags(&self, key: impl AsRef<[u8]>, version: Option<VersionId>, tags: Tags) -> Result<ObjectInfo> {
+        let key = checked(key)?;
+        check_metadata(&Metadata::default(), &tags)?;
+        transact!(self.segment, txn, {
+            self.require(&mut txn).await?;
+            namespace::set_tags(&mut txn, &self.state, &key, version, tags.clone()).await?
+        })?;
+        self.head(&key, GetOptions { version, snapshot: None }).await
+    }
+
+    /// A page of keys in byte order.
+    pub async fn list(&self, options: ListOptions) -> Result<ListPage> {
+        let view = self.view(options.snapshot.as_deref()).await?;
+        let options = ListOptions { limit: options.limit.min(PAGE_ITEMS_MAX), ..options };
+        namespace::list(view, &options).await
+    }
+
+    /// A page of versions: keys in byte order, each key's versions newest first.
+    pub async fn list_versions(&self, options: ListVersionsOptions) -> Result<VersionPage> {
+        let view = self.view(None).await?;
+        let options = ListVersionsOptions { limit: options.limit.min(PAGE_ITEMS_MAX), ..options };
+        namespace::list_versions(view, self.state.number, &options).await
+    }
+}
+
+pub(super) fn checked(key: impl AsRef<[u8]>) -> Result<Bytes> {
+    let key = key.as_ref();
+    check_key(key)?;
+    Ok(Bytes::copy_from_slice(key))
+}
+
+pub(super) fn check_options(options: &PutOptions) -> Result<()> {
+    check_metadata(&options.metadata, &options.tags)
+}
+
+fn check_metadata(metadata: &Metadata, tags: &Tags) -> Result<()> {
+    if metadata.size_bytes() > Metadata::BYTES_MAX {
+        return Err(Error::invalid(format!("{} bytes of metadata are more than {}", metadata.size_bytes(), Metadata::BYTES_MAX)));
+    }
+    if tags.len() > TAGS_MAX {
+        return Err(Error::invalid(format!("{} tags are more than {TAGS_MAX}", tags.len())));
+    }
+    if tags.iter().any(|(k, v)| k.is_empty() || k.chars().count() > 128 || v.chars().count() > 256) {
+        return Err(Error::invalid("a tag has 1 to 128 characters for its name and at most 256 for its value"));
+    }
+    Ok(())
+}
+
+/// The version id of the write in `slot` of a sequenced transaction.
+pub(super) fn assigned(segment: &Segment, slot: Option<u32>, sequenced: &Sequenced) -> VersionId {
+    let slot = u64::from(slot.unwrap_or_default());
+    VersionId::Id { stamp: sequenced.first_time + slot, segment: segment.id(), sequence: sequenced.first_sequence + slot }
+}
+
+/// What the caller of a put hears.
+pub(super) fn stored_info(segment: &Segment, key: Bytes, stored: Stored, sequenced: &Sequenced) -> ObjectInfo {
+    let id = assigned(segment, stored.dot.slot(), sequenced);
+    let version = stored.version;
+    ObjectInfo {
+        key,
+        node: stored.node,
+        version: version.version_id(id),
+        is_current: true,
+        size: version.size,
+        modified_ns: version.modified_ns,
+        etag: version.etag,
+        file_type: version.file_type,
+        metadata: version.metadata,
+        checksums: version.checksums,
+        tags: version.tags,
+        attributes: stored.attributes,
+        part_sizes: version.part_sizes,
+        links: stored.links,
+        segment: segment.id(),
+    }
+}
+

@@ -1,0 +1,307 @@
+//! Garbage collection: marks from everything that refers to chunks, then drops rows and rewrites or removes packs.
+//!
+//! What a chunk may be referred to by: contents and kept versions in rows, rows kept for snapshots, parts of uploads, open readers (their
+//! manifests are registered), and writers under way (see `touched`). The mark is a set of chunk ids; ids are taken one part of their
+//! range at a time, as many passes as the memory for the set needs, so that memory is bounded whatever is stored.
+//!
+//! Only sealed packs that existed when the collection began are looked at. A crash at any point leaves a consistent store: rows go
+//! before packs do, and a moved chunk's row is changed by a commit that syncs the copy first.
+
+use super::contents::{Contents, ReadNodes};
+use super::segment::Segment;
+use super::transact;
+use crate::chunk::Location;
+use crate::error::{ErrorKind, Result};
+use crate::id::ChunkId;
+use crate::kv::{KeyRange, Snapshot, Space};
+use crate::manifest::Manifest;
+use crate::namespace::{Content, HistoryRow, NodeRow, keys, upload_content};
+use crate::object::GcReport;
+use crate::policy::Compression;
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// The most chunk ids held at a time: 32 MiB of them.
+const MARKED_MAX: u64 = 1 << 20;
+/// Packs with less live data than this are rewritten.
+const LIVE_PERCENT_MIN: u64 = 70;
+/// Rows changed in one commit.
+const BATCH_ROWS: usize = 1024;
+
+impl Segment {
+    /// Drops what nothing refers to and rewrites packs that are mostly garbage. One at a time; goes on beside readers and writers.
+    pub async fn gc(&self) -> Result<GcReport> {
+        let _one = self.0.collecting.lock().await;
+        let contents = self.contents().clone();
+        // What is appended from now on is not looked at.
+        contents.packs().seal_active()?;
+        let packs: Vec<_> = contents.packs().packs().into_iter().filter(|p| p.is_sealed).collect();
+        let (snapshot, open) = {
+            let _readers = contents.readers_gate.write().await;
+            contents.touched.next_era();
+            (self.store().snapshot().await?, contents.pinned())
+        };
+        let mut report = GcReport::default();
+        let total: u64 = self.count_chunks(&snapshot).await?;
+        let passes = total.div_ceil(MARKED_MAX).max(1);
+        let mut live_bytes: std::collections::HashMap<u64, u64> = std::collections::HashMap::new();
+        for pass in 0..passes {
+            let part = Part { pass, passes };
+            let marked = self.mark(&snapshot, &open, part).await?;
+            self.sweep(&snapshot, &marked, part, &packs, &mut live_bytes, &mut report).await?;
+        }
+        for pack in &packs {
+            let live = live_bytes.get(&pack.number).copied().unwrap_or_default();
+            let is_sparse = live.saturating_mul(100) < pack.bytes.saturating_mul(LIVE_PERCENT_MIN);
+            if (live == 0 || is_sparse) && self.empty_pack(pack.number, &mut report).await? {
+                let bytes = pack.bytes;
+                contents.packs().remove_pack(pack.number)?;
+                report.packs_removed += 1;
+                report.bytes_freed += bytes;
+            }
+        }
+        let mut totals = self.0.gc_counters.lock();
+        totals.chunks_dropped += report.chunks_dropped;
+        totals.bytes_freed += report.bytes_freed;
+        Ok(report)
+    }
+
+    async fn count_chunks(&self, snapshot: &Arc<dyn Snapshot>) -> Result<u64> {
+        let mut count = 0;
+        each_row(snapshot, Space::Chunks, |_, _| {
+            count += 1;
+            Ok(())
+        })
+        .await?;
+        Ok(count)
+    }
+
+    /// The ids of `part` that something refers to.
+    async fn mark(&self, snapshot: &Arc<dyn Snapshot>, open: &[Manifest], part: Part) -> Result<HashSet<ChunkId>> {
+        let mut marker = Marker { contents: self.contents().clone(), part, marked: HashSet::new(), seen: HashSet::new() };
+        for manifest in open {
+            marker.manifest(manifest).await?;
+        }
+        for space in [Space::Nodes, Space::Past, Space::History, Space::Uploads] {
+            let mut range = KeyRange::prefix(b"");
+            loop {
+                let page = snapshot.scan(space, range, BATCH_ROWS, false).await?;
+                for (key, row) in &page.rows {
+                    for content in self.contents_of(space, key, row.clone())? {
+                        if let Content::Manifest(manifest) = content {
+                            marker.manifest(&manifest).await?;
+                        }
+                    }
+                }
+                // Marking must not starve the requests that share the threads.
+                tokio::task::yield_now().await;
+                match page.rows.last() {
+                    Some((last, _)) if page.more => range = KeyRange::prefix_after(b"", last.clone()),
+                    _ => break,
+                }
+            }
+        }
+        Ok(marker.marked)
+    }
+
+    /// All contents, live in whatever way, of a row.
+    fn contents_of(&self, space: Space, key: &[u8], row: Bytes) -> Result<Vec<Content>> {
+        let own = self.id();
+        let of_node = |row: NodeRow| row.content.live_values().map(|(_, v)| v.content.clone()).collect();
+        Ok(match space {
+            Space::Nodes => of_node(NodeRow::decode(row, &own)?),
+            Space::Past if keys::parse_past(key)?.0 == Space::Nodes as u8 => of_node(NodeRow::decode(row, &own)?),
+            Space::History => HistoryRow::decode(row, &own)?.register.live_values().map(|(_, v)| v.content.clone()).collect(),
+            Space::Uploads => vec![upload_content(&row)?],
+            _ => Vec::new(),
+        })
+    }
+
+    /// Drops the rows of unmarked chunks of `part` that are in `packs`, and adds up what is live in each pack.
+    async fn sweep(
+        &self,
+        snapshot: &Arc<dyn Snapshot>,
+        marked: &HashSet<ChunkId>,
+        part: Part,
+        packs: &[crate::chunk::PackInfo],
+        live_bytes: &mut std::collections::HashMap<u64, u64>,
+        report: &mut GcReport,
+    ) -> Result<()> {
+        let numbers: HashSet<u64> = packs.iter().map(|p| p.number).collect();
+        let mut candidates: Vec<(ChunkId, Location)> = Vec::new();
+        let mut range = KeyRange::prefix(b"");
+        loop {
+            let page = snapshot.scan(Space::Chunks, range, BATCH_ROWS, false).await?;
+            for (key, row) in &page.rows {
+                let (id, location) = (ChunkId::from_slice(key)?, Location::decode(row)?);
+                if !part.contains(&id) {
+                    continue;
+                }
+                if marked.contains(&id) || !numbers.contains(&location.pack) {
+                    report.chunks_live += 1;
+                    *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
+                } else {
+                    candidates.push((id, location));
+                }
+            }
+            let dropped = self.drop_chunks(&candidates, live_bytes).await?;
+            report.chunks_dropped += dropped;
+            report.chunks_live += candidates.len() as u64 - dropped;
+            candidates.clear();
+            match page.rows.last() {
+                Some((last, _)) if page.more => range = KeyRange::prefix_after(b"", last.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Drops the rows of those candidates that no writer relies on; returns how many went.
+    async fn drop_chunks(&self, candidates: &[(ChunkId, Location)], live_bytes: &mut std::collections::HashMap<u64, u64>) -> Result<u64> {
+        if candidates.is_empty() {
+            return Ok(0);
+        }
+        let ids: Vec<ChunkId> = candidates.iter().map(|(id, _)| *id).collect();
+        let dead = self.contents().condemn(&ids);
+        let is_dead: HashSet<&ChunkId> = dead.iter().collect();
+        for (_, location) in candidates.iter().filter(|(id, _)| !is_dead.contains(id)) {
+            *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
+        }
+        let result = transact!(self, txn, {
+            let mut dropped = 0u64;
+            for (id, location) in candidates.iter().filter(|(id, _)| is_dead.contains(id)) {
+                // A writer that stored it anew in the meantime has another place in its row.
+                let row = txn.read(Space::Chunks, &id.0).await?;
+                if row.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == *location)) {
+                    txn.delete(Space::Chunks, keys::chunk(id));
+                    dropped += 1;
+                }
+            }
+            dropped
+        });
+        self.contents().buried(&dead);
+        Ok(result?.0)
+    }
+
+    /// Moves what is live out of a pack. Returns whether nothing refers to the pack any more.
+    async fn empty_pack(&self, pack: u64, report: &mut GcReport) -> Result<bool> {
+        let contents = self.contents().clone();
+        let entries = match contents.packs().entries(pack) {
+            Ok(entries) => entries,
+            // A pack whose index is damaged is scrub's business; its rows still tell what is in it.
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut is_rewritten = false;
+        for batch in entries.chunks(BATCH_ROWS) {
+            let mut moved = Vec::new();
+            for (id, location) in batch {
+                if contents.is_uncommitted(id) {
+                    return Ok(false);
+                }
+                let row = self.store().get(Space::Chunks, &id.0).await?;
+                if row.is_none_or(|row| Location::decode(&row).map_or(true, |now| now != *location)) {
+                    continue;
+                }
+                let (this, id, old) = (contents.clone(), *id, *location);
+                let copied = contents
+                    .pool
+                    .run(move || {
+                        let raw = this.packs().read(&id, &old)?;
+                        // As it was stored: what was compressed stays worth compressing.
+                        let compression = if old.stored < old.raw { Compression::Lz4 } else { Compression::None };
+                        this.packs().append(&id, &raw, compression)
+                    })
+                    .await?;
+                match copied {
+                    Ok(new) => moved.push((id, old, new)),
+                    // A damaged chunk is left where it is, to be healed or restored.
+                    Err(error) if error.kind() == ErrorKind::Damaged => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+            if moved.is_empty() {
+                continue;
+            }
+            is_rewritten = true;
+            transact!(self, txn, {
+                txn.refers_to_new_chunks();
+                for (id, old, new) in &moved {
+                    let row = txn.read(Space::Chunks, &id.0).await?;
+                    if row.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == *old)) {
+                        txn.put(Space::Chunks, keys::chunk(id), new.encode());
+                    }
+                }
+            })?;
+        }
+        if is_rewritten {
+            report.packs_rewritten += 1;
+        }
+        Ok(true)
+    }
+}
+
+/// One of several parts of the range of chunk ids.
+#[derive(Clone, Copy)]
+struct Part {
+    pass: u64,
+    passes: u64,
+}
+
+impl Part {
+    fn contains(&self, id: &ChunkId) -> bool {
+        let head = id.0.first_chunk::<4>().map_or(0, |b| u64::from(u32::from_be_bytes(*b)));
+        (head * self.passes) >> 32 == self.pass
+    }
+}
+
+struct Marker {
+    contents: Arc<Contents>,
+    part: Part,
+    marked: HashSet<ChunkId>,
+    /// Manifest nodes that were walked already: shared subtrees are walked once. Bounded; forgetting costs only time.
+    seen: HashSet<ChunkId>,
+}
+
+const SEEN_MAX: usize = 1 << 18;
+
+impl Marker {
+    async fn manifest(&mut self, manifest: &Manifest) -> Result<()> {
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        let nodes = ReadNodes(self.contents.clone());
+        let (part, marked, seen) = (self.part, &mut self.marked, &mut self.seen);
+        let marked = std::cell::RefCell::new(marked);
+        manifest
+            .for_each_chunk(
+                &nodes,
+                &mut |node| {
+                    if part.contains(node) {
+                        marked.borrow_mut().insert(*node);
+                    }
+                    seen.insert(*node)
+                },
+                &mut |chunk| {
+                    if part.contains(chunk) {
+                        marked.borrow_mut().insert(*chunk);
+                    }
+                },
+            )
+            .await
+    }
+}
+
+async fn each_row(snapshot: &Arc<dyn Snapshot>, space: Space, mut visit: impl FnMut(&Bytes, &Bytes) -> Result<()> + Send) -> Result<()> {
+    let mut range = KeyRange::prefix(b"");
+    loop {
+        let page = snapshot.scan(space, range, BATCH_ROWS, false).await?;
+        for (key, row) in &page.rows {
+            visit(key, row)?;
+        }
+        match page.rows.last() {
+            Some((last, _)) if page.more => range = KeyRange::prefix_after(b"", last.clone()),
+            _ => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Scrub: reads and verifies every chunk at a bounded rate, and says what is damaged and who needs it.
+
+use super::contents::ReadNodes;
+use super::pool::received;
+use super::segment::Segment;
+use crate::chunk::Location;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ChunkId;
+use crate::kv::{KeyRange, Space};
+use crate::namespace::{Content, Shown, View};
+use crate::object::ScrubReport;
+use bytes::{BufMut, Bytes, BytesMut};
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The most lines of damage, and of affected keys, in a report.
+const LINES_MAX: usize = 1000;
+const BATCH_ROWS: usize = 256;
+
+impl Segment {
+    /// Reads and verifies every chunk that the index knows, at most `bytes_per_second` (0: unlimited); calls `progress` with (bytes
+    /// done, bytes in total). What is damaged counts in [`Segment::status`] from then on, and is stored anew when it is written again.
+    pub async fn scrub(&self, bytes_per_second: u64, mut progress: impl FnMut(u64, u64) + Send) -> Result<ScrubReport> {
+        let contents = self.contents().clone();
+        let snapshot = self.store().snapshot().await?;
+        let total = contents.packs().stored_bytes();
+        let mut report = ScrubReport { packs: contents.packs().packs().len() as u64, ..ScrubReport::default() };
+        let mut damaged = HashSet::new();
+        let began = Instant::now();
+        let mut range = KeyRange::prefix(b"");
+        loop {
+            let page = snapshot.scan(Space::Chunks, range, BATCH_ROWS, false).await?;
+            let mut reads = Vec::with_capacity(page.rows.len());
+            for (key, row) in &page.rows {
+                let (id, location) = (ChunkId::from_slice(key)?, Location::decode(row)?);
+                let this = contents.clone();
+                reads.push((id, location, contents.pool.submit(move || this.packs().read(&id, &location).map(drop))));
+            }
+            for (id, location, read) in reads {
+                report.chunks += 1;
+                report.bytes += u64::from(location.stored);
+                if let Err(error) = received(read.await)? {
+                    // A collection may have moved or dropped it since the snapshot.
+                    let now = self.store().get(Space::Chunks, &id.0).await?;
+                    let is_still_there = now.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == location));
+                    if is_still_there && error.kind() == ErrorKind::Damaged {
+                        damaged.insert(id);
+                        if report.damage.len() < LINES_MAX {
+                            report.damage.push(error.to_string());
+                        }
+                    } else if is_still_there {
+                        return Err(error);
+                    }
+                }
+            }
+            progress(report.bytes.min(total), total);
+            if bytes_per_second > 0 {
+                let due = began + Duration::from_secs_f64(report.bytes as f64 / bytes_per_second as f64);
+                tokio::time::sleep_until(due).await;
+            }
+            match page.rows.last() {
+                Some((last, _)) if page.more => range = KeyRange::prefix_after(b"", last.clone()),
+                _ => break,
+            }
+        }
+        self.find_affected(&damaged, &mut report).await?;
+        contents.set_damaged(damaged);
+        Ok(report)
+    }
+
+    /// The keys whose current version needs a chunk that is damaged or not there at all.
+    async fn find_affected(&self, damaged: &HashSet<ChunkId>, report: &mut ScrubReport) -> Result<()> {
+        let catalog = self.catalog();
+        for cluster in catalog.clusters().await? {
+            for tenant in catalog.tenants(&cluster).await? {
+                for info in catalog.buckets(&tenant).await? {
+                    let bucket = match self.bucket(&info.path).await {
+                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        bucket => bucket?,
+                    };
+                    let view = bucket.view(None).await?;
+                    self.walk(&view, &info.path.to_string(), damaged, report).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn walk(&self, view: &View, bucket: &str, damaged: &HashSet<ChunkId>, report: &mut ScrubReport) -> Result<()> {
+        let mut directories = vec![(crate::NodeId::ROOT, Bytes::new())];
+        while let Some((directory, path)) = directories.pop() {
+            let mut cursor = view.entries(directory, Bound::Unbounded);
+            while let Some((name, shown)) = cursor.next().await? {
+                let mut key = BytesMut::from(path.as_ref());
+                key.put_slice(&name);
+                let key = key.freeze();
+                let (node, wanted) = match shown {
+                    Shown::File(file) => (file.node, file.content),
+                    Shown::Directory { node, explicit } => {
+                        directories.push((node, key.clone()));
+                        if explicit.is_none() {
+                            continue;
+                        }
+                        (node, None)
+                    }
+                };
+                let row = view.node(&node).await?;
+                let write = match wanted {
+                    Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
+                    None => row.content.shown(),
+                };
+                let Some(Content::Manifest(manifest)) = write.and_then(|w| w.value.as_ref()).map(|v| v.content.clone()) else {
+                    continue;
+                };
+                if let Err(error) = self.check(&manifest, damaged).await {
+                    let line = format!("{bucket}/{}", String::from_utf8_lossy(&key));
+                    if report.affected.len() < LINES_MAX {
+                        report.affected.push(line.clone());
+                    }
+                    if report.damage.len() < LINES_MAX {
+                        report.damage.push(format!("{line}: {error}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all chunks of a manifest are in the index and none is damaged.
+    async fn check(&self, manifest: &crate::manifest::Manifest, damaged: &HashSet<ChunkId>) -> Result<()> {
+        let contents = self.contents().clone();
+        let mut chunks = HashSet::new();
+        manifest.for_each_chunk(&ReadNodes(contents.clone()), &mut |_| true, &mut |chunk| drop(chunks.insert(*chunk))).await?;
+        for chunk in chunks {
+            if damaged.contains(&chunk) {
+                return Err(Error::damaged(format!("needs the damaged chunk {chunk}")));
+            }
+            contents.locate(&chunk).await?;
+        }
+        Ok(())
+    }
+}

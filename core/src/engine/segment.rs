@@ -1,0 +1,425 @@
+//! An open segment: the data directory, its stores, and the handles that come from it.
+
+use super::contents::{Contents, Session};
+use super::lock::DirectoryLock;
+use super::pool::Pool;
+use super::writer::PERMIT_BYTES;
+use super::{Bucket, Catalog, transact};
+use crate::catalog::{self, CatalogValue};
+use crate::chunk::{ChunkCache, PackOptions, PackStore};
+use crate::disk::SystemDisk;
+use crate::env::Environment;
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::{BucketId, SegmentId};
+use crate::kv::{KeyRange, Space, Store};
+use crate::namespace::{BucketState, Ledger, Row};
+use crate::object::SegmentStatus;
+use crate::path::{BucketPath, check_name};
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+
+/// How to make a segment.
+#[derive(Debug, Clone)]
+pub struct CreateOptions {
+    /// Its name, a site's: `newyork`.
+    pub name: String,
+    /// The cluster it makes buckets in by default. It is created too.
+    pub cluster: String,
+}
+
+/// How to open a segment.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// Memory for verified chunks, in bytes.
+    pub chunk_cache_bytes: usize,
+    /// Memory for metadata (caches and write buffers together), in bytes.
+    pub metadata_cache_bytes: usize,
+    /// Memory for contents on their way in, all writers together, in bytes.
+    pub write_buffer_bytes: usize,
+    /// Writes are refused when the file system has less free than this. Lowered to a sixteenth of small file systems.
+    pub reserve_bytes: u64,
+    /// Threads that cut, hash and compress; 0: one per core.
+    pub workers: usize,
+    /// Clock and randomness.
+    pub environment: Environment,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        OpenOptions {
+            chunk_cache_bytes: 128 << 20,
+            metadata_cache_bytes: 256 << 20,
+            write_buffer_bytes: 64 << 20,
+            reserve_bytes: 256 << 20,
+            workers: 0,
+            environment: Environment::default(),
+        }
+    }
+}
+
+/// What changed: for watchers. Sent after the commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The bucket.
+    pub bucket: BucketPath,
+    /// The key that was written, deleted or renamed to.
+    pub key: bytes::Bytes,
+}
+
+/// `segment.json`, the identity of a data directory.
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    id: String,
+    name: String,
+    cluster: String,
+}
+
+const FORMAT: u32 = 1;
+const IDENTITY_FILE: &str = "segment.json";
+
+/// An open segment. Cheap to clone; the directory is released when the last clone and all that came from it are gone.
+#[derive(Clone)]
+pub struct Segment(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    dir: PathBuf,
+    id: SegmentId,
+    name: String,
+    cluster: String,
+    pub(super) environment: Environment,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) contents: Arc<Contents>,
+    write_budget: Arc<Semaphore>,
+    write_budget_permits: u32,
+    pub(super) buckets: RwLock<HashMap<BucketPath, Arc<BucketState>>>,
+    pub(super) opening_bucket: tokio::sync::Mutex<()>,
+    pub(super) keys: RwLock<HashMap<String, (crate::UserInfo, crate::Secret)>>,
+    pub(super) collecting: tokio::sync::Mutex<()>,
+    changes: broadcast::Sender<Change>,
+    pub(super) gc_counters: Mutex<crate::GcReport>,
+    _lock: DirectoryLock,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ledger.abandon();
+    }
+}
+
+impl Segment {
+    /// Makes a segment in `dir` (created if absent, must be empty) and opens it.
+    pub async fn create(dir: impl AsRef<Path>, options: CreateOptions, open: OpenOptions) -> Result<Segment> {
+        let dir = dir.as_ref();
+        check_name(&options.name)?;
+        check_name(&options.cluster)?;
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("{} can't be created", dir.display()), e))?;
+        if Segment::exists(dir) {
+            return Err(Error::exists(Subject::Segment, format!("{} holds a segment already", dir.display())));
+        }
+        let lock = DirectoryLock::take(dir)?;
+        let mut entries = std::fs::read_dir(dir).map_err(|e| Error::io(format!("{} can't be read", dir.display()), e))?;
+        let is_ours = |name: &std::ffi::OsStr| ["lock", "segment.json.new", "metadata", "packs"].iter().any(|n| name == *n);
+        if entries.any(|e| e.is_ok_and(|e| !is_ours(&e.file_name()))) {
+            return Err(Error::new(ErrorKind::NotEmpty, format!("{} is not empty; a segment needs a directory of its own", dir.display())).about(Subject::Segment));
+        }
+        let identity = Identity {
+            format: FORMAT,
+            id: SegmentId(open.environment.random()).to_string(),
+            name: options.name,
+            cluster: options.cluster.clone(),
+        };
+        let text = serde_json::to_vec_pretty(&identity).map_err(|e| Error::new(ErrorKind::Failed, "the identity can't be written").because(e))?;
+        write_durably(dir, IDENTITY_FILE, &text)?;
+        let segment = Segment::open_locked(dir, lock, open).await?;
+        match segment.catalog().create_cluster(&options.cluster).await {
+            Err(error) if error.kind() != ErrorKind::Exists => Err(error),
+            _ => Ok(segment),
+        }
+    }
+
+    /// Opens the segment in `dir`. A directory that another process has open gives [`ErrorKind::Busy`] and a message that names it.
+    pub async fn open(dir: impl AsRef<Path>, options: OpenOptions) -> Result<Segment> {
+        let dir = dir.as_ref();
+        if !Segment::exists(dir) {
+            return Err(Error::not_found(Subject::Segment, format!("there is no segment in {}; make one with init", dir.display())));
+        }
+        Segment::open_locked(dir, DirectoryLock::take(dir)?, options).await
+    }
+
+    async fn open_locked(dir: &Path, lock: DirectoryLock, options: OpenOptions) -> Result<Segment> {
+        let path = dir.join(IDENTITY_FILE);
+        let text = std::fs::read(&path).map_err(|e| Error::io(format!("{} can't be read", path.display()), e))?;
+        let identity: Identity = serde_json::from_slice(&text).map_err(|e| Error::damaged(format!("{} can't be understood", path.display())).because(e))?;
+        if identity.format != FORMAT {
+            return Err(Error::damaged(format!("{} has format {}; this build reads format {FORMAT}", path.display(), identity.format)));
+        }
+        let id = SegmentId::from_hex(&identity.id)?;
+        let store = open_store(&dir.join("metadata"), options.metadata_cache_bytes)?;
+        let disk = Arc::new(SystemDisk::open(dir.join("packs"))?);
+        let (packs, recovery) = PackStore::open(disk, id, PackOptions::default())?;
+        for pack in &recovery.damaged {
+            tracing::warn!(?pack, "a pack is damaged; run scrub for what it holds");
+        }
+        let reserve = options.reserve_bytes.min(packs.total_bytes()? / 16);
+        let contents = Arc::new(Contents::new(
+            packs,
+            store.clone(),
+            ChunkCache::new(options.chunk_cache_bytes),
+            Pool::new(options.workers)?,
+            reserve,
+        ));
+        let ledger = Ledger::open(id, store.clone(), contents.clone(), options.environment.clone()).await?;
+        let permits = u32::try_from(options.write_buffer_bytes / PERMIT_BYTES).unwrap_or(u32::MAX).max(512);
+        let segment = Segment(Arc::new(Inner {
+            dir: dir.to_owned(),
+            id,
+            name: identity.name,
+            cluster: identity.cluster,
+            environment: options.environment,
+            store,
+            ledger,
+            contents,
+            write_budget: Arc::new(Semaphore::new(permits as usize)),
+            write_budget_permits: permits,
+            buckets: RwLock::new(HashMap::new()),
+            opening_bucket: tokio::sync::Mutex::new(()),
+            keys: RwLock::new(HashMap::new()),
+            collecting: tokio::sync::Mutex::new(()),
+            changes: broadcast::channel(1024).0,
+            gc_counters: Mutex::new(crate::GcReport::default()),
+            _lock: lock,
+        }));
+        segment.load_snapshots().await?;
+        Ok(segment)
+    }
+
+    /// Rows that are overwritten must be kept for the snapshots there are.
+    async fn load_snapshots(&self) -> Result<()> {
+        let view = self.0.store.snapshot().await?;
+        let mut range = KeyRange::prefix(&[5]);
+        loop {
+            let page = view.scan(Space::Catalog, range, 1000, false).await?;
+            for (key, row) in &page.rows {
+                let row = catalog::CatalogRow::decode(row.clone(), &self.0.id)?;
+                if let ([id, _], Some(CatalogValue::Snapshot { .. })) = (catalog::names(key).as_slice(), row.register.value()) {
+                    let number = self.bucket_number(&BucketId::from_hex(id)?).await?;
+                    self.0.ledger.add_snapshot(number, row.commit);
+                }
+            }
+            match page.rows.last() {
+                Some((last, _)) if page.more => range = KeyRange::prefix_after(&[5], last.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The local number of a bucket.
+    pub(super) async fn bucket_number(&self, id: &BucketId) -> Result<u32> {
+        let row = self.0.store.get(Space::Meta, &number_row(id)).await?;
+        let number = row.and_then(|r| r.as_ref().try_into().ok().map(u32::from_be_bytes));
+        number.ok_or_else(|| Error::damaged(format!("the bucket {id} has no number")).about(Subject::Bucket))
+    }
+
+    /// Whether `dir` holds a segment.
+    pub fn exists(dir: impl AsRef<Path>) -> bool {
+        dir.as_ref().join(IDENTITY_FILE).is_file()
+    }
+
+    /// Flushes and stops: later writes through clones fail, reads go on while a clone is held.
+    pub async fn close(&self) -> Result<()> {
+        self.0.ledger.close().await
+    }
+
+    /// Its id.
+    pub fn id(&self) -> SegmentId {
+        self.0.id
+    }
+
+    /// Its name, a site's.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The cluster it makes buckets in by default.
+    pub fn cluster(&self) -> &str {
+        &self.0.cluster
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Clusters, tenants, buckets and users.
+    pub fn catalog(&self) -> Catalog {
+        Catalog(self.clone())
+    }
+
+    /// A handle on a bucket; [`ErrorKind::NotFound`] about [`Subject::Bucket`] if there is none.
+    pub async fn bucket(&self, path: &BucketPath) -> Result<Bucket> {
+        Ok(Bucket::new(self.clone(), self.bucket_state(path).await?))
+    }
+
+    pub(super) async fn bucket_state(&self, path: &BucketPath) -> Result<Arc<BucketState>> {
+        if let Some(state) = self.0.buckets.read().get(path) {
+            return Ok(state.clone());
+        }
+        // One at a time, so that a bucket has one state.
+        let _opening = self.0.opening_bucket.lock().await;
+        if let Some(state) = self.0.buckets.read().get(path) {
+            return Ok(state.clone());
+        }
+        let missing = || Error::not_found(Subject::Bucket, format!("there is no bucket {path}"));
+        let row = self.0.store.get(Space::Catalog, &catalog::bucket_key(path)).await?.ok_or_else(missing)?;
+        let row = catalog::CatalogRow::decode(row, &self.0.id)?;
+        let Some(CatalogValue::Bucket { id, created_ns, policy }) = row.register.value() else {
+            return Err(missing());
+        };
+        let id = BucketId::from_hex(id)?;
+        let number = self.bucket_number(&id).await?;
+        let is_shared = self.0.store.get(Space::Meta, &shared_row(&id)).await?.is_some();
+        let state = Arc::new(BucketState::new(number, id, path.clone(), *created_ns, policy.clone(), is_shared));
+        self.0.buckets.write().insert(path.clone(), state.clone());
+        Ok(state)
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
+    }
+
+    pub(super) fn contents(&self) -> &Arc<Contents> {
+        &self.0.contents
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    pub(super) fn now_ns(&self) -> i64 {
+        self.0.environment.clock.now_ns()
+    }
+
+    /// A share of the memory for contents on their way in.
+    pub(super) async fn write_budget(&self, permits: u32) -> Result<OwnedSemaphorePermit> {
+        let permits = permits.min(self.0.write_budget_permits);
+        self.0.write_budget.clone().acquire_many_owned(permits).await.map_err(|e| Error::new(ErrorKind::Failed, "the segment is closed").because(e))
+    }
+
+    /// Commits the rows of chunks stored so far, so that a long content does not hold them all.
+    pub(super) async fn commit_rows(&self, session: &Session) -> Result<()> {
+        let (count, _) = transact!(self, txn, { session.add_rows(&mut txn) })?;
+        session.committed(count);
+        Ok(())
+    }
+
+    /// Follows what changes from now on. A receiver that falls more than 1,024 changes behind is told how many it missed.
+    pub fn watch(&self) -> broadcast::Receiver<Change> {
+        self.0.changes.subscribe()
+    }
+
+    pub(super) fn announce(&self, bucket: &BucketState, key: &bytes::Bytes) {
+        if self.0.changes.receiver_count() > 0 {
+            // Nobody may be listening any more.
+            let _ = self.0.changes.send(Change { bucket: bucket.path.clone(), key: key.clone() });
+        }
+    }
+
+    /// What the segment holds.
+    pub async fn status(&self) -> Result<SegmentStatus> {
+        let contents = &self.0.contents;
+        let (chunks, unique_bytes) = self.chunk_totals().await?;
+        Ok(SegmentStatus {
+            segment: self.0.id,
+            name: self.0.name.clone(),
+            cluster: self.0.cluster.clone(),
+            chunks,
+            unique_bytes,
+            stored_bytes: contents.packs().stored_bytes(),
+            packs: contents.packs().packs().len() as u64,
+            free_bytes: contents.packs().free_bytes()?,
+            damaged_chunks: contents.damaged_chunks(),
+            is_full: contents.is_full(),
+        })
+    }
+
+    async fn chunk_totals(&self) -> Result<(u64, u64)> {
+        let view = self.0.store.snapshot().await?;
+        let (mut chunks, mut bytes) = (0, 0);
+        let mut range = KeyRange::prefix(b"");
+        loop {
+            let page = view.scan(Space::Chunks, range, 4096, false).await?;
+            for (_, row) in &page.rows {
+                chunks += 1;
+                bytes += u64::from(crate::chunk::Location::decode(row)?.raw);
+            }
+            match page.rows.last() {
+                Some((last, _)) if page.more => range = KeyRange::prefix_after(b"", last.clone()),
+                _ => return Ok((chunks, bytes)),
+            }
+        }
+    }
+
+    /// Counters and gauges since opening: (name with unit, help, whether it only grows, value).
+    pub fn metrics(&self) -> Vec<(&'static str, &'static str, bool, f64)> {
+        let counters = &self.0.contents.counters;
+        let (groups, transactions, conflicts) = self.0.ledger.counters();
+        let load = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed) as f64;
+        let gc = self.0.gc_counters.lock().clone();
+        vec![
+            ("tombolo_commit_groups_total", "Group commits", true, groups as f64),
+            ("tombolo_transactions_total", "Transactions committed", true, transactions as f64),
+            ("tombolo_transaction_conflicts_total", "Transactions that had to start again", true, conflicts as f64),
+            ("tombolo_written_bytes_total", "Bytes of chunks written to packs", true, load(&counters.written_bytes)),
+            ("tombolo_deduplicated_bytes_total", "Bytes of chunks that were stored already", true, load(&counters.deduplicated_bytes)),
+            ("tombolo_read_bytes_total", "Bytes of chunks read and verified", true, load(&counters.read_bytes)),
+            ("tombolo_chunk_cache_hits_total", "Chunks found in the cache", true, load(&counters.cache_hits)),
+            ("tombolo_chunk_cache_misses_total", "Chunks not found in the cache", true, load(&counters.cache_misses)),
+            ("tombolo_stored_bytes", "Bytes of pack files", false, self.0.contents.packs().stored_bytes() as f64),
+            ("tombolo_metadata_bytes", "Bytes of the metadata store", false, self.0.store.disk_bytes() as f64),
+            ("tombolo_damaged_chunks", "Damaged chunks found and not healed", false, self.0.contents.damaged_chunks() as f64),
+            ("tombolo_full", "1 while writes are refused for lack of space", false, f64::from(u8::from(self.0.contents.is_full()))),
+            ("tombolo_gc_dropped_chunks_total", "Chunks given up by garbage collection", true, gc.chunks_dropped as f64),
+            ("tombolo_gc_freed_bytes_total", "Bytes given back by garbage collection", true, gc.bytes_freed as f64),
+        ]
+    }
+}
+
+/// The row of [`Space::Meta`] with a bucket's local number.
+pub(super) fn number_row(id: &BucketId) -> Vec<u8> {
+    [b"bucket/".as_slice(), &id.0].concat()
+}
+
+/// The row of [`Space::Meta`] that says that other segments may have seen a bucket.
+pub(super) fn shared_row(id: &BucketId) -> Vec<u8> {
+    [b"shared/".as_slice(), &id.0].concat()
+}
+
+#[cfg(feature = "fjall")]
+fn open_store(dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(crate::kv::fjall::FjallStore::open(dir, cache_bytes)?))
+}
+
+#[cfg(all(feature = "redb", not(feature = "fjall")))]
+fn open_store(dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(crate::kv::redb::RedbStore::open(dir, cache_bytes)?))
+}
+
+fn write_durably(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let (new, path) = (dir.join(format!("{name}.new")), dir.join(name));
+    let write = || {
+        let mut file = std::fs::File::create(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        std::fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|e| Error::io(format!("{} can't be written", path.display()), e))
+}

@@ -1,0 +1,132 @@
+//! Which chunks writers under way rely on, so that garbage collection leaves them alone: a Bloom filter per era.
+//!
+//! A writer that finds a chunk already stored, or has stored one, does not refer to it from any version until it commits. Each such
+//! chunk is noted in the filter of the current era. A collection begins a new era, and then takes the snapshot that it
+//! marks from: writers that had finished by then are in the snapshot, and all others have every chunk they rely on in the filters of
+//! the eras since the oldest of them began. False positives keep garbage for one more round; memory is bounded.
+
+use crate::id::ChunkId;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+const FILTER_WORDS: usize = 1 << 17;
+const PROBES: usize = 4;
+
+struct Filter {
+    era: u64,
+    words: Box<[AtomicU64]>,
+}
+
+impl Filter {
+    fn new(era: u64) -> Arc<Filter> {
+        Arc::new(Filter { era, words: (0..FILTER_WORDS).map(|_| AtomicU64::new(0)).collect() })
+    }
+
+    fn bits(id: &ChunkId) -> impl Iterator<Item = (usize, u64)> + '_ {
+        // The id is a hash already.
+        id.0.chunks_exact(4).take(PROBES).map(|four| {
+            let n = four.iter().fold(0usize, |n, b| (n << 8) | usize::from(*b)) % (FILTER_WORDS * 64);
+            (n / 64, 1u64 << (n % 64))
+        })
+    }
+
+    fn insert(&self, id: &ChunkId) {
+        for (word, bit) in Filter::bits(id) {
+            if let Some(word) = self.words.get(word) {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn contains(&self, id: &ChunkId) -> bool {
+        Filter::bits(id).all(|(word, bit)| self.words.get(word).is_some_and(|w| w.load(Ordering::Relaxed) & bit != 0))
+    }
+}
+
+/// See the module.
+pub(crate) struct Touched {
+    filters: RwLock<Vec<Arc<Filter>>>,
+    /// How many writers that began in an era are still under way.
+    writers: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl Touched {
+    pub(crate) fn new() -> Touched {
+        Touched { filters: RwLock::new(vec![Filter::new(0)]), writers: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// A writer begins; returns its era, for [`Touched::leave`].
+    pub(crate) fn enter(&self) -> u64 {
+        // Under the writers' lock, so that a new era can't begin between reading it and counting the writer.
+        let mut writers = self.writers.lock();
+        let era = self.current().era;
+        *writers.entry(era).or_default() += 1;
+        era
+    }
+
+    /// A writer that began in `era` has committed or given up.
+    pub(crate) fn leave(&self, era: u64) {
+        let mut writers = self.writers.lock();
+        if let Some(count) = writers.get_mut(&era) {
+            *count -= 1;
+            if *count == 0 {
+                writers.remove(&era);
+            }
+        }
+    }
+
+    /// A writer relies on `id`.
+    pub(crate) fn insert(&self, id: &ChunkId) {
+        self.current().insert(id);
+    }
+
+    /// Whether a writer under way may rely on `id`.
+    pub(crate) fn contains(&self, id: &ChunkId) -> bool {
+        read(&self.filters).iter().any(|f| f.contains(id))
+    }
+
+    /// A collection begins.
+    pub(crate) fn next_era(&self) {
+        let writers = self.writers.lock();
+        let mut filters = self.filters.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let era = filters.last().map_or(0, |f| f.era) + 1;
+        let oldest = writers.keys().next().copied().unwrap_or(era);
+        filters.retain(|f| f.era >= oldest);
+        filters.push(Filter::new(era));
+    }
+
+    fn current(&self) -> Arc<Filter> {
+        let filters = read(&self.filters);
+        filters.last().cloned().unwrap_or_else(|| Filter::new(0))
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_writer_touched_is_kept_while_it_is_under_way() {
+        let touched = Touched::new();
+        let (a, b) = (ChunkId::of(b"a"), ChunkId::of(b"b"));
+        let first = touched.enter();
+        touched.insert(&a);
+        touched.next_era();
+        let second = touched.enter();
+        touched.insert(&b);
+        assert!(touched.contains(&a) && touched.contains(&b));
+        touched.leave(first);
+        assert!(touched.contains(&a), "a collection may be under way that does not see what the writer committed");
+        touched.next_era();
+        assert!(!touched.contains(&a) && touched.contains(&b));
+        touched.leave(second);
+        touched.next_era();
+        assert!(!touched.contains(&b));
+    }
+}

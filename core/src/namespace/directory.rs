@@ -1,0 +1,438 @@
+//! Directories: made, implied, kept while something is below them, moved, removed.
+
+use super::remove::drop_content;
+use super::rows::{ExplicitDirectory, Shown, ShownFile};
+use super::txn::Txn;
+use super::{BucketState, Place, is_directory_name, keys};
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::NodeId;
+use crate::kv::{KeyRange, Space};
+use crate::register::Write;
+use crate::tree::{EntryKind, EntryValue, directory_id};
+use bytes::Bytes;
+
+/// The most names a file can have.
+pub const LINKS_MAX: usize = 1024;
+/// How many entries are looked at in one go for something that shows.
+const SCAN_ROWS: usize = 256;
+
+/// The node of the directory at `directories`, if all of them show.
+pub async fn find_directory(txn: &mut Txn, bucket: &BucketState, directories: &[Bytes]) -> Result<Option<NodeId>> {
+    let mut parent = NodeId::ROOT;
+    for name in directories {
+        match &txn.entry(bucket.number, &parent, name).await?.shown {
+            Some(Shown::Directory { node, .. }) => parent = *node,
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(parent))
+}
+
+/// The node of the directory at `directories`; the ones that are missing are implied. With `shows` unset they stay
+/// hidden: they only carry history.
+pub async fn make_directories(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    directories: &[Bytes],
+    shows: bool,
+) -> Result<NodeId> {
+    let mut parent = NodeId::ROOT;
+    for name in directories {
+        let entry = txn.entry(bucket.number, &parent, name).await?;
+        parent = match &entry.shown {
+            Some(Shown::Directory { node, .. }) => *node,
+            _ => make_directory(txn, bucket, &parent, name, None, shows).await?,
+        };
+    }
+    Ok(parent)
+}
+
+/// Makes the directory `name` (which ends in `/` and does not show yet) in `parent`.
+pub async fn make_directory(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    parent: &NodeId,
+    name: &Bytes,
+    explicit: Option<ExplicitDirectory>,
+    shows: bool,
+) -> Result<NodeId> {
+    let is_explicit = explicit.is_some();
+    let entry = txn.entry(bucket.number, parent, name).await?.clone();
+    let hidden = entry.register.value().copied();
+    let node = match hidden {
+        // It is there without anything to show: below it is history, or its node came back.
+        Some(value) => {
+            if is_explicit && value.kind != (EntryKind::Directory { explicit: true }) {
+                write_entry(txn, bucket, parent, name, Some(EntryValue { node: value.node, kind: EntryKind::Directory { explicit: true } })).await?;
+            }
+            value.node
+        }
+        None => {
+            let mut replaced: Vec<_> = entry.register.dots().to_vec();
+            replaced.sort_unstable();
+            let mut node = directory_id(parent, name, &replaced);
+            // Where tombstones are not kept, a directory that was moved away from this name has the id already.
+            // Its home tells the two apart, in the same way on every segment.
+            while let Some(home) = txn.node(bucket.number, &node).await?.home.shown().map(|w| w.dot) {
+                node = directory_id(&node, name, &[home]);
+            }
+            let value = EntryValue { node, kind: EntryKind::Directory { explicit: is_explicit } };
+            write_entry(txn, bucket, parent, name, Some(value)).await?;
+            let (dot, own) = (txn.dot(), *txn.own());
+            let slot = dot.slot().unwrap_or_default();
+            let row = txn.edit_node(bucket.number, &node).await?;
+            let old = row.home.dots();
+            row.home.local_write(Write::pending(slot, own, Some((*parent, name.clone()))), &old);
+            node
+        }
+    };
+    if shows {
+        txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit });
+        show_parents(txn, bucket, *parent).await?;
+        txn.touch_directory(bucket.number, parent);
+    }
+    txn.watch(Space::Derived, &keys::directory_time(bucket.number, parent));
+    Ok(node)
+}
+
+/// Makes the hidden directories above `node` show, because something below them does now.
+pub(super) async fn show_parents(txn: &mut Txn, bucket: &BucketState, mut node: NodeId) -> Result<()> {
+    while node != NodeId::ROOT {
+        let Some((parent, name)) = txn.node(bucket.number, &node).await?.home.value().cloned() else {
+            return Ok(());
+        };
+        let entry = txn.entry(bucket.number, &parent, &name).await?;
+        if entry.shown.is_some() {
+            return Ok(());
+        }
+        txn.edit_entry(bucket.number, &parent, &name).await?.shown = Some(Shown::Directory { node, explicit: None });
+        txn.touch_directory(bucket.number, &parent);
+        node = parent;
+    }
+    Ok(())
+}
+
+/// Replaces what shows in an entry's register; `None` takes the entry away (with a tombstone where others must hear of it).
+pub(super) async fn write_entry(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    parent: &NodeId,
+    name: &[u8],
+    value: Option<EntryValue>,
+) -> Result<()> {
+    if value.is_none() && !bucket.is_shared() {
+        let row = txn.edit_entry(bucket.number, parent, name).await?;
+        row.register = Default::default();
+        return Ok(());
+    }
+    let (dot, own) = (txn.dot(), *txn.own());
+    let slot = dot.slot().unwrap_or_default();
+    let row = txn.edit_entry(bucket.number, parent, name).await?;
+    let replaces: Vec<_> = match row.register.value() {
+        // A directory comes with all its twins: the ids are the same on every segment that made it.
+        Some(EntryValue { kind: EntryKind::Directory { .. }, node }) => {
+            let same = |w: &&Write<EntryValue>| w.value.is_none_or(|v| v.node == *node);
+            row.register.ordered().iter().filter(same).map(|w| w.dot).collect()
+        }
+        Some(EntryValue { kind: EntryKind::File, .. }) => row.register.shown().map(|w| w.dot).into_iter().collect(),
+        None => row.register.dots().to_vec(),
+    };
+    row.register.local_write(Write::pending(slot, own, value), &replaces);
+    Ok(())
+}
+
+/// Whether something that shows, and whether anything at all, is in a directory.
+async fn contents(txn: &mut Txn, bucket: &BucketState, directory: &NodeId) -> Result<(bool, bool)> {
+    // A create that is sequenced after this transaction began touches the directory, so that this commit fails.
+    txn.watch(Space::Derived, &keys::directory_time(bucket.number, directory));
+    let edited = txn.edited_entries(bucket.number, directory);
+    if edited.iter().any(|(_, shows)| *shows) {
+        return Ok((true, true));
+    }
+    let prefix = keys::entry(bucket.number, directory, b"");
+    let snapshot = txn.ledger().store().snapshot().await?;
+    let mut range = KeyRange::prefix(&prefix);
+    let mut any = false;
+    loop {
+        let page = snapshot.scan(Space::Entries, range, SCAN_ROWS, false).await?;
+        for (key, value) in &page.rows {
+            let name = key.slice(prefix.len()..);
+            if edited.iter().any(|(n, _)| *n == name) {
+                continue;
+            }
+            let row = super::EntryRow::decode(value.clone(), txn.own())?;
+            if row.shown.is_some() {
+                return Ok((true, true));
+            }
+            any |= !row.register.is_tombstone_only();
+        }
+        match page.rows.last() {
+            Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),
+            _ => break,
+        }
+    }
+    let edited_but_alive = {
+        let mut alive = false;
+        for (name, _) in &edited {
+            alive |= !txn.entry(bucket.number, directory, name).await?.register.is_tombstone_only();
+        }
+        alive
+    };
+    any |= edited_but_alive || has_history(txn, bucket, directory).await?;
+    Ok((false, any))
+}
+
+async fn has_history(txn: &mut Txn, bucket: &BucketState, directory: &NodeId) -> Result<bool> {
+    if txn.keeps_history(bucket.number, directory) {
+        return Ok(true);
+    }
+    let prefix = keys::entry(bucket.number, directory, b"");
+    let snapshot = txn.ledger().store().snapshot().await?;
+    let mut range = KeyRange::prefix(&prefix);
+    loop {
+        let page = snapshot.scan(Space::History, range, SCAN_ROWS, false).await?;
+        for (key, value) in &page.rows {
+            if txn.drops_history(key) {
+                continue;
+            }
+            let row = super::HistoryRow::decode(value.clone(), txn.own())?;
+            if !row.register.is_tombstone_only() {
+                return Ok(true);
+            }
+        }
+        match page.rows.last() {
+            Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),
+            _ => return Ok(false),
+        }
+    }
+}
+
+/// Takes away `directory` and the ones above it as far as they are implied and nothing shows below them any more.
+pub(super) async fn drop_empty_parents(txn: &mut Txn, bucket: &BucketState, mut directory: NodeId) -> Result<()> {
+    while directory != NodeId::ROOT {
+        let Some((parent, name)) = txn.node(bucket.number, &directory).await?.home.value().cloned() else {
+            return Ok(());
+        };
+        let shown = txn.entry(bucket.number, &parent, &name).await?.shown.clone();
+        if matches!(&shown, Some(Shown::Directory { explicit: Some(_), .. })) {
+            return Ok(());
+        }
+        let (shows, holds) = contents(txn, bucket, &directory).await?;
+        if shows {
+            return Ok(());
+        }
+        if holds {
+            txn.edit_entry(bucket.number, &parent, &name).await?.shown = None;
+        } else {
+            drop_directory(txn, bucket, &parent, &name, &directory).await?;
+        }
+        txn.touch_directory(bucket.number, &parent);
+        directory = parent;
+    }
+    Ok(())
+}
+
+/// Takes away an empty directory's entry and node.
+async fn drop_directory(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &Bytes, node: &NodeId) -> Result<()> {
+    write_entry(txn, bucket, parent, name, None).await?;
+    txn.edit_entry(bucket.number, parent, name).await?.shown = None;
+    if !bucket.is_shared() {
+        *txn.edit_node(bucket.number, node).await? = Default::default();
+        txn.delete(Space::Derived, keys::directory_time(bucket.number, node));
+    }
+    Ok(())
+}
+
+/// `mkdir`: makes `name` (with its `/`) in `parent`, explicit. `Exists` if a directory shows there by itself;
+/// an implied one becomes explicit.
+pub async fn mkdir(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &Bytes) -> Result<NodeId> {
+    let now = txn.now_ns();
+    let made = ExplicitDirectory::empty(now);
+    match txn.entry(bucket.number, parent, name).await?.shown.clone() {
+        Some(Shown::Directory { explicit: Some(_), .. }) => {
+            Err(Error::exists(Subject::Key, format!("the directory '{}' exists", String::from_utf8_lossy(name))))
+        }
+        Some(Shown::Directory { node, explicit: None }) => {
+            make_explicit(txn, bucket, parent, name, node, made).await?;
+            Ok(node)
+        }
+        _ => {
+            let node = make_directory(txn, bucket, parent, name, Some(made), true).await?;
+            txn.count(bucket.number, |u| u.objects += 1);
+            Ok(node)
+        }
+    }
+}
+
+/// Makes an implied directory stay by itself.
+pub(super) async fn make_explicit(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    parent: &NodeId,
+    name: &Bytes,
+    node: NodeId,
+    object: ExplicitDirectory,
+) -> Result<()> {
+    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: true } })).await?;
+    txn.count(bucket.number, |u| u.objects += 1);
+    txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit: Some(object) });
+    Ok(())
+}
+
+/// Lets an explicit directory go: it stays as an implied one while something shows below it.
+pub(super) async fn make_implied(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &Bytes, node: NodeId) -> Result<()> {
+    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } })).await?;
+    txn.count(bucket.number, |u| u.objects -= 1);
+    txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit: None });
+    drop_empty_parents(txn, bucket, node).await
+}
+
+/// `rmdir`: takes away the empty directory `name` of `parent`.
+pub async fn rmdir(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &Bytes) -> Result<()> {
+    let Some(Shown::Directory { node, explicit }) = txn.entry(bucket.number, parent, name).await?.shown.clone() else {
+        return Err(Error::not_found(Subject::Key, format!("there is no directory '{}'", String::from_utf8_lossy(name))));
+    };
+    let (shows, holds) = contents(txn, bucket, &node).await?;
+    if shows {
+        return Err(Error::new(ErrorKind::NotEmpty, format!("the directory '{}' is not empty", String::from_utf8_lossy(name))).about(Subject::Key));
+    }
+    if let Some(object) = explicit {
+        txn.count(bucket.number, |u| {
+            u.objects -= 1;
+            u.logical_bytes -= i64::try_from(object.size).unwrap_or(i64::MAX);
+        });
+    }
+    if holds {
+        write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } })).await?;
+        txn.edit_entry(bucket.number, parent, name).await?.shown = None;
+    } else {
+        drop_directory(txn, bucket, parent, name, &node).await?;
+    }
+    txn.touch_directory(bucket.number, parent);
+    drop_empty_parents(txn, bucket, *parent).await
+}
+
+/// Gives a file one more name.
+pub async fn link(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place) -> Result<()> {
+    let Some(Shown::File(file)) = txn.entry(bucket.number, &from.0, &from.1).await?.shown.clone() else {
+        return Err(Error::not_found(Subject::Key, format!("there is no file '{}'", String::from_utf8_lossy(&from.1))));
+    };
+    if txn.entry(bucket.number, &to.0, &to.1).await?.shown.is_some() {
+        return Err(Error::exists(Subject::Key, format!("'{}' exists", String::from_utf8_lossy(&to.1))));
+    }
+    if file.content.is_some() {
+        return Err(Error::invalid("a conflict copy must be resolved (renamed or copied) before it can be linked"));
+    }
+    let row = txn.edit_node(bucket.number, &file.node).await?;
+    if row.names.len() >= LINKS_MAX {
+        return Err(Error::new(ErrorKind::Quota, format!("a file has at most {LINKS_MAX} names")));
+    }
+    row.names.push(to.clone());
+    write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;
+    txn.count(bucket.number, |u| {
+        u.objects += 1;
+        u.logical_bytes += i64::try_from(file.size).unwrap_or(i64::MAX);
+    });
+    txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown = Some(Shown::File(file));
+    txn.touch_directory(bucket.number, &to.0);
+    show_parents(txn, bucket, to.0).await
+}
+
+/// Renames a file, replacing a file at the target.
+pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place) -> Result<()> {
+    let Some(Shown::File(file)) = txn.entry(bucket.number, &from.0, &from.1).await?.shown.clone() else {
+        return Err(Error::not_found(Subject::Key, format!("there is no file '{}'", String::from_utf8_lossy(&from.1))));
+    };
+    if is_directory_name(&to.1) {
+        return Err(Error::invalid("a file can't take the name of a directory"));
+    }
+    let target = txn.entry(bucket.number, &to.0, &to.1).await?.shown.clone();
+    // POSIX: two names of one file stay as they are.
+    if from == to || matches!(&target, Some(Shown::File(old)) if old.node == file.node && old.content.is_none() && file.content.is_none()) {
+        return Ok(());
+    }
+    if target.is_some() {
+        super::remove::remove_file(txn, bucket, to, super::remove::Leave::History).await?;
+    }
+    if file.content.is_some() {
+        return rescue(txn, bucket, from, to, file).await;
+    }
+    super::history::leave_marker(txn, bucket, from, &file).await?;
+    let row = txn.edit_node(bucket.number, &file.node).await?;
+    row.names.retain(|name| name != from);
+    row.names.push(to.clone());
+    write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;
+    txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown = Some(Shown::File(file));
+    write_entry(txn, bucket, &from.0, &from.1, None).await?;
+    txn.edit_entry(bucket.number, &from.0, &from.1).await?.shown = None;
+    txn.touch_directory(bucket.number, &from.0);
+    txn.touch_directory(bucket.number, &to.0);
+    show_parents(txn, bucket, to.0).await?;
+    drop_empty_parents(txn, bucket, from.0).await
+}
+
+/// Gives a conflict copy a name, and a node, of its own.
+async fn rescue(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place, file: ShownFile) -> Result<()> {
+    let content = file.content;
+    let row = txn.node(bucket.number, &file.node).await?;
+    let version = row.content.live_values().find(|(w, _)| Some(w.dot) == content).map(|(_, v)| v.clone());
+    let mut version = version.ok_or_else(|| Error::not_found(Subject::Key, "the conflict copy is gone"))?;
+    version.at = to.clone();
+    drop_content(txn, bucket, from, &file).await?;
+    let node = super::write::fresh_node(txn);
+    super::write::show_new_file(txn, bucket, to, node, version).await?;
+    txn.touch_directory(bucket.number, &from.0);
+    drop_empty_parents(txn, bucket, from.0).await
+}
+
+/// Renames a directory with all below it; an empty directory at the target is replaced.
+pub async fn rename_directory(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place) -> Result<()> {
+    let Some(Shown::Directory { node, explicit }) = txn.entry(bucket.number, &from.0, &from.1).await?.shown.clone() else {
+        return Err(Error::not_found(Subject::Key, format!("there is no directory '{}'", String::from_utf8_lossy(&from.1))));
+    };
+    if from == to {
+        return Ok(());
+    }
+    // Walking up also reads every home on the way, so that concurrent moves can't close a circle.
+    let mut above = to.0;
+    while above != NodeId::ROOT {
+        if above == node {
+            return Err(Error::invalid("a directory can't be moved into itself"));
+        }
+        let home = txn.node(bucket.number, &above).await?.home.value().cloned();
+        above = home.ok_or_else(|| Error::damaged("a directory has no home"))?.0;
+    }
+    if txn.entry(bucket.number, &to.0, &to.1).await?.shown.is_some() {
+        rmdir_for_rename(txn, bucket, to).await?;
+    }
+    write_entry(txn, bucket, &from.0, &from.1, None).await?;
+    txn.edit_entry(bucket.number, &from.0, &from.1).await?.shown = None;
+    let value = EntryValue { node, kind: EntryKind::Directory { explicit: explicit.is_some() } };
+    write_entry(txn, bucket, &to.0, &to.1, Some(value)).await?;
+    txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown = Some(Shown::Directory { node, explicit });
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_node(bucket.number, &node).await?;
+    let old = row.home.dots();
+    row.home.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(to.clone())), &old);
+    txn.touch_directory(bucket.number, &from.0);
+    txn.touch_directory(bucket.number, &to.0);
+    show_parents(txn, bucket, to.0).await?;
+    drop_empty_parents(txn, bucket, from.0).await
+}
+
+async fn rmdir_for_rename(txn: &mut Txn, bucket: &BucketState, to: &Place) -> Result<()> {
+    let Some(Shown::Directory { node, explicit }) = txn.entry(bucket.number, &to.0, &to.1).await?.shown.clone() else {
+        return Ok(());
+    };
+    let (shows, _) = contents(txn, bucket, &node).await?;
+    if shows {
+        return Err(Error::new(ErrorKind::NotEmpty, format!("the directory '{}' is not empty", String::from_utf8_lossy(&to.1))).about(Subject::Key));
+    }
+    if let Some(object) = explicit {
+        txn.count(bucket.number, |u| {
+            u.objects -= 1;
+            u.logical_bytes -= i64::try_from(object.size).unwrap_or(i64::MAX);
+        });
+    }
+    drop_directory(txn, bucket, &to.0, &to.1, &node).await
+}

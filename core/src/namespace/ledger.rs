@@ -1,0 +1,449 @@
+//! The ledger: the one place where changes get their order, and the group committer that makes them durable.
+//!
+//! A [`Txn`](super::txn::Txn) reads whatever it needs without a lock, and is then *sequenced*: under a short mutex its reads
+//! are held against everything sequenced since it began, it gets its commit number, its dots and stamps, and its rows are
+//! encoded, with their rows of the change index. One thread commits all that has been sequenced while the previous group was
+//! on its way to the disk: one sync of the packs, one of the metadata store, for as many callers as there are.
+//!
+//! Invariants:
+//! * Sequence numbers, stamps and commit numbers grow in the order in which groups reach the store, so a delta cut at a
+//!   snapshot never misses a smaller number.
+//! * Nobody is acknowledged before the packs (if the transaction refers to new chunks) and the metadata are on disk.
+//! * A row that names a chunk reaches the store only after that chunk's pack has been synced.
+//! * After a failed group nothing more is committed; reads go on. What was sequenced behind it fails too.
+//!
+//! After a crash the store holds a prefix of the groups, whole; counters continue from the row `clock` written with each group.
+
+use super::keys::BucketNumber;
+use super::txn::Txn;
+use crate::env::Environment;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SegmentId;
+use crate::kv::{Batch, Durability, Space, Store};
+use crate::object::Usage;
+use crate::register::HybridClock;
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{oneshot, watch};
+
+/// How many changed rows are remembered for conflict checks, at least. A transaction that began before them starts again.
+const RECENT_ROWS: usize = 1 << 16;
+
+/// Makes contents durable before metadata refers to them: the pack store, or nothing in a model.
+pub trait ContentBarrier: Send + Sync {
+    /// Returns when everything appended before the call is on stable storage.
+    fn sync(&self) -> Result<()>;
+}
+
+/// A barrier for segments without packs.
+pub struct NoContents;
+
+impl ContentBarrier for NoContents {
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a transaction got when it was sequenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sequenced {
+    /// Its commit number.
+    pub commit: u64,
+    /// The sequence number of its first dot.
+    pub first_sequence: u64,
+    /// The stamp of its first dot.
+    pub first_time: u64,
+}
+
+/// See the module.
+pub struct Ledger {
+    own: SegmentId,
+    store: Arc<dyn Store>,
+    contents: Arc<dyn ContentBarrier>,
+    environment: Environment,
+    state: Mutex<State>,
+    work: Condvar,
+    published: watch::Sender<u64>,
+    groups: AtomicU64,
+    transactions: AtomicU64,
+    conflicts: AtomicU64,
+}
+
+pub(super) struct State {
+    commit: u64,
+    sequence: u64,
+    hybrid: HybridClock,
+    recent: HashMap<u64, u64>,
+    before_recent: HashMap<u64, u64>,
+    /// Commit numbers up to this one are not in `recent` or `before_recent` any more.
+    forgotten: u64,
+    /// The commit at which `before_recent` was set aside.
+    rotated: u64,
+    pub(super) usage: HashMap<BucketNumber, Usage>,
+    pub(super) snapshots: HashMap<BucketNumber, Vec<u64>>,
+    pending: Group,
+    stopped: Option<ErrorKind>,
+    is_closing: bool,
+    is_idle: bool,
+}
+
+#[derive(Default)]
+struct Group {
+    writes: Vec<(Space, Bytes, Option<Bytes>)>,
+    acks: Vec<oneshot::Sender<Result<(), (ErrorKind, String)>>>,
+    usage: Vec<BucketNumber>,
+    commit: u64,
+    needs_contents: bool,
+    needs_sync: bool,
+}
+
+/// The row of [`Space::Meta`] that holds the counters.
+const CLOCK_ROW: &[u8] = b"clock";
+
+fn usage_row(bucket: BucketNumber) -> Bytes {
+    let mut key = b"usage/".to_vec();
+    key.extend_from_slice(&bucket.to_be_bytes());
+    key.into()
+}
+
+impl Ledger {
+    /// Continues from what `store` holds, and starts the committer.
+    pub async fn open(
+        own: SegmentId,
+        store: Arc<dyn Store>,
+        contents: Arc<dyn ContentBarrier>,
+        environment: Environment,
+    ) -> Result<Arc<Ledger>> {
+        let mut counters = [0u64; 3];
+        if let Some(row) = store.get(Space::Meta, CLOCK_ROW).await? {
+            let fields = row.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes));
+            counters.iter_mut().zip(fields).for_each(|(slot, field)| *slot = field);
+        }
+        let [commit, sequence, time] = counters;
+        let mut usage = HashMap::new();
+        let snapshot = store.snapshot().await?;
+        let rows = snapshot.scan(Space::Meta, crate::kv::KeyRange::prefix(b"usage/"), usize::MAX, false).await?.rows;
+        for (key, row) in rows {
+            let number = key.last_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+            let mut fields = row.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes));
+            let mut next = || fields.next().unwrap_or_default();
+            let held =
+                Usage { objects: next(), logical_bytes: next(), old_versions: next(), old_bytes: next() };
+            usage.insert(number, held);
+        }
+        let ledger = Arc::new(Ledger {
+            own,
+            store,
+            contents,
+            environment,
+            state: Mutex::new(State {
+                commit,
+                sequence,
+                hybrid: HybridClock::seeded(time),
+                recent: HashMap::new(),
+                before_recent: HashMap::new(),
+                forgotten: commit,
+                rotated: commit,
+                usage,
+                snapshots: HashMap::new(),
+                pending: Group::default(),
+                stopped: None,
+                is_closing: false,
+                is_idle: true,
+            }),
+            work: Condvar::new(),
+            published: watch::channel(commit).0,
+            groups: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+            conflicts: AtomicU64::new(0),
+        });
+        let committer = ledger.clone();
+        std::thread::Builder::new()
+            .name("tombolo-commit".into())
+            .spawn(move || committer.run())
+            .map_err(|e| Error::io("the committer thread could not be started", e))?;
+        Ok(ledger)
+    }
+
+    /// This segment.
+    pub fn own(&self) -> &SegmentId {
+        &self.own
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The wall clock.
+    pub fn now_ns(&self) -> i64 {
+        self.environment.clock.now_ns()
+    }
+
+    /// Fills `out` with randomness.
+    pub fn fill_random(&self, out: &mut [u8]) {
+        self.environment.entropy.fill(out);
+    }
+
+    /// The newest commit that every read sees.
+    pub fn published(&self) -> u64 {
+        *self.published.borrow()
+    }
+
+    /// The highest sequence number given out.
+    pub fn sequence(&self) -> u64 {
+        self.state.lock().sequence
+    }
+
+    /// Starts a transaction.
+    pub fn begin(self: &Arc<Ledger>) -> Txn {
+        Txn::new(self.clone(), self.published())
+    }
+
+    /// What a bucket holds.
+    pub fn usage(&self, bucket: BucketNumber) -> Usage {
+        self.state.lock().usage.get(&bucket).copied().unwrap_or_default()
+    }
+
+    /// Forgets a bucket's counters.
+    pub fn forget_bucket(&self, bucket: BucketNumber) {
+        let mut state = self.state.lock();
+        state.usage.remove(&bucket);
+        state.snapshots.remove(&bucket);
+    }
+
+    /// A bucket has a snapshot at `commit`: rows that are overwritten from now on are kept for it.
+    pub fn add_snapshot(&self, bucket: BucketNumber, commit: u64) {
+        let mut state = self.state.lock();
+        let commits = state.snapshots.entry(bucket).or_default();
+        commits.push(commit);
+        commits.sort_unstable();
+    }
+
+    /// The snapshot at `commit` is gone. Returns the ones left.
+    pub fn remove_snapshot(&self, bucket: BucketNumber, commit: u64) -> Vec<u64> {
+        let mut state = self.state.lock();
+        let commits = state.snapshots.entry(bucket).or_default();
+        commits.retain(|c| *c != commit);
+        commits.clone()
+    }
+
+    /// The commits at which a bucket has snapshots.
+    pub fn snapshots(&self, bucket: BucketNumber) -> Vec<u64> {
+        self.state.lock().snapshots.get(&bucket).cloned().unwrap_or_default()
+    }
+
+    /// A merged stamp: later local stamps are greater.
+    pub fn observe(&self, time: u64) {
+        self.state.lock().hybrid.observe(time);
+    }
+
+    /// Groups, transactions and conflicts so far.
+    pub fn counters(&self) -> (u64, u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.groups), load(&self.transactions), load(&self.conflicts))
+    }
+
+    /// Sequences and commits `txn`. [`ErrorKind::Busy`]: it read something that has changed since; begin again after
+    /// [`Ledger::settled`]. Once this has been polled the commit happens even if the future is dropped.
+    pub async fn commit(&self, txn: Txn) -> Result<Sequenced> {
+        let (sequenced, done) = {
+            let mut state = self.state.lock();
+            match state.stopped {
+                Some(kind) => return Err(stopped(kind)),
+                None if state.is_closing => return Err(stopped(ErrorKind::Failed)),
+                None => {}
+            }
+            if txn.is_read_only() {
+                return Ok(Sequenced { commit: state.commit, first_sequence: 0, first_time: 0 });
+            }
+            self.check(&state, &txn)?;
+            let sequenced = self.sequence_txn(&mut state, txn)?;
+            let (ack, done) = oneshot::channel();
+            state.pending.acks.push(ack);
+            self.work.notify_one();
+            (sequenced, done)
+        };
+        match done.await {
+            Ok(Ok(())) => Ok(sequenced),
+            Ok(Err((kind, message))) => Err(Error::new(kind, message)),
+            Err(_) => Err(stopped(ErrorKind::Failed)),
+        }
+    }
+
+    /// Waits until everything sequenced up to now is visible, so that a transaction that met a conflict can begin again.
+    pub async fn settled(&self) -> Result<()> {
+        let target = self.state.lock().commit;
+        let mut published = self.published.subscribe();
+        loop {
+            if *published.borrow_and_update() >= target {
+                return Ok(());
+            }
+            if let Some(kind) = self.state.lock().stopped {
+                return Err(stopped(kind));
+            }
+            if published.changed().await.is_err() {
+                return Err(stopped(ErrorKind::Failed));
+            }
+        }
+    }
+
+    fn check(&self, state: &State, txn: &Txn) -> Result<()> {
+        let stale = txn.read_version() < state.forgotten && !txn.reads().is_empty();
+        let changed = |hash: &u64| {
+            let newest = state.recent.get(hash).or_else(|| state.before_recent.get(hash));
+            newest.is_some_and(|&commit| commit > txn.read_version())
+        };
+        if stale || txn.reads().iter().any(changed) {
+            self.conflicts.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::new(ErrorKind::Busy, "the same thing is being changed by many at once; try again"));
+        }
+        Ok(())
+    }
+
+    fn sequence_txn(&self, state: &mut State, txn: Txn) -> Result<Sequenced> {
+        txn.check_quotas(&state.usage)?;
+        let slots = u64::from(txn.slots());
+        let sequenced = Sequenced {
+            commit: state.commit + 1,
+            first_sequence: state.sequence + 1,
+            first_time: state.hybrid.reserve(self.environment.clock.now_ns(), slots),
+        };
+        let needs_contents = txn.needs_contents();
+        let needs_sync = txn.needs_sync();
+        let usage = txn.usage().clone();
+        let snapshot_of = txn.snapshot_of();
+        let writes = txn.into_writes(&sequenced, &state.snapshots)?;
+        // From here on nothing fails: the counters move together with the rows.
+        state.commit += 1;
+        state.sequence += slots;
+        for (bucket, delta) in usage {
+            delta.apply(state.usage.entry(bucket).or_default());
+            state.pending.usage.push(bucket);
+        }
+        if let Some(bucket) = snapshot_of {
+            state.snapshots.entry(bucket).or_default().push(sequenced.commit);
+        }
+        for (space, key, _) in &writes {
+            state.recent.insert(row_hash(*space, key), sequenced.commit);
+        }
+        if state.recent.len() >= RECENT_ROWS {
+            state.forgotten = state.rotated;
+            state.rotated = sequenced.commit;
+            state.before_recent = std::mem::take(&mut state.recent);
+        }
+        state.pending.commit = sequenced.commit;
+        state.pending.needs_contents |= needs_contents;
+        state.pending.needs_sync |= needs_sync;
+        state.pending.writes.extend(writes);
+        self.transactions.fetch_add(1, Ordering::Relaxed);
+        Ok(sequenced)
+    }
+
+    /// The committer's loop; ends when the ledger is closed and nothing is pending.
+    fn run(&self) {
+        loop {
+            let (group, clock, usage) = {
+                let mut state = self.state.lock();
+                state.is_idle = true;
+                while state.pending.acks.is_empty() {
+                    if state.is_closing {
+                        self.work.notify_all();
+                        return;
+                    }
+                    self.work.wait(&mut state);
+                }
+                state.is_idle = false;
+                let mut group = std::mem::take(&mut state.pending);
+                group.usage.sort_unstable();
+                group.usage.dedup();
+                let usage: Vec<_> = group
+                    .usage
+                    .iter()
+                    .map(|b| (usage_row(*b), state.usage.get(b).copied().unwrap_or_default()))
+                    .collect();
+                let mut clock = group.commit.to_be_bytes().to_vec();
+                clock.extend_from_slice(&state.sequence.to_be_bytes());
+                clock.extend_from_slice(&state.hybrid.last().to_be_bytes());
+                (group, clock, usage)
+            };
+            let result = self.commit_group(&group, clock, usage);
+            self.groups.fetch_add(1, Ordering::Relaxed);
+            match result {
+                Ok(()) => {
+                    self.published.send_replace(group.commit);
+                    for ack in group.acks {
+                        // A caller that went away doesn't want to know.
+                        let _ = ack.send(Ok(()));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a commit failed; the segment takes no more changes until it is opened again");
+                    let late = {
+                        let mut state = self.state.lock();
+                        state.stopped = Some(error.kind());
+                        std::mem::take(&mut state.pending).acks
+                    };
+                    for ack in group.acks.into_iter().chain(late) {
+                        let _ = ack.send(Err((error.kind(), error.to_string())));
+                    }
+                    // Wakes those who wait for a commit that will not come.
+                    self.published.send_modify(|_| {});
+                }
+            }
+        }
+    }
+
+    fn commit_group(&self, group: &Group, clock: Vec<u8>, usage: Vec<(Bytes, Usage)>) -> Result<()> {
+        if group.needs_contents {
+            self.contents.sync()?;
+        }
+        let mut writes = group.writes.clone();
+        writes.push((Space::Meta, Bytes::from_static(CLOCK_ROW), Some(clock.into())));
+        for (key, held) in usage {
+            let fields = [held.objects, held.logical_bytes, held.old_versions, held.old_bytes];
+            let row: Vec<u8> = fields.iter().flat_map(|n| n.to_be_bytes()).collect();
+            let is_gone = fields == [0; 4];
+            writes.push((Space::Meta, key, if is_gone { None } else { Some(row.into()) }));
+        }
+        let durability = if group.needs_sync { Durability::Sync } else { Durability::Buffered };
+        futures::executor::block_on(self.store.commit(Batch { guards: Vec::new(), writes }, durability))
+    }
+
+    /// Takes no more changes, and returns when all that were sequenced are committed.
+    pub async fn close(self: &Arc<Ledger>) -> Result<()> {
+        self.state.lock().is_closing = true;
+        self.work.notify_all();
+        self.settled().await
+    }
+
+    /// Closes without waiting: for drops.
+    pub fn abandon(&self) {
+        self.state.lock().is_closing = true;
+        self.work.notify_all();
+    }
+
+    /// Why no more changes are taken, if so.
+    pub fn stopped(&self) -> Option<ErrorKind> {
+        self.state.lock().stopped
+    }
+}
+
+/// What conflict checks compare instead of keys; a collision costs a needless retry.
+pub(super) fn row_hash(space: Space, key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (space as u8, key).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn stopped(kind: ErrorKind) -> Error {
+    match kind {
+        ErrorKind::NoSpace => Error::new(ErrorKind::NoSpace, "the disk was full at an earlier commit; make room and open the segment again"),
+        _ => Error::new(ErrorKind::Failed, "the segment takes no more changes (closed, or an earlier commit failed); open it again"),
+    }
+}
+

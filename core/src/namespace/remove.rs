@@ -1,0 +1,290 @@
+//! Taking things away: names, contents, single versions.
+
+use super::directory::{drop_empty_parents, find_directory, make_directories, make_implied, write_entry};
+use super::history::{drop_kept, drop_null_version, kept, put_marker, retire, trim};
+use super::rows::{Shown, ShownFile};
+use super::txn::Txn;
+use super::write::{current_write, directory_info, fresh_node, info, show_new_file, version_id};
+use super::{BucketState, Place, is_directory_name, split};
+use crate::error::Result;
+use crate::id::VersionId;
+use crate::object::{DeleteOptions, Deleted};
+use crate::policy::Versioning;
+use crate::register::{Dot, Write};
+use bytes::Bytes;
+
+/// What a removal leaves behind in a bucket that keeps versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// The version, as an older one.
+    History,
+    /// Nothing: the version is deleted for good.
+    Nothing,
+}
+
+/// Deletes a key, or one version of it. The dot, if any, is that of the delete marker made: its id follows from the commit.
+pub async fn delete(txn: &mut Txn, bucket: &BucketState, key: &Bytes, options: &DeleteOptions) -> Result<(Deleted, Option<Dot>)> {
+    let (directories, name) = split(key).place();
+    let versioning = bucket.versioning();
+    let makes_marker = options.version.is_none() && versioning != Versioning::Off;
+    let parent = match find_directory(txn, bucket, &directories).await? {
+        Some(parent) => Some(parent),
+        None => find_hidden(txn, bucket, &directories).await?,
+    };
+    let parent = match parent {
+        Some(parent) => parent,
+        None => {
+            options.condition.check(None)?;
+            if !makes_marker {
+                return Ok((Deleted::default(), None));
+            }
+            make_directories(txn, bucket, &directories, false).await?
+        }
+    };
+    let place = (parent, name);
+    let shown = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone();
+    check_condition(txn, bucket, key, &place, &shown, options).await?;
+    if let Some(version) = options.version {
+        return Ok((delete_version(txn, bucket, &place, shown, version).await?, None));
+    }
+    let existed = match &shown {
+        Some(Shown::File(_)) => {
+            let leave = if versioning == Versioning::Off { Leave::Nothing } else { Leave::History };
+            remove_file_only(txn, bucket, &place, leave).await?;
+            true
+        }
+        Some(Shown::Directory { explicit: Some(_), .. }) => {
+            remove_directory_object(txn, bucket, &place, versioning).await?;
+            true
+        }
+        _ => false,
+    };
+    let marker = if makes_marker {
+        if versioning == Versioning::Suspended {
+            drop_null_version(txn, bucket, &place).await?;
+        }
+        let dot = put_marker(txn, bucket, &place, versioning == Versioning::Suspended);
+        trim(txn, bucket, &place).await?;
+        Some(dot)
+    } else {
+        None
+    };
+    if existed {
+        drop_empty_parents(txn, bucket, place.0).await?;
+    }
+    let version = marker.map(|_| VersionId::Null);
+    Ok((Deleted { existed, version, is_marker: marker.is_some() }, marker.filter(|_| versioning == Versioning::On)))
+}
+
+/// The directory at `directories`, also where it is hidden because only history is left below.
+pub(super) async fn find_hidden(txn: &mut Txn, bucket: &BucketState, directories: &[Bytes]) -> Result<Option<crate::NodeId>> {
+    let mut parent = crate::NodeId::ROOT;
+    for name in directories {
+        let row = txn.entry(bucket.number, &parent, name).await?;
+        parent = match (&row.shown, row.register.value()) {
+            (Some(Shown::Directory { node, .. }), _) => *node,
+            (None, Some(value)) => value.node,
+            _ => return Ok(None),
+        };
+    }
+    Ok(Some(parent))
+}
+
+async fn check_condition(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    key: &Bytes,
+    place: &Place,
+    shown: &Option<Shown>,
+    options: &DeleteOptions,
+) -> Result<()> {
+    if options.condition.is_empty() {
+        return Ok(());
+    }
+    let current = match shown {
+        Some(Shown::File(file)) => {
+            let row = txn.node(bucket.number, &file.node).await?;
+            let write = match file.content {
+                Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
+                None => Some(current_write(row, &place.1)?),
+            };
+            match write {
+                Some(write) => Some(info(&crate::SegmentId::default(), key.clone(), file.node, write, row, true)?),
+                None => None,
+            }
+        }
+        Some(Shown::Directory { node, explicit: Some(object) }) => {
+            let row = txn.node(bucket.number, node).await?.clone();
+            Some(directory_info(txn.own(), key.clone(), *node, object, &row))
+        }
+        _ => None,
+    };
+    options.condition.check(current.as_ref())
+}
+
+/// Takes the file at `place` away, with the directories that its key implied.
+pub async fn remove_file(txn: &mut Txn, bucket: &BucketState, place: &Place, leave: Leave) -> Result<()> {
+    remove_file_only(txn, bucket, place, leave).await
+}
+
+async fn remove_file_only(txn: &mut Txn, bucket: &BucketState, place: &Place, leave: Leave) -> Result<()> {
+    let Some(Shown::File(file)) = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() else {
+        return Ok(());
+    };
+    if file.content.is_some() {
+        return drop_content(txn, bucket, place, &file).await;
+    }
+    if leave == Leave::History && bucket.versioning() != Versioning::Off {
+        let row = txn.node(bucket.number, &file.node).await?.clone();
+        let write = current_write(&row, &place.1)?;
+        let is_null = write.value.as_ref().is_some_and(|v| v.is_null);
+        if bucket.versioning() == Versioning::On || !is_null {
+            retire(txn, bucket, place, write).await?;
+        }
+    }
+    unlink(txn, bucket, place, &file).await
+}
+
+/// Takes a name away; the content goes with the last one.
+async fn unlink(txn: &mut Txn, bucket: &BucketState, place: &Place, file: &ShownFile) -> Result<()> {
+    write_entry(txn, bucket, &place.0, &place.1, None).await?;
+    txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = None;
+    let is_shared = bucket.is_shared();
+    let row = txn.edit_node(bucket.number, &file.node).await?;
+    row.names.retain(|name| name != place);
+    if row.names.is_empty() {
+        if is_shared {
+            let shown: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();
+            let (dot, own) = (txn.dot(), *txn.own());
+            let row = txn.edit_node(bucket.number, &file.node).await?;
+            row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, None), &shown);
+        } else {
+            *row = Default::default();
+        }
+    }
+    let size = i64::try_from(file.size).unwrap_or(i64::MAX);
+    txn.count(bucket.number, |u| {
+        u.objects -= 1;
+        u.logical_bytes -= size;
+    });
+    txn.touch_directory(bucket.number, &place.0);
+    Ok(())
+}
+
+/// Takes a conflict copy away: its content, and nothing else.
+pub(super) async fn drop_content(txn: &mut Txn, bucket: &BucketState, place: &Place, file: &ShownFile) -> Result<()> {
+    let Some(content) = file.content else {
+        return Ok(());
+    };
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_node(bucket.number, &file.node).await?;
+    row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, None), &[content]);
+    txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = None;
+    let size = i64::try_from(file.size).unwrap_or(i64::MAX);
+    txn.count(bucket.number, |u| {
+        u.objects -= 1;
+        u.logical_bytes -= size;
+    });
+    txn.touch_directory(bucket.number, &place.0);
+    Ok(())
+}
+
+/// `DELETE a/`: the directory loses what makes it an object by itself.
+async fn remove_directory_object(txn: &mut Txn, bucket: &BucketState, place: &Place, versioning: Versioning) -> Result<()> {
+    let Some(Shown::Directory { node, explicit: Some(object) }) = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() else {
+        return Ok(());
+    };
+    let row = txn.node(bucket.number, &node).await?.clone();
+    if let Some(write) = row.content.shown().filter(|w| w.value.is_some()) {
+        let is_null = write.value.as_ref().is_some_and(|v| v.is_null);
+        if versioning == Versioning::On || versioning == Versioning::Suspended && !is_null {
+            retire(txn, bucket, place, write).await?;
+        }
+        if bucket.is_shared() {
+            let (dot, own) = (txn.dot(), *txn.own());
+            let shown = [write.dot];
+            let row = txn.edit_node(bucket.number, &node).await?;
+            row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, None), &shown);
+        } else {
+            txn.edit_node(bucket.number, &node).await?.content = Default::default();
+        }
+    }
+    let size = i64::try_from(object.size).unwrap_or(i64::MAX);
+    txn.count(bucket.number, |u| u.logical_bytes -= size);
+    make_implied(txn, bucket, &place.0, &place.1, node).await
+}
+
+/// Deletes one version for good. The next older one becomes current, if the deleted one was (or was the marker on top).
+async fn delete_version(txn: &mut Txn, bucket: &BucketState, place: &Place, shown: Option<Shown>, version: VersionId) -> Result<Deleted> {
+    let current = match &shown {
+        Some(Shown::File(file)) if file.content.is_none() => {
+            let row = txn.node(bucket.number, &file.node).await?;
+            Some(version_id(current_write(row, &place.1)?))
+        }
+        Some(Shown::Directory { node, explicit: Some(_) }) => {
+            let row = txn.node(bucket.number, node).await?;
+            Some(row.content.shown().filter(|w| w.value.is_some()).map_or(VersionId::Null, version_id))
+        }
+        _ => None,
+    };
+    if current == Some(version) {
+        match shown {
+            Some(Shown::Directory { .. }) => remove_directory_object(txn, bucket, place, Versioning::Off).await?,
+            _ => remove_file_only(txn, bucket, place, Leave::Nothing).await?,
+        }
+        bring_back(txn, bucket, place).await?;
+        drop_empty_parents(txn, bucket, place.0).await?;
+        return Ok(Deleted { existed: true, version: Some(version), is_marker: false });
+    }
+    let all = kept(txn, bucket, place, usize::MAX).await?;
+    let Some(position) = all.iter().position(|k| k.id == version) else {
+        return Ok(Deleted { existed: false, version: Some(version), is_marker: false });
+    };
+    let Some(gone) = all.get(position) else {
+        return Ok(Deleted::default());
+    };
+    let is_marker = gone.version.is_marker;
+    drop_kept(txn, bucket, gone).await?;
+    if position == 0 && current.is_none() {
+        bring_back(txn, bucket, place).await?;
+    }
+    drop_empty_parents(txn, bucket, place.0).await?;
+    Ok(Deleted { existed: true, version: Some(version), is_marker })
+}
+
+/// Makes the newest kept version current, unless it is a delete marker.
+async fn bring_back(txn: &mut Txn, bucket: &BucketState, place: &Place) -> Result<()> {
+    let Some(newest) = kept(txn, bucket, place, 1).await?.into_iter().next() else {
+        return Ok(());
+    };
+    if newest.version.is_marker {
+        return Ok(());
+    }
+    drop_kept(txn, bucket, &newest).await?;
+    let mut version = newest.version;
+    version.id = if version.is_null { None } else { Some(newest.id) };
+    version.at = place.clone();
+    if is_directory_name(&place.1) {
+        let object = super::ExplicitDirectory { size: version.size, modified_ns: version.modified_ns, etag: version.etag.clone() };
+        let node = match txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() {
+            Some(Shown::Directory { node, .. }) => {
+                super::directory::make_explicit(txn, bucket, &place.0, &place.1, node, object).await?;
+                node
+            }
+            _ => {
+                txn.count(bucket.number, |u| u.objects += 1);
+                super::directory::make_directory(txn, bucket, &place.0, &place.1, Some(object), true).await?
+            }
+        };
+        let size = i64::try_from(version.size).unwrap_or(i64::MAX);
+        txn.count(bucket.number, |u| u.logical_bytes += size);
+        let (dot, own) = (txn.dot(), *txn.own());
+        let row = txn.edit_node(bucket.number, &node).await?;
+        let old = row.content.dots();
+        row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version)), &old);
+        return Ok(());
+    }
+    let node = fresh_node(txn);
+    show_new_file(txn, bucket, place, node, version).await?;
+    super::directory::show_parents(txn, bucket, place.0).await
+}

@@ -1,0 +1,475 @@
+//! The rows of the namespace: registers with what is derived from them. Byte tables: `docs/format/metadata.md`.
+//!
+//! Every row starts with a format byte and the commit that wrote it; snapshots compare the latter (see `view`).
+
+use super::codec::{Reader, put_bytes, put_varint};
+use super::version::{Version, etag_from_bytes, etag_to_bytes, file_type_from_byte, file_type_to_byte};
+use crate::error::{Error, Result};
+use crate::id::{NodeId, SegmentId};
+use crate::object::{Attributes, Etag, FileType, ObjectSummary, Tags, TimeNs};
+use crate::register::{Dot, Register};
+use crate::tree::{EntryKind, EntryValue};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// The format of rows written by this code. Rows of another format are refused.
+pub const ROW_FORMAT: u8 = 1;
+
+/// What an entry shows under its name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    /// A directory.
+    Directory {
+        /// Its node.
+        node: NodeId,
+        /// The object it is by itself, if it stays when it is empty (`mkdir`, `PUT a/`).
+        explicit: Option<ExplicitDirectory>,
+    },
+    /// A file, object, symbolic link or special file.
+    File(ShownFile),
+}
+
+/// The object that a directory made by itself shows as.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExplicitDirectory {
+    /// Size of the content; nearly always 0.
+    pub size: u64,
+    /// When it was made or last written.
+    pub modified_ns: TimeNs,
+    /// Entity tag.
+    pub etag: Etag,
+}
+
+impl ExplicitDirectory {
+    /// Made by `mkdir`: no content.
+    pub fn empty(modified_ns: TimeNs) -> ExplicitDirectory {
+        ExplicitDirectory { size: 0, modified_ns, etag: Etag::Md5(MD5_OF_NOTHING) }
+    }
+
+    /// As a line of a listing.
+    pub fn summary(&self, key: Bytes) -> ObjectSummary {
+        ObjectSummary {
+            key,
+            size: self.size,
+            modified_ns: self.modified_ns,
+            etag: self.etag.clone(),
+            file_type: FileType::Directory,
+        }
+    }
+}
+
+/// MD5 of the empty string (RFC 1321, appendix A.5).
+pub const MD5_OF_NOTHING: [u8; 16] =
+    [0xd4, 0x1d, 0x8c, 0xd9, 0x8f, 0x00, 0xb2, 0x04, 0xe9, 0x80, 0x09, 0x98, 0xec, 0xf8, 0x42, 0x7e];
+
+/// A file as a listing shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShownFile {
+    /// Its node.
+    pub node: NodeId,
+    /// The content, if not the one that shows for the node (a conflict copy).
+    pub content: Option<Dot>,
+    /// Size of the content.
+    pub size: u64,
+    /// Modification time.
+    pub modified_ns: TimeNs,
+    /// Entity tag.
+    pub etag: Etag,
+    /// Kind of node.
+    pub file_type: FileType,
+}
+
+impl ShownFile {
+    /// What `version` shows as.
+    pub fn of(node: NodeId, content: Option<Dot>, version: &Version) -> ShownFile {
+        ShownFile {
+            node,
+            content,
+            size: version.size,
+            modified_ns: version.modified_ns,
+            etag: version.etag.clone(),
+            file_type: version.file_type,
+        }
+    }
+
+    /// As a line of a listing.
+    pub fn summary(&self, key: Bytes) -> ObjectSummary {
+        ObjectSummary {
+            key,
+            size: self.size,
+            modified_ns: self.modified_ns,
+            etag: self.etag.clone(),
+            file_type: self.file_type,
+        }
+    }
+}
+
+/// A directory entry: its register, and what shows.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EntryRow {
+    /// The commit that wrote the row.
+    pub commit: u64,
+    /// What shows; `None`: nothing (deleted, hidden, or its node has not arrived).
+    pub shown: Option<Shown>,
+    /// What was said about the name.
+    pub register: Register<EntryValue>,
+}
+
+/// A node: its registers, and the names it shows under.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeRow {
+    /// The commit that wrote the row.
+    pub commit: u64,
+    /// Where entries with this node are live. A directory has none here: its home tells.
+    pub names: Vec<(NodeId, Bytes)>,
+    /// A directory's place: (parent, name).
+    pub home: Register<(NodeId, Bytes)>,
+    /// Contents.
+    pub content: Register<Version>,
+    /// POSIX attributes, and the modification time set by hand.
+    pub attributes: Register<AttributesValue>,
+    /// Tags set after the version was written.
+    pub tags: Register<TagsValue>,
+}
+
+/// POSIX attributes as they are kept.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AttributesValue {
+    /// The attributes.
+    pub attributes: Attributes,
+    /// A modification time set by hand, and the time of the version it was set on: a later version's own time wins.
+    pub modified_ns: Option<(TimeNs, TimeNs)>,
+    /// When attributes were last changed.
+    pub changed_ns: TimeNs,
+}
+
+/// Tags of one version.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TagsValue {
+    /// The version's id in bytes.
+    pub version: [u8; 32],
+    /// The tags.
+    pub tags: Tags,
+}
+
+/// An older version, or a delete marker.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HistoryRow {
+    /// The commit that wrote the row.
+    pub commit: u64,
+    /// The version.
+    pub register: Register<Version>,
+}
+
+/// The commit number of any row of the namespace, without decoding the rest.
+pub fn row_commit(row: &[u8]) -> Result<u64> {
+    match row.split_first() {
+        Some((&ROW_FORMAT, rest)) => rest
+            .first_chunk::<8>()
+            .map(|c| u64::from_be_bytes(*c))
+            .ok_or_else(|| Error::damaged("a metadata row ends too early")),
+        Some((other, _)) => Err(unknown_format(*other)),
+        None => Err(Error::damaged("a metadata row is empty")),
+    }
+}
+
+fn unknown_format(format: u8) -> Error {
+    Error::damaged(format!("a metadata row has format {format}; this build reads format {ROW_FORMAT}"))
+}
+
+fn begin(commit: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.push(ROW_FORMAT);
+    out.extend_from_slice(&commit.to_be_bytes());
+    out
+}
+
+fn open(bytes: Bytes) -> Result<(u64, Reader)> {
+    let mut reader = Reader::new(bytes);
+    let format = reader.u8()?;
+    if format != ROW_FORMAT {
+        return Err(unknown_format(format));
+    }
+    Ok((reader.u64()?, reader))
+}
+
+impl EntryRow {
+    /// The row's bytes.
+    pub fn encode(&self, own: &SegmentId) -> Vec<u8> {
+        let mut out = begin(self.commit);
+        match &self.shown {
+            None => out.push(0),
+            Some(Shown::Directory { node, explicit }) => {
+                out.push(if explicit.is_some() { 2 } else { 1 });
+                out.extend_from_slice(&node.0);
+                if let Some(object) = explicit {
+                    put_varint(&mut out, object.size);
+                    out.extend_from_slice(&object.modified_ns.to_be_bytes());
+                    put_bytes(&mut out, &etag_to_bytes(&object.etag));
+                }
+            }
+            Some(Shown::File(file)) => {
+                out.push(if file.content.is_some() { 4 } else { 3 });
+                out.extend_from_slice(&file.node.0);
+                if let Some(dot) = &file.content {
+                    out.extend_from_slice(&dot.segment.0);
+                    put_varint(&mut out, dot.sequence);
+                }
+                put_varint(&mut out, file.size);
+                out.extend_from_slice(&file.modified_ns.to_be_bytes());
+                put_bytes(&mut out, &etag_to_bytes(&file.etag));
+                out.push(file_type_to_byte(file.file_type));
+            }
+        }
+        self.register.encode(&mut out, own, encode_entry_value);
+        out
+    }
+
+    /// What shows, without decoding the register: for listings.
+    pub fn decode_shown(bytes: Bytes) -> Result<(u64, Option<Shown>, Bytes)> {
+        let (commit, mut reader) = open(bytes)?;
+        let kind = reader.u8()?;
+        let shown = match kind {
+            0 => None,
+            1 => Some(Shown::Directory { node: NodeId(reader.array()?), explicit: None }),
+            2 => Some(Shown::Directory {
+                node: NodeId(reader.array()?),
+                explicit: Some(ExplicitDirectory {
+                    size: reader.varint()?,
+                    modified_ns: i64::from_be_bytes(reader.array()?),
+                    etag: etag_from_bytes(&reader.bytes()?)?,
+                }),
+            }),
+            3 | 4 => {
+                let node = NodeId(reader.array()?);
+                let content = if kind == 4 {
+                    Some(Dot { segment: SegmentId(reader.array()?), sequence: reader.varint()? })
+                } else {
+                    None
+                };
+                Some(Shown::File(ShownFile {
+                    node,
+                    content,
+                    size: reader.varint()?,
+                    modified_ns: i64::from_be_bytes(reader.array()?),
+                    etag: etag_from_bytes(&reader.bytes()?)?,
+                    file_type: file_type_from_byte(reader.u8()?)?,
+                }))
+            }
+            _ => return Err(Error::damaged(format!("an entry shows the unknown kind {kind}"))),
+        };
+        Ok((commit, shown, reader.rest()))
+    }
+
+    /// Reads the row.
+    pub fn decode(bytes: Bytes, own: &SegmentId) -> Result<EntryRow> {
+        let (commit, shown, rest) = EntryRow::decode_shown(bytes)?;
+        let register = decode_register(&rest, own, decode_entry_value)?;
+        Ok(EntryRow { commit, shown, register })
+    }
+}
+
+impl NodeRow {
+    /// The row's bytes.
+    pub fn encode(&self, own: &SegmentId) -> Vec<u8> {
+        let mut out = begin(self.commit);
+        // The usual file has one name, the one its content was written under.
+        let usual = self.content.shown().and_then(|w| w.value.as_ref()).map(|v| &v.at);
+        if let ([name], Some(at)) = (self.names.as_slice(), usual)
+            && name == at
+        {
+            out.push(1);
+        } else {
+            out.push(0);
+            put_varint(&mut out, self.names.len() as u64);
+            for (parent, name) in &self.names {
+                out.extend_from_slice(&parent.0);
+                put_bytes(&mut out, name);
+            }
+        }
+        let mut register = Vec::new();
+        let mut put = |out: &mut Vec<u8>, encode: &dyn Fn(&mut Vec<u8>)| {
+            register.clear();
+            encode(&mut register);
+            put_bytes(out, &register);
+        };
+        let none = |empty: bool, r: &mut Vec<u8>, encode: &dyn Fn(&mut Vec<u8>)| {
+            if !empty {
+                encode(r);
+            }
+        };
+        put(&mut out, &|r| none(self.home.is_empty(), r, &|r| self.home.encode(r, own, encode_home)));
+        put(&mut out, &|r| none(self.content.is_empty(), r, &|r| self.content.encode(r, own, |v, o| v.encode(o))));
+        put(&mut out, &|r| none(self.attributes.is_empty(), r, &|r| self.attributes.encode(r, own, encode_attributes)));
+        put(&mut out, &|r| none(self.tags.is_empty(), r, &|r| self.tags.encode(r, own, encode_tags)));
+        out
+    }
+
+    /// Reads the row.
+    pub fn decode(bytes: Bytes, own: &SegmentId) -> Result<NodeRow> {
+        let (commit, mut reader) = open(bytes)?;
+        let is_usual = reader.u8()? == 1;
+        let mut names = Vec::new();
+        if !is_usual {
+            for _ in 0..reader.varint()? {
+                names.push((NodeId(reader.array()?), reader.bytes()?));
+            }
+        }
+        let home = decode_optional(reader.bytes()?, own, decode_home)?;
+        let content = decode_optional(reader.bytes()?, own, |b| Version::decode(Bytes::copy_from_slice(b)))?;
+        let attributes = decode_optional(reader.bytes()?, own, decode_attributes)?;
+        let tags = decode_optional(reader.bytes()?, own, decode_tags)?;
+        if is_usual {
+            let at = content.shown().and_then(|w| w.value.as_ref()).map(|v: &Version| v.at.clone());
+            names.push(at.ok_or_else(|| Error::damaged("a node row has a name but no content"))?);
+        }
+        Ok(NodeRow { commit, names, home, content, attributes, tags })
+    }
+
+    /// Whether nothing is left in the row.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+            && self.home.is_empty()
+            && self.content.is_empty()
+            && self.attributes.is_empty()
+            && self.tags.is_empty()
+    }
+}
+
+impl HistoryRow {
+    /// The row's bytes.
+    pub fn encode(&self, own: &SegmentId) -> Vec<u8> {
+        let mut out = begin(self.commit);
+        self.register.encode(&mut out, own, |v, o| v.encode(o));
+        out
+    }
+
+    /// Reads the row.
+    pub fn decode(bytes: Bytes, own: &SegmentId) -> Result<HistoryRow> {
+        let (commit, reader) = open(bytes)?;
+        let rest = reader.rest();
+        Ok(HistoryRow { commit, register: decode_register(&rest, own, |b| Version::decode(Bytes::copy_from_slice(b)))? })
+    }
+}
+
+fn decode_register<V>(bytes: &[u8], own: &SegmentId, value: impl Fn(&[u8]) -> Result<V>) -> Result<Register<V>> {
+    let mut rest = bytes;
+    let register = Register::decode(&mut rest, own, value)?;
+    if !rest.is_empty() {
+        return Err(Error::damaged("a metadata row has bytes after its end"));
+    }
+    Ok(register)
+}
+
+fn decode_optional<V>(bytes: Bytes, own: &SegmentId, value: impl Fn(&[u8]) -> Result<V>) -> Result<Register<V>> {
+    if bytes.is_empty() { Ok(Register::empty()) } else { decode_register(&bytes, own, value) }
+}
+
+/// `[0 file | 1 implied directory | 2 explicit directory][node]`.
+pub fn encode_entry_value(value: &EntryValue, out: &mut Vec<u8>) {
+    out.push(match value.kind {
+        EntryKind::File => 0,
+        EntryKind::Directory { explicit: false } => 1,
+        EntryKind::Directory { explicit: true } => 2,
+    });
+    out.extend_from_slice(&value.node.0);
+}
+
+/// See [`encode_entry_value`].
+pub fn decode_entry_value(bytes: &[u8]) -> Result<EntryValue> {
+    let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+    let kind = match reader.u8()? {
+        0 => EntryKind::File,
+        1 => EntryKind::Directory { explicit: false },
+        2 => EntryKind::Directory { explicit: true },
+        other => return Err(Error::damaged(format!("an entry has the unknown kind {other}"))),
+    };
+    Ok(EntryValue { node: NodeId(reader.array()?), kind })
+}
+
+/// `[parent][name]`.
+pub fn encode_home(value: &(NodeId, Bytes), out: &mut Vec<u8>) {
+    out.extend_from_slice(&value.0.0);
+    out.extend_from_slice(&value.1);
+}
+
+/// See [`encode_home`].
+pub fn decode_home(bytes: &[u8]) -> Result<(NodeId, Bytes)> {
+    let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+    Ok((NodeId(reader.array()?), reader.rest()))
+}
+
+/// Optional numbers as value + 1, then times, then extended attributes.
+pub fn encode_attributes(value: &AttributesValue, out: &mut Vec<u8>) {
+    let a = &value.attributes;
+    for number in [a.mode.map(u64::from), a.uid.map(u64::from), a.gid.map(u64::from)] {
+        put_varint(out, number.map_or(0, |n| n + 1));
+    }
+    match a.rdev {
+        Some(rdev) => {
+            out.push(1);
+            put_varint(out, rdev);
+        }
+        None => out.push(0),
+    }
+    match value.modified_ns {
+        Some((time, version)) => {
+            out.push(1);
+            out.extend_from_slice(&time.to_be_bytes());
+            out.extend_from_slice(&version.to_be_bytes());
+        }
+        None => out.push(0),
+    }
+    out.extend_from_slice(&value.changed_ns.to_be_bytes());
+    put_varint(out, a.xattrs.len() as u64);
+    for (name, value) in &a.xattrs {
+        put_bytes(out, name.as_bytes());
+        put_bytes(out, value);
+    }
+}
+
+/// See [`encode_attributes`].
+pub fn decode_attributes(bytes: &[u8]) -> Result<AttributesValue> {
+    let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+    let optional = |reader: &mut Reader| -> Result<Option<u32>> {
+        match reader.varint()? {
+            0 => Ok(None),
+            n => u32::try_from(n - 1).map(Some).map_err(|_| Error::damaged("an attribute is out of range")),
+        }
+    };
+    let (mode, uid, gid) = (optional(&mut reader)?, optional(&mut reader)?, optional(&mut reader)?);
+    let rdev = if reader.u8()? == 1 { Some(reader.varint()?) } else { None };
+    let modified_ns = if reader.u8()? == 1 {
+        Some((i64::from_be_bytes(reader.array()?), i64::from_be_bytes(reader.array()?)))
+    } else {
+        None
+    };
+    let changed_ns = i64::from_be_bytes(reader.array()?);
+    let mut xattrs = BTreeMap::new();
+    for _ in 0..reader.varint()? {
+        let name = String::from_utf8_lossy(&reader.bytes()?).into_owned();
+        xattrs.insert(name, reader.bytes()?);
+    }
+    Ok(AttributesValue { attributes: Attributes { mode, uid, gid, rdev, xattrs }, modified_ns, changed_ns })
+}
+
+/// `[version, 32 bytes]`, then key and value of each tag.
+pub fn encode_tags(value: &TagsValue, out: &mut Vec<u8>) {
+    out.extend_from_slice(&value.version);
+    for (key, value) in &value.tags {
+        put_bytes(out, key.as_bytes());
+        put_bytes(out, value.as_bytes());
+    }
+}
+
+/// See [`encode_tags`].
+pub fn decode_tags(bytes: &[u8]) -> Result<TagsValue> {
+    let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+    let version = reader.array()?;
+    let mut tags = Tags::new();
+    while !reader.is_empty() {
+        let key = String::from_utf8_lossy(&reader.bytes()?).into_owned();
+        tags.insert(key, String::from_utf8_lossy(&reader.bytes()?).into_owned());
+    }
+    Ok(TagsValue { version, tags })
+}

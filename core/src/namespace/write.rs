@@ -1,0 +1,355 @@
+//! Putting a version under a key, and changing what goes with it.
+
+use super::directory::{make_directories, make_directory, make_explicit, write_entry};
+use super::history::{drop_null_version, retire, trim};
+use super::rows::{AttributesValue, ExplicitDirectory, NodeRow, Shown, ShownFile, TagsValue};
+use super::txn::Txn;
+use super::version::Version;
+use super::{BucketState, Place, is_directory_name, split};
+use crate::error::{Error, Result, Subject};
+use crate::id::{NodeId, SegmentId, VersionId};
+use crate::object::{Attributes, Condition, FileType, ObjectInfo, Tags, TimeNs};
+use crate::policy::Versioning;
+use crate::register::{Dot, Write};
+use crate::tree::{EntryKind, EntryValue};
+use bytes::Bytes;
+
+/// A version to be put under a key; its place and id are filled in by the commit.
+pub struct NewVersion {
+    /// What is stored. `at`, `is_null`, `id` are set here.
+    pub version: Version,
+    /// POSIX attributes; `None` keeps what is there.
+    pub attributes: Option<Attributes>,
+}
+
+/// What was stored, for the answer.
+pub struct Stored {
+    /// The file's node.
+    pub node: NodeId,
+    /// The pending dot of the content.
+    pub dot: Dot,
+    /// The version as stored.
+    pub version: Version,
+    /// POSIX attributes.
+    pub attributes: Attributes,
+    /// Number of names.
+    pub links: u32,
+}
+
+/// Puts `new` under `key` if `condition` holds of what is there.
+pub async fn put(txn: &mut Txn, bucket: &BucketState, key: &Bytes, new: NewVersion, condition: &Condition) -> Result<Stored> {
+    let (directories, name) = split(key).place();
+    let parent = make_directories(txn, bucket, &directories, true).await?;
+    let policy = bucket.policy();
+    txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
+    let place = (parent, name);
+    let entry = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone();
+    let mut version = new.version;
+    version.at = place.clone();
+    version.id = None;
+    version.is_null = policy.versioning != Versioning::On;
+    if is_directory_name(&place.1) {
+        version.file_type = FileType::Directory;
+        return put_directory(txn, bucket, key, &place, entry, version, new.attributes, condition).await;
+    }
+    match entry {
+        Some(Shown::File(file)) if file.content.is_none() => {
+            let row = txn.node(bucket.number, &file.node).await?.clone();
+            let current = current_write(&row, &place.1)?;
+            if !condition.is_empty() {
+                condition.check(Some(&info(txn.own(), key.clone(), file.node, current, &row, true)?))?;
+            }
+            retire_current(txn, bucket, &place, current, policy.versioning).await?;
+            if policy.versioning == Versioning::Suspended {
+                drop_null_version(txn, bucket, &place).await?;
+            }
+            let dot = replace_content(txn, bucket, &file, &row, version.clone()).await?;
+            let attributes = set_attributes(txn, bucket, &file.node, new.attributes, None).await?;
+            trim(txn, bucket, &place).await?;
+            Ok(Stored { node: file.node, dot, version, attributes, links: u32::try_from(row.names.len()).unwrap_or(1) })
+        }
+        found => {
+            if let Some(Shown::File(copy)) = found {
+                let row = txn.node(bucket.number, &copy.node).await?.clone();
+                let write = row.content.live_values().find(|(w, _)| Some(w.dot) == copy.content);
+                let write = write.map(|(w, _)| w).ok_or_else(|| Error::damaged("an entry shows a content that is gone"))?;
+                condition.check(Some(&info(txn.own(), key.clone(), copy.node, write, &row, true)?))?;
+                super::remove::drop_content(txn, bucket, &place, &copy).await?;
+            } else {
+                condition.check(None)?;
+            }
+            if policy.versioning == Versioning::Suspended {
+                drop_null_version(txn, bucket, &place).await?;
+            }
+            let node = fresh_node(txn);
+            let dot = show_new_file(txn, bucket, &place, node, version.clone()).await?;
+            let attributes = set_attributes(txn, bucket, &node, new.attributes, None).await?;
+            trim(txn, bucket, &place).await?;
+            Ok(Stored { node, dot, version, attributes, links: 1 })
+        }
+    }
+}
+
+/// An id for a new file.
+pub(super) fn fresh_node(txn: &Txn) -> NodeId {
+    let mut id = [0; 16];
+    txn.ledger().fill_random(&mut id);
+    NodeId(id)
+}
+
+/// Shows `version` as a new file, `node`, at `place`, where nothing shows.
+pub(super) async fn show_new_file(txn: &mut Txn, bucket: &BucketState, place: &Place, node: NodeId, version: Version) -> Result<Dot> {
+    let (dot, own) = (txn.dot(), *txn.own());
+    let size = i64::try_from(version.size).unwrap_or(i64::MAX);
+    let shown = ShownFile::of(node, None, &version);
+    write_entry(txn, bucket, &place.0, &place.1, Some(EntryValue { node, kind: EntryKind::File })).await?;
+    txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = Some(Shown::File(shown));
+    let row = txn.new_node(bucket.number, &node);
+    row.names.push(place.clone());
+    row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version)), &[]);
+    txn.count(bucket.number, |u| {
+        u.objects += 1;
+        u.logical_bytes += size;
+    });
+    txn.touch_directory(bucket.number, &place.0);
+    Ok(dot)
+}
+
+/// Replaces the content that shows of `file` under all its names.
+async fn replace_content(txn: &mut Txn, bucket: &BucketState, file: &ShownFile, row: &NodeRow, version: Version) -> Result<Dot> {
+    let (dot, own) = (txn.dot(), *txn.own());
+    let names = row.names.clone();
+    let change = i64::try_from(version.size).unwrap_or(i64::MAX) - i64::try_from(file.size).unwrap_or(i64::MAX);
+    let shown = ShownFile::of(file.node, None, &version);
+    let row = txn.edit_node(bucket.number, &file.node).await?;
+    let old: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();
+    row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version)), &old);
+    for (parent, name) in &names {
+        txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::File(shown.clone()));
+    }
+    let names = i64::try_from(names.len()).unwrap_or(i64::MAX);
+    txn.count(bucket.number, |u| u.logical_bytes += change.saturating_mul(names));
+    Ok(dot)
+}
+
+/// Keeps the version that is about to be replaced, if the bucket keeps versions.
+async fn retire_current(txn: &mut Txn, bucket: &BucketState, place: &Place, current: &Write<Version>, versioning: Versioning) -> Result<()> {
+    let is_null = current.value.as_ref().is_some_and(|v| v.is_null);
+    match versioning {
+        Versioning::Off => Ok(()),
+        Versioning::Suspended if is_null => Ok(()),
+        Versioning::On | Versioning::Suspended => retire(txn, bucket, place, current).await,
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the pieces of one put, already looked up")]
+async fn put_directory(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    key: &Bytes,
+    place: &Place,
+    shown: Option<Shown>,
+    version: Version,
+    attributes: Option<Attributes>,
+    condition: &Condition,
+) -> Result<Stored> {
+    let object = ExplicitDirectory { size: version.size, modified_ns: version.modified_ns, etag: version.etag.clone() };
+    let versioning = bucket.versioning();
+    let (node, old_size) = match shown {
+        Some(Shown::Directory { node, explicit: Some(old) }) => {
+            let row = txn.node(bucket.number, &node).await?.clone();
+            if !condition.is_empty() {
+                condition.check(Some(&directory_info(txn.own(), key.clone(), node, &old, &row)))?;
+            }
+            if let Some(current) = row.content.shown().filter(|w| w.value.is_some()) {
+                retire_current(txn, bucket, place, current, versioning).await?;
+            }
+            txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = Some(Shown::Directory { node, explicit: Some(object) });
+            (node, old.size)
+        }
+        Some(Shown::Directory { node, explicit: None }) => {
+            condition.check(None)?;
+            make_explicit(txn, bucket, &place.0, &place.1, node, object).await?;
+            (node, 0)
+        }
+        _ => {
+            condition.check(None)?;
+            let node = make_directory(txn, bucket, &place.0, &place.1, Some(object), true).await?;
+            txn.count(bucket.number, |u| u.objects += 1);
+            (node, 0)
+        }
+    };
+    if versioning == Versioning::Suspended {
+        drop_null_version(txn, bucket, place).await?;
+    }
+    let change = i64::try_from(version.size).unwrap_or(i64::MAX) - i64::try_from(old_size).unwrap_or(i64::MAX);
+    txn.count(bucket.number, |u| u.logical_bytes += change);
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_node(bucket.number, &node).await?;
+    let old: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();
+    row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version.clone())), &old);
+    let attributes = set_attributes(txn, bucket, &node, attributes, None).await?;
+    trim(txn, bucket, place).await?;
+    Ok(Stored { node, dot, version, attributes, links: 1 })
+}
+
+/// Replaces a node's attributes, or (with `modified_ns`) the time set by hand; returns what holds then.
+pub async fn set_attributes(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    node: &NodeId,
+    attributes: Option<Attributes>,
+    modified_ns: Option<(TimeNs, TimeNs)>,
+) -> Result<Attributes> {
+    let old = txn.node(bucket.number, node).await?.attributes.value().cloned();
+    if attributes.is_none() && modified_ns.is_none() {
+        return Ok(old.map(|v| v.attributes).unwrap_or_default());
+    }
+    let old = old.unwrap_or_default();
+    let value = AttributesValue {
+        attributes: attributes.unwrap_or(old.attributes),
+        modified_ns: modified_ns.or(old.modified_ns),
+        changed_ns: txn.now_ns(),
+    };
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_node(bucket.number, node).await?;
+    let replaced = row.attributes.dots();
+    let result = value.attributes.clone();
+    row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
+    Ok(result)
+}
+
+/// Sets the modification time of a file or directory by hand: what shows under its names moves with it.
+pub async fn set_modified(txn: &mut Txn, bucket: &BucketState, place: &Place, modified_ns: TimeNs) -> Result<()> {
+    match txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() {
+        Some(Shown::File(file)) => {
+            let row = txn.node(bucket.number, &file.node).await?.clone();
+            let written = row.content.value().map_or(0, |v| v.modified_ns);
+            set_attributes(txn, bucket, &file.node, None, Some((modified_ns, written))).await?;
+            for (parent, name) in &row.names {
+                if let Some(Shown::File(shown)) = &mut txn.edit_entry(bucket.number, parent, name).await?.shown {
+                    shown.modified_ns = modified_ns;
+                }
+            }
+            Ok(())
+        }
+        Some(Shown::Directory { node, .. }) => {
+            set_attributes(txn, bucket, &node, None, Some((modified_ns, 0))).await?;
+            if let Some(Shown::Directory { explicit: Some(object), .. }) =
+                &mut txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown
+            {
+                object.modified_ns = modified_ns;
+            }
+            Ok(())
+        }
+        None => Err(Error::not_found(Subject::Key, format!("there is no '{}'", String::from_utf8_lossy(&place.1)))),
+    }
+}
+
+/// Replaces the tags of a version of `key`; `None`: of the current one.
+pub async fn set_tags(txn: &mut Txn, bucket: &BucketState, key: &Bytes, version: Option<VersionId>, tags: Tags) -> Result<()> {
+    let missing = |subject| Error::not_found(subject, format!("there is no such version of '{}'", String::from_utf8_lossy(key)));
+    let (directories, name) = split(key).place();
+    let parent = super::remove::find_hidden(txn, bucket, &directories).await?.ok_or_else(|| missing(Subject::Key))?;
+    let place = (parent, name);
+    let node = match txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() {
+        Some(Shown::File(file)) => Some(file.node),
+        Some(Shown::Directory { node, explicit: Some(_) }) => Some(node),
+        _ => None,
+    };
+    if let Some(node) = node {
+        let row = txn.node(bucket.number, &node).await?;
+        let current = row.content.shown().filter(|w| w.value.is_some()).map_or(VersionId::Null, version_id);
+        if version.is_none_or(|v| v == current) {
+            let (dot, own) = (txn.dot(), *txn.own());
+            let row = txn.edit_node(bucket.number, &node).await?;
+            let replaced = row.tags.dots();
+            let value = TagsValue { version: current.to_bytes(), tags };
+            row.tags.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
+            return Ok(());
+        }
+    }
+    let Some(version) = version else {
+        return Err(missing(Subject::Key));
+    };
+    let all = super::history::kept(txn, bucket, &place, usize::MAX).await?;
+    let kept = all.into_iter().find(|k| k.id == version && !k.version.is_marker).ok_or_else(|| missing(Subject::Version))?;
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_history(kept.key).await?;
+    let replaced = row.register.dots();
+    let value = Version { tags, ..kept.version };
+    row.register.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
+    Ok(())
+}
+
+/// The write of the content that shows.
+pub(super) fn current_write<'a>(row: &'a NodeRow, name: &[u8]) -> Result<&'a Write<Version>> {
+    row.content
+        .shown()
+        .filter(|w| w.value.is_some())
+        .ok_or_else(|| Error::damaged(format!("'{}' shows, but its node has no content", String::from_utf8_lossy(name))))
+}
+
+/// The id of a version from the write that carries it.
+pub fn version_id(write: &Write<Version>) -> VersionId {
+    let own = VersionId::Id { stamp: write.stamp_time, segment: write.dot.segment, sequence: write.dot.sequence };
+    write.value.as_ref().map_or(own, |v| v.version_id(own))
+}
+
+/// What doors hear about a version.
+pub fn info(_own: &SegmentId, key: Bytes, node: NodeId, write: &Write<Version>, row: &NodeRow, is_current: bool) -> Result<ObjectInfo> {
+    let version = write.value.as_ref().ok_or_else(|| Error::damaged("a tombstone was taken for a version"))?;
+    let id = version_id(write);
+    let attributes = row.attributes.value();
+    let by_hand = attributes.and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns && is_current);
+    let tags = match row.tags.value() {
+        Some(set) if set.version == id.to_bytes() && is_current => set.tags.clone(),
+        _ => version.tags.clone(),
+    };
+    Ok(ObjectInfo {
+        key,
+        node,
+        version: id,
+        is_current,
+        size: version.size,
+        modified_ns: by_hand.map_or(version.modified_ns, |(time, _)| time),
+        etag: version.etag.clone(),
+        file_type: version.file_type,
+        metadata: version.metadata.clone(),
+        checksums: version.checksums.clone(),
+        tags,
+        attributes: attributes.map(|a| a.attributes.clone()).unwrap_or_default(),
+        part_sizes: version.part_sizes.clone(),
+        links: u32::try_from(row.names.len().max(1)).unwrap_or(u32::MAX),
+        segment: write.dot.segment,
+    })
+}
+
+/// What doors hear about a directory that is an object by itself.
+pub fn directory_info(own: &SegmentId, key: Bytes, node: NodeId, object: &ExplicitDirectory, row: &NodeRow) -> ObjectInfo {
+    if let Some(write) = row.content.shown().filter(|w| w.value.is_some())
+        && let Ok(mut info) = info(own, key.clone(), node, write, row, true)
+    {
+        info.file_type = FileType::Directory;
+        info.modified_ns = object.modified_ns;
+        return info;
+    }
+    let home = row.home.shown();
+    ObjectInfo {
+        key,
+        node,
+        version: VersionId::Null,
+        is_current: true,
+        size: object.size,
+        modified_ns: object.modified_ns,
+        etag: object.etag.clone(),
+        file_type: FileType::Directory,
+        metadata: Default::default(),
+        checksums: Vec::new(),
+        tags: Tags::new(),
+        attributes: row.attributes.value().map(|a| a.attributes.clone()).unwrap_or_default(),
+        part_sizes: Vec::new(),
+        links: 1,
+        segment: home.map_or(*own, |w| w.dot.segment),
+    }
+}
