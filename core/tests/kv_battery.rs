@@ -17,7 +17,7 @@ impl Directories {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn memory() {
     use tombolo_core::kv::memory::MemoryStore;
     battery::run(async || Ok(Arc::new(MemoryStore::new()) as Arc<dyn Store>))
@@ -30,9 +30,10 @@ mod fjall {
     use super::*;
     use tombolo_core::kv::fjall::FjallStore;
 
-    const CACHE_BYTES: usize = 32 << 20;
+    /// Small, so that write buffers are written out while the battery runs.
+    const CACHE_BYTES: usize = 8 << 20;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn battery() {
         let dirs = Directories::default();
         battery::run(async || {
@@ -42,7 +43,7 @@ mod fjall {
         .unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn reopen() {
         let dirs = Directories::default();
         let path = dirs.fresh();
@@ -59,9 +60,9 @@ mod redb {
     use super::*;
     use tombolo_core::kv::redb::RedbStore;
 
-    const CACHE_BYTES: usize = 32 << 20;
+    const CACHE_BYTES: usize = 8 << 20;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn battery() {
         let dirs = Directories::default();
         battery::run(async || {
@@ -71,7 +72,7 @@ mod redb {
         .unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn reopen() {
         let dirs = Directories::default();
         let path = dirs.fresh();
