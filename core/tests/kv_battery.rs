@@ -1,5 +1,12 @@
 //! The conformance battery over every implementation of the metadata seam.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::sync::Arc;
 use tempfile::TempDir;
 use tombolo_core::kv::{Store, battery};

@@ -6,6 +6,13 @@
 //!
 //! `TOMBOLO_CRASH_CYCLES` sets the number of kills; 500 is the full run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -24,6 +31,8 @@ const CYCLES_DEFAULT: usize = 8;
 const CACHE_BYTES: usize = 8 << 20;
 /// The most commits a child reports before it is killed.
 const COMMITS_MAX: u64 = 600;
+/// The most the parent yields before it kills a child that opens a store: about as long as creating one takes.
+const YIELDS_MAX: u64 = 200_000;
 
 type Open = fn(&Path) -> Result<Arc<dyn Store>>;
 
@@ -55,34 +64,55 @@ fn survives_kills(test: &str, open: Open) {
     let dir = tempfile::tempdir().unwrap();
     let store_dir = dir.path().join("store");
     let mut random = Random(0x5DEE_CE66_D1CE_4E5B);
-    let (mut kills_while_opening, mut lost_in_flight) = (0, 0);
+    let (mut kills_while_opening, mut kills_while_creating, mut lost_in_flight) = (0, 0, 0);
     let mut last = 0;
     for cycle in 0..cycles {
-        // One in eight dies while it opens what the one before left.
-        let kill_at = if random.below(8) == 0 {
-            None
-        } else {
-            Some(last + 1 + random.below(COMMITS_MAX))
+        if random.below(8) == 0 {
+            kills_while_creating += 1;
+            let fresh = dir.path().join(format!("fresh {cycle}"));
+            let acknowledged =
+                run_and_kill(test, &fresh, Moment::Opening(random.below(YIELDS_MAX)));
+            let store = open(&fresh).unwrap();
+            assert!(
+                check(&*store) >= acknowledged,
+                "cycle {cycle}: a new store lost commits"
+            );
+            drop(store);
+            std::fs::remove_dir_all(fresh).unwrap();
+            continue;
+        }
+        // Some die while they open what the one before left.
+        let moment = match random.below(8) {
+            0 => Moment::Opening(random.below(YIELDS_MAX)),
+            _ => Moment::Commit(last + 1 + random.below(COMMITS_MAX)),
         };
-        let acknowledged = run_and_kill(test, &store_dir, kill_at).max(last);
+        let acknowledged = run_and_kill(test, &store_dir, moment).max(last);
         let store = open(&store_dir).unwrap();
         let found = check(&*store);
         assert!(
             (acknowledged..=acknowledged + 1).contains(&found),
             "cycle {cycle}: commit {acknowledged} was acknowledged, the store ends with commit {found}"
         );
-        kills_while_opening += u64::from(kill_at.is_none());
+        kills_while_opening += u64::from(matches!(moment, Moment::Opening(_)));
         lost_in_flight += u64::from(found == acknowledged);
         last = found;
     }
     println!(
-        "{test}: {cycles} kills, {kills_while_opening} while opening; {last} commits, all kept; {lost_in_flight} kills before the next commit was there"
+        "{test}: {cycles} kills, {kills_while_opening} while opening, {kills_while_creating} while creating; {last} commits, all kept; {lost_in_flight} kills before the next commit was there"
     );
 }
 
-/// Starts a child and kills it when it has acknowledged commit `kill_at`, or while it opens the store. Returns the last
-/// commit it acknowledged, 0 for none.
-fn run_and_kill(test: &str, dir: &Path, kill_at: Option<u64>) -> u64 {
+/// When a child is killed.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// When it has begun to open the store and the parent has yielded so often.
+    Opening(u64),
+    /// When it has acknowledged this commit.
+    Commit(u64),
+}
+
+/// Starts a child and kills it at `moment`. Returns the last commit it acknowledged, 0 for none.
+fn run_and_kill(test: &str, dir: &Path, moment: Moment) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env(CHILD_DIR, dir)
@@ -101,9 +131,12 @@ fn run_and_kill(test: &str, dir: &Path, kill_at: Option<u64>) -> u64 {
         let due = if let Some(number) = line.strip_prefix("committed ") {
             // A kill may cut the last line: then its newline is missing and the number may be short.
             acknowledged = acknowledged.max(number.parse().unwrap_or(0));
-            kill_at.is_some_and(|at| acknowledged >= at)
+            matches!(moment, Moment::Commit(at) if acknowledged >= at)
         } else if line == "opening" {
-            kill_at.is_none()
+            if let Moment::Opening(yields) = moment {
+                (0..yields).for_each(|_| std::thread::yield_now());
+            }
+            matches!(moment, Moment::Opening(_))
         } else {
             other.push(line);
             false

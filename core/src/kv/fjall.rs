@@ -10,7 +10,13 @@
 //!   batches and publishes; taking one is a reference count.
 //! * fjall puts no bound on the memory of its write buffers and, once a background worker has failed, waits for it for ever
 //!   where a writer is throttled. [`FjallStore`] seals and awaits buffers itself, before fjall would, and notices the failure.
+//! * A write that meets a full disk ends a fjall database's writing until it is opened again. [`FjallStore`] refuses
+//!   commits while some space is left ([`FjallStore::free_bytes_min`]), and takes them again when there is more.
+//! * After power loss the journal's end may be torn in a way that fjall refuses to open; [`journal`] cuts it off first.
 
+mod journal;
+
+use self::journal::{MARK_KEY, Mark};
 use super::{Batch, Durability, KeyRange, Page, Snapshot, Space, Store, guard_missed};
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -29,9 +35,11 @@ use std::time::Duration;
 const CACHE_BYTES_MIN: usize = 8 << 20;
 /// The longest replay at opening: journals are kept until what they hold is in tables.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
-/// fjall throttles writers at 4 sealed write buffers and at 20 runs in a space; this store waits just before that.
+/// The least free space beside that for the write buffers: a journal, and a compaction's tables before it drops the old.
+const FREE_BYTES_MIN: u64 = 64 << 20;
+/// fjall halts writers at 4 sealed write buffers and at 30 runs in a space; this store waits just before that.
 const SEALED_BUFFERS_MAX: usize = 3;
-const RUNS_MAX: usize = 18;
+const RUNS_MAX: usize = 28;
 /// How often a throttled writer looks whether it may go on.
 const THROTTLE_POLL: Duration = Duration::from_millis(1);
 
@@ -43,11 +51,17 @@ pub struct FjallStore {
     latest: RwLock<Arc<View>>,
     /// When the write buffers together are larger, the fullest is sealed and written out.
     write_buffer_bytes: u64,
+    /// Less free space than this and commits are refused.
+    free_bytes_min: u64,
+    /// Holds the marks of commits.
+    commits: Keyspace,
     database: Database,
 }
 
 /// What commits need, one at a time.
 struct Writer {
+    /// Of the last commit.
+    mark: Mark,
     /// Why no commit is taken any more.
     failed: Option<ErrorKind>,
 }
@@ -73,6 +87,7 @@ impl FjallStore {
     /// do not make sense.
     pub fn open(dir: &Path, cache_bytes: usize) -> Result<FjallStore> {
         let cache_bytes = cache_bytes.max(CACHE_BYTES_MIN) as u64;
+        journal::cut_torn_end(dir)?;
         let failed = |error| {
             failure(
                 format!("the metadata store in {} can't be opened", dir.display()),
@@ -92,8 +107,20 @@ impl FjallStore {
         let spaces = Arc::new(Spaces(
             spaces.collect::<fjall::Result<_>>().map_err(failed)?,
         ));
-        // Creating a space writes to disk but not through the journal; make the first commit find it there.
+        let commits = database
+            .keyspace("commits", || options(Space::Meta))
+            .map_err(failed)?;
+        // What the last process did not sync is synced now: all of it counts as durable.
         database.persist(PersistMode::SyncAll).map_err(failed)?;
+        let number = match commits.get(MARK_KEY).map_err(failed)? {
+            Some(mark) => {
+                Mark::decode(&mark)
+                    .ok_or_else(|| Error::damaged("the number of the last commit is not one"))?
+                    .number
+            }
+            None => 0,
+        };
+        let file_system_bytes = file_system(dir)?.total_bytes;
         let latest = RwLock::new(Arc::new(View {
             snapshot: database.snapshot(),
             spaces: Arc::clone(&spaces),
@@ -101,11 +128,26 @@ impl FjallStore {
         Ok(FjallStore {
             dir: dir.to_owned(),
             spaces,
-            writer: Mutex::new(Writer { failed: None }),
+            writer: Mutex::new(Writer {
+                mark: Mark {
+                    number,
+                    synced: number,
+                },
+                failed: None,
+            }),
             latest,
             write_buffer_bytes: cache_bytes / 4,
+            free_bytes_min: (FREE_BYTES_MIN + cache_bytes).min(file_system_bytes / 8),
+            commits,
             database,
         })
+    }
+
+    /// With less free space than this on its file system the store refuses commits with [`ErrorKind::NoSpace`], and takes them
+    /// again when there is more. It needs the rest to write out its buffers and to compact its tables. Whoever wants deletes to go
+    /// on when the disk is full must refuse growth some way before this.
+    pub fn free_bytes_min(&self) -> u64 {
+        self.free_bytes_min
     }
 
     fn commit_now(&self, batch: &Batch, durability: Durability) -> Result<()> {
@@ -127,17 +169,46 @@ impl FjallStore {
             }
         }
         drop(before);
+        if batch.writes.is_empty() && durability == Durability::Buffered {
+            return Ok(());
+        }
+        if self.lacks_space()? {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "less than {} MiB are free for the metadata store in {}",
+                    self.free_bytes_min >> 20,
+                    self.dir.display()
+                ),
+            ));
+        }
+        let mark = Mark {
+            number: writer.mark.number + 1,
+            synced: writer.mark.synced,
+        };
         let result = self
             .make_room(batch)
-            .and_then(|()| self.write(batch, durability));
-        if let Err(error) = &result {
-            writer.failed = Some(if error.kind() == ErrorKind::NoSpace {
+            .and_then(|()| self.write(batch, mark, durability));
+        if let Err(error) = result {
+            // A background worker doesn't tell why it failed; a full disk explains it.
+            let full = error.kind() == ErrorKind::NoSpace || self.lacks_space().unwrap_or(false);
+            let kind = if full {
                 ErrorKind::NoSpace
             } else {
                 ErrorKind::Failed
-            });
-            return result;
+            };
+            writer.failed = Some(kind);
+            return Err(
+                Error::new(kind, "no more commits until the store is opened again").because(error),
+            );
         }
+        writer.mark = Mark {
+            number: mark.number,
+            synced: match durability {
+                Durability::Buffered => mark.synced,
+                Durability::Sync => mark.number,
+            },
+        };
         // No batch is under way: what is visible now is this batch and those before it, and stays so.
         let view = Arc::new(View {
             snapshot: self.database.snapshot(),
@@ -147,7 +218,11 @@ impl FjallStore {
         Ok(())
     }
 
-    fn write(&self, batch: &Batch, durability: Durability) -> Result<()> {
+    fn lacks_space(&self) -> Result<bool> {
+        Ok(file_system(&self.dir)?.free_bytes < self.free_bytes_min)
+    }
+
+    fn write(&self, batch: &Batch, mark: Mark, durability: Durability) -> Result<()> {
         let failed = |error| {
             failure(
                 format!(
@@ -161,10 +236,6 @@ impl FjallStore {
             Durability::Buffered => PersistMode::Buffer,
             Durability::Sync => PersistMode::SyncData,
         };
-        if batch.writes.is_empty() {
-            // fjall takes an empty batch for nothing to do, but what came before must be synced.
-            return self.database.persist(mode).map_err(failed);
-        }
         let mut writes = self.database.batch().durability(Some(mode));
         // fjall orders rows by key and commit, so a key may be in a batch once. Rows are copied: a slice of a request's
         // body must not keep all of the body in the write buffer.
@@ -175,6 +246,7 @@ impl FjallStore {
                 None => writes.remove(keyspace, &key[..]),
             }
         }
+        writes.insert(&self.commits, MARK_KEY, &mark.encode()[..]);
         writes.commit().map_err(failed)
     }
 
@@ -214,11 +286,8 @@ impl FjallStore {
     }
 
     fn seal_fullest(&self) -> Result<()> {
-        let fullest = self
-            .spaces
-            .0
-            .iter()
-            .max_by_key(|keyspace| keyspace.tree.active_memtable().size());
+        let keyspaces = self.spaces.0.iter().chain([&self.commits]);
+        let fullest = keyspaces.max_by_key(|keyspace| keyspace.tree.active_memtable().size());
         let Some(fullest) = fullest else {
             return Ok(());
         };
@@ -276,6 +345,25 @@ impl Store for FjallStore {
             .disk_space()
             .unwrap_or_else(|_| self.spaces.0.iter().map(Keyspace::disk_space).sum())
     }
+}
+
+/// Of the file system that a directory is on.
+struct FileSystem {
+    total_bytes: u64,
+    free_bytes: u64,
+}
+
+fn file_system(dir: &Path) -> Result<FileSystem> {
+    let found = rustix::fs::statvfs(dir).map_err(|error| {
+        Error::io(
+            format!("the free space of {} can't be told", dir.display()),
+            error.into(),
+        )
+    })?;
+    Ok(FileSystem {
+        total_bytes: found.f_blocks * found.f_frsize,
+        free_bytes: found.f_bavail * found.f_frsize,
+    })
 }
 
 /// The store between two batches.
