@@ -3,16 +3,23 @@
 //! # Contract
 //!
 //! * Keys are byte strings of 1 to [`KEY_BYTES_MAX`] bytes, ordered as unsigned bytes, apart in each [`Space`]. Values have
-//!   at most [`VALUE_BYTES_MAX`] bytes.
+//!   at most [`VALUE_BYTES_MAX`] bytes; an empty value is a value. A batch outside these limits is refused with
+//!   [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) and changes nothing.
 //! * [`Store::commit`] applies all of a batch or nothing, checks the batch's guards in the same step, and makes it visible
 //!   to every later [`Store::get`] and [`Store::snapshot`] before it returns. With [`Durability::Sync`] it is also on disk, and
 //!   so is every batch committed before it. After a crash the store holds a prefix of the sequence of commits that
 //!   includes at least everything up to the last synced one.
 //! * One operation per key and batch; a later one in the same batch replaces an earlier one.
 //! * A snapshot sees all batches committed before it was taken and none after, for as long as it lives.
+//! * A range whose end lies before its start is empty, not an error. A scan with limit 0 returns no rows, and `more` tells
+//!   whether there are any.
 //! * Calls may come from many tasks at once. No call assumes that the store is in this process.
-//! * After a failed commit that was not refused by a guard the store answers every commit with
-//!   [`ErrorKind::Failed`](crate::ErrorKind::Failed) (or `NoSpace`, if that was the cause) until it is opened again; reads go on.
+//! * A commit that was refused (by a guard, a limit, or a lack of space noticed before anything was written) leaves the store as
+//!   it was. After any other failed commit the store answers every commit with
+//!   [`ErrorKind::Failed`](crate::ErrorKind::Failed) (or `NoSpace`, if that was the cause) until it is opened again; reads go
+//!   on. What the failed commit itself carried may or may not be there after that.
+//! * Embedded stores do their work in the calling thread: a read for as long as a few disk reads take, a
+//!   commit for as long as the disk takes to sync. Commits belong on a thread of their own.
 
 pub mod battery;
 #[cfg(feature = "fjall")]
@@ -21,9 +28,10 @@ pub mod memory;
 #[cfg(feature = "redb")]
 pub mod redb;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -93,6 +101,48 @@ pub struct Batch {
     pub writes: Vec<(Space, Bytes, Option<Bytes>)>,
 }
 
+impl Batch {
+    /// Whether every key and value is within the limits; the error names the first that is not.
+    pub fn check(&self) -> Result<()> {
+        for (space, key, value) in self.guards.iter().chain(&self.writes) {
+            if key.is_empty() || key.len() > KEY_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "a key in {space:?} has {} bytes; keys have 1 to {KEY_BYTES_MAX}",
+                    key.len()
+                )));
+            }
+            let value_bytes = value.as_ref().map_or(0, Bytes::len);
+            if value_bytes > VALUE_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "a value in {space:?} has {value_bytes} bytes; values have at most {VALUE_BYTES_MAX}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The writes that count: of several to one key the last.
+    #[cfg_attr(
+        not(feature = "fjall"),
+        expect(dead_code, reason = "only engines that can't take a key twice need it")
+    )]
+    pub(crate) fn last_writes(&self) -> impl Iterator<Item = &(Space, Bytes, Option<Bytes>)> {
+        let mut seen = HashSet::with_capacity(self.writes.len());
+        self.writes
+            .iter()
+            .rev()
+            .filter(move |(space, key, _)| seen.insert((*space, key)))
+    }
+}
+
+/// The error for a guard that does not hold.
+pub(crate) fn guard_missed(space: Space) -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        format!("a row of {space:?} was changed by someone else; nothing was written"),
+    )
+}
+
 /// A range of keys.
 #[derive(Debug, Clone)]
 pub struct KeyRange {
@@ -105,12 +155,28 @@ pub struct KeyRange {
 impl KeyRange {
     /// All keys that start with `prefix`.
     pub fn prefix(prefix: &[u8]) -> KeyRange {
-        KeyRange { start: Bound::Included(Bytes::copy_from_slice(prefix)), end: end_of_prefix(prefix) }
+        KeyRange {
+            start: Bound::Included(Bytes::copy_from_slice(prefix)),
+            end: end_of_prefix(prefix),
+        }
     }
 
     /// The keys of `prefix` after `key` (which need not start with it).
     pub fn prefix_after(prefix: &[u8], key: Bytes) -> KeyRange {
-        KeyRange { start: Bound::Excluded(key), end: end_of_prefix(prefix) }
+        KeyRange {
+            start: Bound::Excluded(key),
+            end: end_of_prefix(prefix),
+        }
+    }
+
+    /// Whether no key can lie in it, because its end is not after its start.
+    pub fn is_empty(&self) -> bool {
+        match (&self.start, &self.end) {
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start), Bound::Excluded(end))
+            | (Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start >= end,
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        }
     }
 }
 
@@ -142,7 +208,13 @@ pub trait Snapshot: Send + Sync {
     async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>>;
 
     /// Up to `limit` rows of `range` in ascending order (descending if `reverse`).
-    async fn scan(&self, space: Space, range: KeyRange, limit: usize, reverse: bool) -> Result<Page>;
+    async fn scan(
+        &self,
+        space: Space,
+        range: KeyRange,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Page>;
 }
 
 /// The store.

@@ -1,0 +1,518 @@
+//! What power loss leaves that fjall doesn't open: a torn end of the journal, a creation that was not finished.
+//!
+//! fjall writes batches one after the other into a journal of 64 MiB that starts as a hole. Power loss can leave any of the
+//! pages that were not synced as zeros. If the last batch lost its own end, fjall drops it; if it lost a page in the middle,
+//! fjall finds a wrong checksum and refuses to open. So before fjall looks, [`cut_torn_end`] reads the newest journal (older
+//! ones were synced whole) and cuts it behind the last batch before the first bad one.
+//!
+//! That must not hide damage to what was acknowledged. Each batch therefore carries a [`Mark`]: its own number and the
+//! number of the last batch known to be synced when it was written. A bad batch that some later one knows to be synced
+//! is damage, and the store doesn't open.
+//!
+//! ```text
+//! journal = batch*, zeros
+//! batch   = 01 items:u32 seqno:u64, item*, 03 xxh3(item*):u64 "FJL" 03
+//! item    = 02 type:u8 compression:u8 keyspace:u64 key_bytes:u16 value_bytes:u32 stored_bytes:u32 key stored_value
+//! ```
+//!
+//! All integers are little-endian. This is fjall's disk format 3 (`src/journal/entry.rs` there); an item of another kind (fjall has one
+//! for clearing a keyspace, which this store never does) counts as bad.
+
+use crate::error::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The row in which each batch carries its mark.
+pub(super) const MARK_KEY: &[u8] = b"tombolo: number of this batch and of the last synced one";
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+const START_BYTES: usize = 13;
+const END_MAGIC: &[u8] = b"FJL\x03";
+
+/// The place of a batch in the order of commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Number of the batch, from 1.
+    pub(super) number: u64,
+    /// Number of the last batch that was synced when this one was written.
+    pub(super) synced: u64,
+}
+
+impl Mark {
+    pub(super) fn encode(self) -> Bytes {
+        [self.number.to_le_bytes(), self.synced.to_le_bytes()]
+            .concat()
+            .into()
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Mark> {
+        let (number, synced) = value.split_first_chunk()?;
+        Some(Mark {
+            number: u64::from_le_bytes(*number),
+            synced: u64::from_le_bytes(synced.try_into().ok()?),
+        })
+    }
+}
+
+/// Makes the store in `dir` one that fjall opens, whatever moment of a write a crash hit. Fails with
+/// [`ErrorKind::Busy`] if the store is open and with [`ErrorKind::Damaged`] if a batch is bad that was synced.
+pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
+    let context = || {
+        format!(
+            "the journal of the metadata store in {} can't be checked",
+            dir.display()
+        )
+    };
+    let failed = |error| Error::io(context(), error);
+    let lock = match OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(dir.join("lock"))
+    {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    // fjall's own lock: the journal of an open store grows, and must not be cut.
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::new(ErrorKind::Busy, context())
+                .because("another process has the store open"));
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    if remove_unfinished(dir).map_err(failed)? {
+        return Ok(());
+    }
+    let Some(path) = newest_journal(dir).map_err(failed)? else {
+        return Ok(());
+    };
+    let mut journal = Journal::open(&path).map_err(failed)?;
+    let mut last = None;
+    while let Some(batch) = journal.batch().map_err(failed)? {
+        last = Some(batch);
+    }
+    let end = last.map_or(0, |batch| batch.end);
+    let Some(later) = journal
+        .later_batches(end, last.map_or(0, |batch| batch.seqno))
+        .map_err(failed)?
+    else {
+        return Ok(());
+    };
+    let first_bad = last
+        .and_then(|batch| batch.mark)
+        .map(|mark| mark.number + 1);
+    if let (Some(first_bad), Some(synced)) = (first_bad, later.synced)
+        && synced >= first_bad
+    {
+        return Err(Error::damaged(format!(
+            "{} is damaged at byte {end}: batch {first_bad} is not readable although it was synced; restore the file",
+            path.display()
+        )));
+    }
+    tracing::warn!(journal = %path.display(), end, "dropped what a crash left of commits that were not acknowledged as durable");
+    let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
+    file.set_len(end)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)
+}
+
+/// Removes what a crash left of creating the store, which fjall would stumble over. Whether it did.
+fn remove_unfinished(dir: &Path) -> io::Result<bool> {
+    // The version is written before the first keyspace, and neither is ever removed.
+    let version = dir.join("version");
+    let version_bytes = match std::fs::metadata(&version) {
+        Ok(file) => Some(file.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let has_keyspaces = match std::fs::read_dir(dir.join("keyspaces")) {
+        Ok(mut entries) => entries.next().transpose()?.is_some(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    if version_bytes.unwrap_or(0) > 0 || has_keyspaces {
+        return Ok(false);
+    }
+    if version_bytes.is_some() {
+        std::fs::remove_file(&version)?;
+    }
+    while let Some(journal) = newest_journal(dir)? {
+        std::fs::remove_file(journal)?;
+    }
+    Ok(true)
+}
+
+fn newest_journal(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let mut newest = None;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let stem = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .and_then(|stem| stem.parse::<u64>().ok());
+        if let (Some(number), Some("jnl")) = (
+            stem,
+            path.extension().and_then(|extension| extension.to_str()),
+        ) {
+            newest = newest.max(Some((number, path)));
+        }
+    }
+    Ok(newest.map(|(_, path)| path))
+}
+
+/// A batch that is whole.
+#[derive(Clone, Copy)]
+struct Batch {
+    seqno: u64,
+    mark: Option<Mark>,
+    /// Where it ends.
+    end: u64,
+}
+
+/// What follows a bad batch.
+struct Later {
+    /// The highest number that a whole batch among it knows to be synced.
+    synced: Option<u64>,
+}
+
+struct Journal {
+    file: BufReader<File>,
+    /// Where the next read happens.
+    position: u64,
+    end: u64,
+}
+
+impl Journal {
+    fn open(path: &Path) -> io::Result<Journal> {
+        let file = File::open(path)?;
+        let end = file.metadata()?.len();
+        Ok(Journal {
+            file: BufReader::with_capacity(64 << 10, file),
+            position: 0,
+            end,
+        })
+    }
+
+    /// The batch at the current position, `None` if there is no whole one.
+    fn batch(&mut self) -> io::Result<Option<Batch>> {
+        let Some([START, rest @ ..]) = self.array::<START_BYTES>()? else {
+            return Ok(None);
+        };
+        let [i0, i1, i2, i3, seqno @ ..] = rest;
+        let items = u32::from_le_bytes([i0, i1, i2, i3]);
+        let mut checksum = Xxh3::new();
+        let mut mark = None;
+        for _ in 0..items {
+            let Some(found) = self.item(&mut checksum)? else {
+                return Ok(None);
+            };
+            mark = found.or(mark);
+        }
+        let Some([END, c0, c1, c2, c3, c4, c5, c6, c7, magic @ ..]) = self.array::<13>()? else {
+            return Ok(None);
+        };
+        let stored = u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]);
+        if magic != END_MAGIC || stored != checksum.digest() {
+            return Ok(None);
+        }
+        Ok(Some(Batch {
+            seqno: u64::from_le_bytes(seqno),
+            mark,
+            end: self.position,
+        }))
+    }
+
+    /// Reads an item into `checksum`: `None` if it is not whole, otherwise its mark if it carries one.
+    fn item(&mut self, checksum: &mut Xxh3) -> io::Result<Option<Option<Mark>>> {
+        let Some(header) = self.array::<21>()? else {
+            return Ok(None);
+        };
+        let [
+            ITEM,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            k0,
+            k1,
+            _,
+            _,
+            _,
+            _,
+            s0,
+            s1,
+            s2,
+            s3,
+        ] = header
+        else {
+            return Ok(None);
+        };
+        checksum.update(&header);
+        let key_bytes = usize::from(u16::from_le_bytes([k0, k1]));
+        let stored_bytes = u64::from(u32::from_le_bytes([s0, s1, s2, s3]));
+        if self.left() < key_bytes as u64 + stored_bytes {
+            return Ok(None);
+        }
+        let mut key = vec![0; key_bytes];
+        self.read(&mut key)?;
+        checksum.update(&key);
+        if key == MARK_KEY && stored_bytes == 16 {
+            let mut value = [0; 16];
+            self.read(&mut value)?;
+            checksum.update(&value);
+            return Ok(Some(Mark::decode(&value)));
+        }
+        let mut left = stored_bytes;
+        let mut part = [0; 4 << 10];
+        while left > 0 {
+            let part_bytes = left.min(part.len() as u64);
+            let (part, _) = part.split_at_mut(part_bytes as usize);
+            self.read(part)?;
+            checksum.update(part);
+            left -= part_bytes;
+        }
+        Ok(Some(None))
+    }
+
+    /// Looks at what is at `from` and later: `None` if there is nothing but zeros.
+    fn later_batches(&mut self, from: u64, after_seqno: u64) -> io::Result<Option<Later>> {
+        const WINDOW_BYTES: usize = 256 << 10;
+        let mut window = vec![0; WINDOW_BYTES];
+        let mut later = None;
+        let mut at = from;
+        while at < self.end {
+            self.seek(at)?;
+            let window_bytes = self.left().min(WINDOW_BYTES as u64) as usize;
+            let (window, _) = window.split_at_mut(window_bytes);
+            self.read(window)?;
+            // A batch that starts in the last bytes is found by the next window, which begins there.
+            let searched = if at + window_bytes as u64 == self.end {
+                window_bytes
+            } else {
+                window_bytes - START_BYTES - 2
+            };
+            let mut next = at + searched as u64;
+            if window.iter().any(|byte| *byte != 0) {
+                let later = later.get_or_insert(Later { synced: None });
+                for (offset, start) in window.windows(START_BYTES + 2).enumerate().take(searched) {
+                    if !starts_like_a_batch(start, after_seqno) {
+                        continue;
+                    }
+                    self.seek(at + offset as u64)?;
+                    if let Some(batch) = self.batch()? {
+                        later.synced = later.synced.max(batch.mark.map(|mark| mark.synced));
+                        next = batch.end;
+                        break;
+                    }
+                }
+            }
+            at = next;
+        }
+        Ok(later)
+    }
+
+    fn left(&self) -> u64 {
+        self.end.saturating_sub(self.position)
+    }
+
+    fn seek(&mut self, position: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(position))?;
+        self.position = position;
+        Ok(())
+    }
+
+    fn array<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {
+        if self.left() < N as u64 {
+            return Ok(None);
+        }
+        let mut bytes = [0; N];
+        self.read(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact(into)?;
+        self.position += into.len() as u64;
+        Ok(())
+    }
+}
+
+/// Whether a batch may start so: cheap to check before it is read whole.
+fn starts_like_a_batch(bytes: &[u8], after_seqno: u64) -> bool {
+    match bytes {
+        [
+            START,
+            _,
+            _,
+            _,
+            _,
+            s0,
+            s1,
+            s2,
+            s3,
+            s4,
+            s5,
+            s6,
+            s7,
+            ITEM,
+            0..=4,
+        ] => u64::from_le_bytes([*s0, *s1, *s2, *s3, *s4, *s5, *s6, *s7]) > after_seqno,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::FjallStore;
+    use super::newest_journal;
+    use crate::ErrorKind;
+    use crate::kv::{Batch, Durability, Space, Store};
+    use bytes::Bytes;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    const CACHE_BYTES: usize = 8 << 20;
+    const PAGE_BYTES: usize = 4 << 10;
+    const ROW_BYTES: usize = 3 * PAGE_BYTES;
+
+    /// Rows of three pages filled with one byte, so that those of a batch can be found in the journal.
+    async fn put(store: &FjallStore, fill: u8, durability: Durability) {
+        let row = |number: u8| {
+            (
+                Space::Nodes,
+                Bytes::from(vec![fill, number]),
+                Some(Bytes::from(vec![fill; ROW_BYTES])),
+            )
+        };
+        store
+            .commit(
+                Batch {
+                    guards: Vec::new(),
+                    writes: (0..4).map(row).collect(),
+                },
+                durability,
+            )
+            .await
+            .unwrap();
+    }
+
+    async fn has(store: &FjallStore, fill: u8) -> bool {
+        let row = store.get(Space::Nodes, &[fill, 3]).await.unwrap();
+        row.is_some_and(|value| value[..] == vec![fill; ROW_BYTES])
+    }
+
+    /// Zeros a page in the middle of the batch of `fill`, as power loss does to pages that were not synced.
+    fn lose_page(dir: &Path, fill: u8) {
+        let path = newest_journal(dir).unwrap().unwrap();
+        let journal = std::fs::read(&path).unwrap();
+        let at = journal
+            .windows(ROW_BYTES)
+            .position(|page| page.iter().all(|byte| *byte == fill))
+            .unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&vec![0; PAGE_BYTES], (at + PAGE_BYTES) as u64)
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_torn_last_batch_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+        put(&store, 1, Durability::Sync).await;
+        put(&store, 2, Durability::Sync).await;
+        drop(store);
+        lose_page(dir.path(), 2);
+        // fjall alone doesn't open this; when it does, this file can go.
+        assert!(fjall::Database::builder(dir.path()).open().is_err());
+        for fill in 3..6 {
+            let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+            assert!(has(&store, 1).await && !has(&store, 2).await);
+            put(&store, fill, Durability::Sync).await;
+            for fill in 3..=fill {
+                assert!(has(&store, fill).await);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_torn_batch_before_a_whole_one_is_dropped_if_neither_was_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+        put(&store, 1, Durability::Sync).await;
+        put(&store, 2, Durability::Buffered).await;
+        // Written, but for all its successors know its sync never returned.
+        put(&store, 3, Durability::Sync).await;
+        drop(store);
+        lose_page(dir.path(), 2);
+        let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+        assert!(has(&store, 1).await && !has(&store, 2).await && !has(&store, 3).await);
+    }
+
+    #[tokio::test]
+    async fn damage_to_a_synced_batch_is_not_hidden() {
+        for bad in [1, 2] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+            for (fill, durability) in [
+                (0, Durability::Sync),
+                (1, Durability::Buffered),
+                (2, Durability::Sync),
+            ] {
+                put(&store, fill, durability).await;
+            }
+            put(&store, 3, Durability::Buffered).await;
+            drop(store);
+            lose_page(dir.path(), bad);
+            let error = FjallStore::open(dir.path(), CACHE_BYTES)
+                .map(drop)
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+            // Nothing was cut: it can still be restored.
+            assert!(FjallStore::open(dir.path(), CACHE_BYTES).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_creation_starts_over() {
+        for (version, journal) in [(None, false), (None, true), (Some(""), true)] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("lock"), "").unwrap();
+            std::fs::create_dir(dir.path().join("keyspaces")).unwrap();
+            if journal {
+                std::fs::File::create(dir.path().join("0.jnl"))
+                    .unwrap()
+                    .set_len(64 << 20)
+                    .unwrap();
+            }
+            if let Some(version) = version {
+                std::fs::write(dir.path().join("version"), version).unwrap();
+            }
+            let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+            put(&store, 1, Durability::Sync).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_open_store_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+        let error = FjallStore::open(dir.path(), CACHE_BYTES)
+            .map(drop)
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        put(&store, 1, Durability::Sync).await;
+    }
+}
