@@ -20,6 +20,7 @@ mod object;
 mod path;
 mod policy;
 pub mod register;
+pub mod tree;
 
 pub use engine::{
     Bucket, Catalog, CreateOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
