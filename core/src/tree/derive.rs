@@ -1,0 +1,455 @@
+//! [`derive`]: registers in, tree and conflicts out.
+
+use super::names::{conflict_name, is_directory_name, is_file_name};
+use super::registers::RegisterSource;
+use super::show::{Rank, Rules, contents, entry_files, live_contents};
+use super::{EntryKind, Place};
+use crate::id::NodeId;
+use crate::register::{Dot, Stamp};
+use bytes::Bytes;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// What a bucket's registers show.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shown {
+    /// The files, by directory and the name they show under.
+    pub files: BTreeMap<Place, ShownFile>,
+    /// The directories, by node; the root is not listed.
+    pub directories: BTreeMap<NodeId, ShownDirectory>,
+    /// The same directories, by where they show.
+    pub directories_at: BTreeMap<Place, NodeId>,
+    /// What somebody should look at.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// A file (or symbolic link, …) that shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownFile {
+    /// Its node.
+    pub node: NodeId,
+    /// Which of the node's contents.
+    pub content: Dot,
+    /// The write to the entry register that gives it this name; `None` if it has no name left and was rescued.
+    pub entry: Option<Dot>,
+    /// Why it shows under a derived name, or at all.
+    pub conflict: Option<ConflictKind>,
+    /// Whether this is the content that the node shows under its plain names; `false` for the loser of two edits of one file.
+    pub is_main: bool,
+}
+
+/// A directory that shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownDirectory {
+    /// Where it shows.
+    pub place: Place,
+    /// Where its home register says.
+    pub home: Place,
+    /// Whether it stays when it is empty.
+    pub explicit: bool,
+    /// Why it shows under a derived name.
+    pub conflict: Option<ConflictKind>,
+}
+
+/// Kinds of conflict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConflictKind {
+    /// Two files under one name, or two edits of one file.
+    File,
+    /// Two directories under one name.
+    DirectoryName,
+    /// Directories were moved into each other; this one hangs under the root instead.
+    Cycle,
+    /// A file that was edited while somebody deleted it.
+    Rescued,
+}
+
+/// Something that concurrent changes left for somebody to decide.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// Kind.
+    pub kind: ConflictKind,
+    /// The place in contention.
+    pub place: Place,
+    /// Where the loser shows. `None`: by bucket policy it does not, and is an older version of `place`.
+    pub shown: Option<Place>,
+    /// The loser's node.
+    pub node: NodeId,
+    /// The loser's content; `None` for directories.
+    pub content: Option<Dot>,
+    /// The write that lost, which also names it.
+    pub dot: Dot,
+}
+
+impl Shown {
+    /// The directory that shows at `place`.
+    pub fn directory_at(&self, place: &Place) -> Option<NodeId> {
+        self.directories_at.get(place).copied()
+    }
+
+    /// The path of a directory that shows, ending in `/`; the root's is empty.
+    pub fn path(&self, directory: &NodeId) -> Option<Bytes> {
+        let mut names = Vec::new();
+        let mut at = *directory;
+        while at != NodeId::ROOT {
+            let shown = self.directories.get(&at)?;
+            names.push(shown.place.name.clone());
+            at = shown.place.parent;
+        }
+        names.reverse();
+        Some(names.concat().into())
+    }
+
+    /// The key of a file that shows at `place`.
+    pub fn key(&self, place: &Place) -> Option<Bytes> {
+        let path = self.path(&place.parent)?;
+        Some([path, place.name.clone()].concat().into())
+    }
+}
+
+/// Where the home register of a directory says it is.
+struct Home {
+    place: Place,
+    dot: Dot,
+    stamp: Stamp,
+    /// The best entry at that place that names the directory.
+    entry: Option<(Stamp, u64)>,
+    explicit: bool,
+    /// Whether it was taken out of a cycle.
+    cut: bool,
+}
+
+/// A live content of a file that may have no name: where it was written, which it is, where it stands among others.
+type Stray = (Place, Dot, Rank);
+
+/// A file that wants to show under a name. Sorts by name, then by precedence.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct FileWish {
+    name: Bytes,
+    /// Named files by their entry's place among rivals, then the contents of one file; what was rescued comes last.
+    order: (usize, usize),
+    rescued_by: Reverse<Rank>,
+    dot: Dot,
+    node: NodeId,
+    content: Dot,
+    entry: Option<Dot>,
+}
+
+/// Works out what `source` shows.
+///
+/// Takes memory in proportion to what it visits. Registers whose counterparts have not arrived (an entry without content, a directory whose parent is not known)
+/// do not show yet.
+pub fn derive<S: RegisterSource>(source: &S, rules: &Rules) -> Shown {
+    let mut homes = collect_homes(source);
+    collect_directory_entries(source, &mut homes);
+    let parents = cut_cycles(&mut homes);
+    let mut wishes = collect_files(source, rules);
+    let mut children: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+    for (&node, &parent) in &parents {
+        children.entry(parent).or_default().push(node);
+    }
+
+    // Parents before children. What does not hang under the root has not arrived in full.
+    let mut order = vec![NodeId::ROOT];
+    let mut next = 0;
+    while let Some(directory) = order.get(next).copied() {
+        order.extend(children.get(&directory).into_iter().flatten().copied());
+        next += 1;
+    }
+    // A directory is alive if it was made by itself, or holds a file or another that is alive (rule 4).
+    let mut alive: HashSet<NodeId> = HashSet::new();
+    for directory in order.iter().rev() {
+        let explicit = homes.get(directory).is_some_and(|home| home.explicit);
+        let holds_file = wishes.contains_key(directory);
+        let below = || {
+            children
+                .get(directory)
+                .into_iter()
+                .flatten()
+                .any(|child| alive.contains(child))
+        };
+        if explicit || holds_file || below() {
+            alive.insert(*directory);
+        }
+    }
+
+    let mut shown = Shown::default();
+    for directory in order {
+        if let Some(all) = children.get(&directory) {
+            let living = all.iter().filter(|child| alive.contains(*child));
+            name_directories(&directory, living, &homes, rules, &mut shown);
+        }
+        if let Some(files) = wishes.remove(&directory) {
+            name_files(&directory, files, rules, &mut shown);
+        }
+    }
+    shown.conflicts.sort();
+    shown
+}
+
+fn collect_homes<S: RegisterSource>(source: &S) -> BTreeMap<NodeId, Home> {
+    let mut homes = BTreeMap::new();
+    source.visit_homes(&mut |node, register| {
+        if let Some((write, place)) = register.live_values().next()
+            && *node != NodeId::ROOT
+        {
+            let (dot, stamp) = (write.dot, write.stamp());
+            homes.insert(
+                *node,
+                Home {
+                    place: place.clone(),
+                    dot,
+                    stamp,
+                    entry: None,
+                    explicit: false,
+                    cut: false,
+                },
+            );
+        }
+    });
+    homes
+}
+
+/// An entry counts for a directory only at the directory's home (rule 3).
+fn collect_directory_entries<S: RegisterSource>(source: &S, homes: &mut BTreeMap<NodeId, Home>) {
+    source.visit_entries(&mut |place, register| {
+        if !is_directory_name(&place.name) {
+            return;
+        }
+        for (write, value) in register.live_values() {
+            if let EntryKind::Directory { explicit } = value.kind
+                && let Some(home) = homes.get_mut(&value.node)
+                && home.place == *place
+            {
+                home.explicit |= explicit;
+                home.entry = home.entry.max(Some((write.stamp(), write.dot.sequence)));
+            }
+        }
+    });
+}
+
+/// The parent of each directory, with cycles cut at the home that was written last (rule 3).
+fn cut_cycles(homes: &mut BTreeMap<NodeId, Home>) -> BTreeMap<NodeId, NodeId> {
+    let mut parents: BTreeMap<NodeId, NodeId> = homes
+        .iter()
+        .map(|(node, home)| (*node, home.place.parent))
+        .collect();
+    let mut settled: HashSet<NodeId> = HashSet::new();
+    for start in homes.keys().copied().collect::<Vec<_>>() {
+        let mut path = Vec::new();
+        let mut on_path = HashSet::new();
+        let mut at = start;
+        while !settled.contains(&at) && on_path.insert(at) {
+            path.push(at);
+            match parents.get(&at) {
+                Some(parent) => at = *parent,
+                None => break,
+            }
+        }
+        if !settled.contains(&at) && parents.contains_key(&at) {
+            // Here `at` was met twice: from its first place on, the path is a cycle.
+            let cycle = path.iter().skip_while(|node| **node != at);
+            let rank = |node: &NodeId| {
+                homes
+                    .get(node)
+                    .map(|home| (home.stamp, home.dot.sequence, *node))
+            };
+            if let Some(last) = cycle.copied().max_by_key(rank) {
+                parents.insert(last, NodeId::ROOT);
+                if let Some(home) = homes.get_mut(&last) {
+                    home.cut = true;
+                }
+            }
+        }
+        settled.extend(path);
+    }
+    parents
+}
+
+/// The files of each directory.
+fn collect_files<S: RegisterSource>(source: &S, rules: &Rules) -> HashMap<NodeId, Vec<FileWish>> {
+    let mut wishes: HashMap<NodeId, Vec<FileWish>> = HashMap::new();
+    // The contents of each file, best first; and live contents of files that may turn out to have no name.
+    let mut shown_by: HashMap<NodeId, Vec<Dot>> = HashMap::new();
+    let mut strays: HashMap<NodeId, Vec<Stray>> = HashMap::new();
+    source.visit_contents(&mut |node, register| {
+        shown_by.insert(
+            *node,
+            contents(register, rules)
+                .iter()
+                .map(|(write, _)| write.dot)
+                .collect(),
+        );
+        let live = live_contents(register, rules);
+        let stray = live
+            .iter()
+            .filter(|(_, content)| is_file_name(&content.at.name));
+        let stray =
+            stray.map(|(write, content)| (content.at.clone(), write.dot, rules.rank(write)));
+        strays.insert(*node, stray.collect());
+    });
+    source.visit_entries(&mut |place, register| {
+        if !is_file_name(&place.name) {
+            return;
+        }
+        for (i, (write, node)) in entry_files(register, rules).into_iter().enumerate() {
+            strays.remove(&node);
+            for (j, content) in shown_by.get(&node).into_iter().flatten().enumerate() {
+                // The main content of a file is named after the write of the name, so that editing the file does not rename it.
+                let dot = if j == 0 { write.dot } else { *content };
+                wishes.entry(place.parent).or_default().push(FileWish {
+                    name: place.name.clone(),
+                    order: (i, j),
+                    rescued_by: Reverse((false, write.stamp(), 0)),
+                    dot,
+                    node,
+                    content: *content,
+                    entry: Some(write.dot),
+                });
+            }
+        }
+    });
+    // Live content without a name shows where it was last written (rule 5).
+    for (node, contents) in strays {
+        for (place, dot, rank) in contents {
+            wishes.entry(place.parent).or_default().push(FileWish {
+                name: place.name,
+                order: (usize::MAX, 0),
+                rescued_by: Reverse(rank),
+                dot,
+                node,
+                content: dot,
+                entry: None,
+            });
+        }
+    }
+    wishes
+}
+
+fn name_files(directory: &NodeId, mut wishes: Vec<FileWish>, rules: &Rules, shown: &mut Shown) {
+    wishes.sort_unstable();
+    let mut taken: BTreeSet<Bytes> = BTreeSet::new();
+    let mut losers = Vec::new();
+    let mut show = |wish: &FileWish, name: Bytes, conflict: Option<ConflictKind>| {
+        let is_main = wish.entry.is_none() || wish.order.1 == 0;
+        let file = ShownFile {
+            node: wish.node,
+            content: wish.content,
+            entry: wish.entry,
+            conflict,
+            is_main,
+        };
+        shown.files.insert(Place::new(*directory, name), file);
+    };
+    let mut conflicts = Vec::new();
+    let mut tell = |wish: &FileWish, kind: ConflictKind, name: Option<Bytes>| {
+        conflicts.push(Conflict {
+            kind,
+            place: Place::new(*directory, wish.name.clone()),
+            shown: name.map(|name| Place::new(*directory, name)),
+            node: wish.node,
+            content: Some(wish.content),
+            dot: wish.dot,
+        });
+    };
+    // All plain names first, so that no derived name takes one.
+    for wish in wishes {
+        if !taken.insert(wish.name.clone()) {
+            losers.push(wish);
+        } else if wish.entry.is_none() {
+            tell(&wish, ConflictKind::Rescued, Some(wish.name.clone()));
+            show(&wish, wish.name.clone(), Some(ConflictKind::Rescued));
+        } else {
+            show(&wish, wish.name.clone(), None);
+        }
+    }
+    for wish in losers {
+        let kind = if wish.entry.is_none() {
+            ConflictKind::Rescued
+        } else {
+            ConflictKind::File
+        };
+        if rules.keeps_both() {
+            let name = free_name(&wish.name, wish.dot, rules, &mut taken);
+            tell(&wish, kind, Some(name.clone()));
+            show(&wish, name, Some(kind));
+        } else {
+            tell(&wish, kind, None);
+        }
+    }
+    shown.conflicts.append(&mut conflicts);
+}
+
+fn name_directories<'a>(
+    parent: &NodeId,
+    living: impl Iterator<Item = &'a NodeId>,
+    homes: &BTreeMap<NodeId, Home>,
+    rules: &Rules,
+    shown: &mut Shown,
+) {
+    // By name; an entry beats a mere home, because with only a home somebody has given up the name.
+    let mut wishes: Vec<(NodeId, &Home)> = living
+        .filter_map(|node| Some((*node, homes.get(node)?)))
+        .collect();
+    wishes.sort_by_key(|(node, home)| {
+        (
+            &home.place.name,
+            Reverse((home.entry, home.stamp, home.dot.sequence)),
+            *node,
+        )
+    });
+    let mut taken: BTreeSet<Bytes> = BTreeSet::new();
+    let mut losers = Vec::new();
+    let mut show = |node: NodeId, home: &Home, name: Bytes, conflict: Option<ConflictKind>| {
+        let place = Place::new(*parent, name);
+        shown.directories_at.insert(place.clone(), node);
+        if let Some(kind) = conflict {
+            let shown_at = Some(place.clone());
+            let contended = home.place.clone();
+            shown.conflicts.push(Conflict {
+                kind,
+                place: contended,
+                shown: shown_at,
+                node,
+                content: None,
+                dot: home.dot,
+            });
+        }
+        let directory = ShownDirectory {
+            place,
+            home: home.place.clone(),
+            explicit: home.explicit,
+            conflict,
+        };
+        shown.directories.insert(node, directory);
+    };
+    for (node, home) in wishes {
+        if !home.cut && taken.insert(home.place.name.clone()) {
+            show(node, home, home.place.name.clone(), None);
+        } else {
+            losers.push((node, home));
+        }
+    }
+    for (node, home) in losers {
+        let kind = if home.cut {
+            ConflictKind::Cycle
+        } else {
+            ConflictKind::DirectoryName
+        };
+        let name = free_name(&home.place.name, home.dot, rules, &mut taken);
+        show(node, home, name, Some(kind));
+    }
+}
+
+/// A derived name that is not taken, now taken.
+fn free_name(name: &Bytes, dot: Dot, rules: &Rules, taken: &mut BTreeSet<Bytes>) -> Bytes {
+    let segment = (rules.segment_name)(&dot.segment);
+    let mut attempt = 1;
+    loop {
+        let candidate = conflict_name(name, dot, &segment, attempt);
+        if taken.insert(candidate.clone()) {
+            return candidate;
+        }
+        attempt += 1;
+    }
+}
