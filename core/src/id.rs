@@ -174,7 +174,7 @@ impl fmt::Display for VersionId {
         }
         let bytes = self.to_bytes();
         let (mut bits, mut count) = (0u32, 0u32);
-        let mut put = |f: &mut fmt::Formatter<'_>, digit: u32| {
+        let put = |f: &mut fmt::Formatter<'_>, digit: u32| {
             let c = BASE64.get((digit & 63) as usize).copied().unwrap_or(b'A');
             write!(f, "{}", c as char)
         };

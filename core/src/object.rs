@@ -189,7 +189,7 @@ impl Condition {
 }
 
 /// Sees every byte of a content in order, on the worker pool, while it is stored: for checksums of a protocol's own.
-pub type Tap = Box<dyn FnMut(&[u8]) + Send>;
+pub type Tap = Box<dyn FnMut(&[u8]) + Send + Sync>;
 
 /// How to store an object.
 #[derive(Default)]

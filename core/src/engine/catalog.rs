@@ -6,13 +6,12 @@ use crate::catalog::{self, CatalogRow, CatalogValue};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::BucketId;
 use crate::kv::{KeyRange, Space};
-use crate::namespace::{BucketState, Row, Txn, keys};
+use crate::namespace::{Txn, keys};
 use crate::object::{BucketInfo, Secret, UserInfo};
 use crate::path::{BucketPath, TenantPath, check_name};
 use crate::policy::BucketPolicy;
 use crate::register::{Dot, Write};
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// Clusters, tenants, buckets and users of a segment.
 #[derive(Clone)]
@@ -263,8 +262,9 @@ impl Catalog {
             return Ok(None);
         };
         let row = CatalogRow::decode(row, &self.0.id())?;
+        let names = catalog::names(&user);
         let (Some(CatalogValue::User { access_key: found, secret_key, created_ns }), [cluster, tenant, name]) =
-            (row.register.value(), catalog::names(&user).as_slice())
+            (row.register.value(), names.as_slice())
         else {
             return Ok(None);
         };

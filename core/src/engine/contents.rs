@@ -4,9 +4,11 @@
 //! survives a crash. Until then it is in `uncommitted`, from where concurrent writers share it; each of them commits the row with its own
 //! version, so that it does not matter whether the first one ever does.
 
+use super::lock::DirectoryLock;
 use super::pool::{Pool, received};
 use super::touched::Touched;
 use crate::chunk::{ChunkCache, Location, PackStore};
+use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
 use crate::kv::{Space, Store};
@@ -25,6 +27,7 @@ const INLINE_READ_BYTES_MAX: u32 = 32 << 10;
 
 pub(crate) struct Contents {
     packs: PackStore,
+    disk: Arc<dyn Disk>,
     store: Arc<dyn Store>,
     cache: ChunkCache,
     pub(crate) pool: Pool,
@@ -41,6 +44,8 @@ pub(crate) struct Contents {
     is_full: AtomicBool,
     unchecked_bytes: AtomicU64,
     damaged: Mutex<HashSet<ChunkId>>,
+    /// Readers may outlive the segment's handles; the directory stays theirs. Declared last: released last.
+    _lock: Arc<DirectoryLock>,
 }
 
 /// What has happened since the segment was opened.
@@ -57,9 +62,10 @@ pub(crate) struct Counters {
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
 
 impl Contents {
-    pub(crate) fn new(packs: PackStore, store: Arc<dyn Store>, cache: ChunkCache, pool: Pool, reserve_bytes: u64) -> Contents {
+    pub(crate) fn new(lock: Arc<DirectoryLock>, packs: PackStore, disk: Arc<dyn Disk>, store: Arc<dyn Store>, cache: ChunkCache, pool: Pool, reserve_bytes: u64) -> Contents {
         Contents {
             packs,
+            disk,
             store,
             cache,
             pool,
@@ -74,6 +80,7 @@ impl Contents {
             is_full: AtomicBool::new(false),
             unchecked_bytes: AtomicU64::new(u64::MAX / 2),
             damaged: Mutex::new(HashSet::new()),
+            _lock: lock,
         }
     }
 
@@ -81,8 +88,9 @@ impl Contents {
         &self.packs
     }
 
-    pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+    /// Free bytes on the file system.
+    pub(crate) fn free_bytes(&self) -> Result<u64> {
+        self.disk.free_bytes()
     }
 
     /// Refuses a write of `bytes` when the file system is nearly full. The reserve is what deletes and collections live on.
@@ -90,7 +98,7 @@ impl Contents {
         let unchecked = self.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.is_full.load(Ordering::Relaxed) || unchecked.saturating_add(bytes) > SPACE_CHECK_BYTES {
             self.unchecked_bytes.store(0, Ordering::Relaxed);
-            let free = self.packs.free_bytes()?;
+            let free = self.disk.free_bytes()?;
             self.is_full.store(free < self.reserve_bytes.saturating_add(bytes), Ordering::Relaxed);
         }
         if self.is_full.load(Ordering::Relaxed) {
@@ -259,10 +267,6 @@ impl Session {
         Arc::new(Session { contents: contents.clone(), era, compression, rows: Mutex::new(Vec::new()) })
     }
 
-    pub(crate) fn contents(&self) -> &Arc<Contents> {
-        &self.contents
-    }
-
     /// Stores a chunk. Blocks; for the pool.
     pub(crate) fn store(&self, raw: &[u8]) -> Result<ChunkId> {
         self.contents.store_chunk(raw, self.compression, self)
@@ -271,11 +275,6 @@ impl Session {
     /// How many chunks wait for their rows to be committed.
     pub(crate) fn len(&self) -> usize {
         self.rows.lock().len()
-    }
-
-    /// Notes that the version to be committed relies on the chunks of another one, which must be registered as open.
-    pub(crate) fn rely_on(&self, id: &ChunkId) {
-        self.contents.touched.insert(id);
     }
 
     /// Adds the rows of all chunks stored so far; [`Session::committed`] with the result once it is.

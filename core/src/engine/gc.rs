@@ -14,7 +14,7 @@ use crate::chunk::Location;
 use crate::error::{ErrorKind, Result};
 use crate::id::ChunkId;
 use crate::kv::{KeyRange, Snapshot, Space};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Reference};
 use crate::namespace::{Content, HistoryRow, NodeRow, keys, upload_content};
 use crate::object::GcReport;
 use crate::policy::Compression;
@@ -26,6 +26,9 @@ use std::sync::Arc;
 const MARKED_MAX: u64 = 1 << 20;
 /// Packs with less live data than this are rewritten.
 const LIVE_PERCENT_MIN: u64 = 70;
+/// Every process that stores something leaves a pack; when more than this many are small, they are put together.
+const SMALL_PACKS_MAX: usize = 16;
+const SMALL_PACK_BYTES: u64 = 8 << 20;
 /// Rows changed in one commit.
 const BATCH_ROWS: usize = 1024;
 
@@ -51,9 +54,11 @@ impl Segment {
             let marked = self.mark(&snapshot, &open, part).await?;
             self.sweep(&snapshot, &marked, part, &packs, &mut live_bytes, &mut report).await?;
         }
+        let small = packs.iter().filter(|p| p.bytes < SMALL_PACK_BYTES).count();
         for pack in &packs {
             let live = live_bytes.get(&pack.number).copied().unwrap_or_default();
-            let is_sparse = live.saturating_mul(100) < pack.bytes.saturating_mul(LIVE_PERCENT_MIN);
+            let is_sparse = live.saturating_mul(100) < pack.bytes.saturating_mul(LIVE_PERCENT_MIN)
+                || small > SMALL_PACKS_MAX && pack.bytes < SMALL_PACK_BYTES;
             if (live == 0 || is_sparse) && self.empty_pack(pack.number, &mut report).await? {
                 let bytes = pack.bytes;
                 contents.packs().remove_pack(pack.number)?;
@@ -272,22 +277,14 @@ impl Marker {
         }
         let nodes = ReadNodes(self.contents.clone());
         let (part, marked, seen) = (self.part, &mut self.marked, &mut self.seen);
-        let marked = std::cell::RefCell::new(marked);
         manifest
-            .for_each_chunk(
-                &nodes,
-                &mut |node| {
-                    if part.contains(node) {
-                        marked.borrow_mut().insert(*node);
-                    }
-                    seen.insert(*node)
-                },
-                &mut |chunk| {
-                    if part.contains(chunk) {
-                        marked.borrow_mut().insert(*chunk);
-                    }
-                },
-            )
+            .for_each_reference(&nodes, &mut |node| !seen.insert(*node), &mut |reference| {
+                let (Reference::Node(id) | Reference::Chunk(id)) = reference;
+                if part.contains(&id) {
+                    marked.insert(id);
+                }
+                Ok(())
+            })
             .await
     }
 }

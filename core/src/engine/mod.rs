@@ -51,7 +51,7 @@ macro_rules! transact {
             attempt += 1;
             #[allow(unused_mut, reason = "some bodies only read")]
             let mut $txn = ledger.begin();
-            let value = async { $crate::error::Result::Ok($body) }.await;
+            let value: $crate::error::Result<_> = async { Ok($body) }.await;
             let value = match value {
                 Ok(value) => value,
                 // What it read may have been changed half way.

@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 /// The highest part number (the S3 limit).
-pub const PART_NUMBER_MAX: u32 = 10_000;
+pub(super) const PART_NUMBER_MAX: u32 = 10_000;
 
 /// A stored part. Its row is a version record: content, size, tag, time and checksums are the same things.
 struct Part {
@@ -330,7 +330,7 @@ async fn join(session: &Session, parts: &[Part]) -> Result<Content> {
                 session.store(bytes)?;
                 let raw = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 let mut builder = Builder::new();
-                builder.push(Extent { length: u64::from(raw), source: Source::Chunk { id, offset: 0, raw } }, session).await?;
+                builder.push(session, Extent { length: u64::from(raw), source: Source::Chunk { id, offset: 0, raw } }).await?;
                 builder.finish(session).await?
             }
         };

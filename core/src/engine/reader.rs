@@ -2,7 +2,7 @@
 
 use super::contents::{Contents, Pin, ReadNodes};
 use crate::error::{Error, Result};
-use crate::manifest::{Cursor, Manifest, Source};
+use crate::manifest::{Cursor, Source};
 use crate::namespace::Content;
 use crate::object::ObjectInfo;
 use bytes::{Bytes, BytesMut};
@@ -77,9 +77,9 @@ impl Object {
             return Ok((offset < size).then_some(offset..size));
         };
         let nodes = ReadNodes(self.0.contents.clone());
-        let mut cursor = manifest.extents(offset.min(size)..size);
+        let mut cursor = manifest.extents(nodes, offset.min(size)..size);
         let mut found: Option<Range<u64>> = None;
-        while let Some((start, extent)) = cursor.next(&nodes).await? {
+        while let Some((start, extent)) = cursor.next().await? {
             match (&extent.source, &mut found) {
                 (Source::Hole, None) => {}
                 (Source::Hole, Some(_)) => break,
@@ -106,7 +106,7 @@ enum Piece {
 /// Fetches pieces in order.
 struct Feed {
     object: Object,
-    cursor: Option<Cursor>,
+    cursor: Option<Cursor<ReadNodes>>,
     inline: Option<Bytes>,
     ahead: VecDeque<(Piece, u64)>,
     ahead_bytes: u64,
@@ -123,7 +123,7 @@ impl Feed {
                 let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
                 (None, Some(bytes.slice(at(range.start)..at(range.end))))
             }
-            Content::Manifest(manifest) => (Some(Manifest::extents(manifest, range.clone())), None),
+            Content::Manifest(manifest) => (Some(manifest.extents(ReadNodes(object.0.contents.clone()), range.clone())), None),
         };
         // Who reads a small part will likely read the next one: keep what was verified.
         let is_partial = range.end - range.start < (256 << 10);
@@ -172,7 +172,7 @@ impl Feed {
                 continue;
             }
             let Some(cursor) = &mut self.cursor else { return Ok(()) };
-            let Some((_, extent)) = cursor.next(&ReadNodes(contents.clone())).await? else {
+            let Some((_, extent)) = cursor.next().await? else {
                 self.cursor = None;
                 return Ok(());
             };

@@ -7,6 +7,7 @@ use crate::chunk::Location;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ChunkId;
 use crate::kv::{KeyRange, Space};
+use crate::manifest::{Manifest, Reference};
 use crate::namespace::{Content, Shown, View};
 use crate::object::ScrubReport;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -129,10 +130,17 @@ impl Segment {
     }
 
     /// Whether all chunks of a manifest are in the index and none is damaged.
-    async fn check(&self, manifest: &crate::manifest::Manifest, damaged: &HashSet<ChunkId>) -> Result<()> {
+    async fn check(&self, manifest: &Manifest, damaged: &HashSet<ChunkId>) -> Result<()> {
         let contents = self.contents().clone();
         let mut chunks = HashSet::new();
-        manifest.for_each_chunk(&ReadNodes(contents.clone()), &mut |_| true, &mut |chunk| drop(chunks.insert(*chunk))).await?;
+        let nodes = ReadNodes(contents.clone());
+        manifest
+            .for_each_reference(&nodes, &mut |_| false, &mut |reference| {
+                let (Reference::Node(id) | Reference::Chunk(id)) = reference;
+                chunks.insert(id);
+                Ok(())
+            })
+            .await?;
         for chunk in chunks {
             if damaged.contains(&chunk) {
                 return Err(Error::damaged(format!("needs the damaged chunk {chunk}")));

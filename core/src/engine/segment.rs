@@ -12,7 +12,7 @@ use crate::env::Environment;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space, Store};
-use crate::namespace::{BucketState, Ledger, Row};
+use crate::namespace::{BucketState, Ledger};
 use crate::object::SegmentStatus;
 use crate::path::{BucketPath, check_name};
 use parking_lot::{Mutex, RwLock};
@@ -104,7 +104,7 @@ pub(super) struct Inner {
     pub(super) collecting: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<Change>,
     pub(super) gc_counters: Mutex<crate::GcReport>,
-    _lock: DirectoryLock,
+    _lock: Arc<DirectoryLock>,
 }
 
 impl Drop for Inner {
@@ -163,13 +163,16 @@ impl Segment {
         let id = SegmentId::from_hex(&identity.id)?;
         let store = open_store(&dir.join("metadata"), options.metadata_cache_bytes)?;
         let disk = Arc::new(SystemDisk::open(dir.join("packs"))?);
-        let (packs, recovery) = PackStore::open(disk, id, PackOptions::default())?;
+        let (packs, recovery) = PackStore::open(disk.clone(), id, PackOptions::default())?;
         for pack in &recovery.damaged {
             tracing::warn!(?pack, "a pack is damaged; run scrub for what it holds");
         }
-        let reserve = options.reserve_bytes.min(packs.total_bytes()? / 16);
+        let reserve = options.reserve_bytes.min(file_system_bytes(dir)? / 16);
+        let lock = Arc::new(lock);
         let contents = Arc::new(Contents::new(
+            lock.clone(),
             packs,
+            disk,
             store.clone(),
             ChunkCache::new(options.chunk_cache_bytes),
             Pool::new(options.workers)?,
@@ -234,7 +237,8 @@ impl Segment {
 
     /// Flushes and stops: later writes through clones fail, reads go on while a clone is held.
     pub async fn close(&self) -> Result<()> {
-        self.0.ledger.close().await
+        self.0.ledger.close().await?;
+        self.0.contents.packs().seal_active()
     }
 
     /// Its id.
@@ -343,7 +347,7 @@ impl Segment {
             unique_bytes,
             stored_bytes: contents.packs().stored_bytes(),
             packs: contents.packs().packs().len() as u64,
-            free_bytes: contents.packs().free_bytes()?,
+            free_bytes: contents.free_bytes()?,
             damaged_chunks: contents.damaged_chunks(),
             is_full: contents.is_full(),
         })
@@ -409,6 +413,11 @@ fn open_store(dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Store>> {
 #[cfg(all(feature = "redb", not(feature = "fjall")))]
 fn open_store(dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Store>> {
     Ok(Arc::new(crate::kv::redb::RedbStore::open(dir, cache_bytes)?))
+}
+
+fn file_system_bytes(dir: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(dir).map_err(|e| Error::io(format!("the file system of {} can't be looked at", dir.display()), e.into()))?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
 }
 
 fn write_durably(dir: &Path, name: &str, content: &[u8]) -> Result<()> {

@@ -144,7 +144,7 @@ impl ObjectWriter {
         self.drain(0).await?;
         self.has_holes = true;
         self.size += length;
-        self.builder.push(Extent { length, source: Source::Hole }, &*self.session).await?;
+        self.builder.push(&*self.session, Extent { length, source: Source::Hole }).await?;
         let mut digests = self.take_digests().await?;
         if digests.is_needed() {
             digests = self
@@ -238,7 +238,7 @@ impl ObjectWriter {
             let id = received(stored.done.await)??;
             self.window_bytes -= stored.bytes as usize;
             let source = Source::Chunk { id, offset: 0, raw: stored.bytes };
-            self.builder.push(Extent { length: stored.bytes.into(), source }, &*self.session).await?;
+            self.builder.push(&*self.session, Extent { length: stored.bytes.into(), source }).await?;
         }
         Ok(())
     }

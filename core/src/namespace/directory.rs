@@ -12,7 +12,7 @@ use crate::tree::{EntryKind, EntryValue, directory_id};
 use bytes::Bytes;
 
 /// The most names a file can have.
-pub const LINKS_MAX: usize = 1024;
+pub(super) const LINKS_MAX: usize = 1024;
 /// How many entries are looked at in one go for something that shows.
 const SCAN_ROWS: usize = 256;
 
@@ -48,7 +48,7 @@ pub async fn make_directories(
 }
 
 /// Makes the directory `name` (which ends in `/` and does not show yet) in `parent`.
-pub async fn make_directory(
+pub(super) async fn make_directory(
     txn: &mut Txn,
     bucket: &BucketState,
     parent: &NodeId,

@@ -6,7 +6,6 @@ use super::rows::{HistoryRow, ShownFile};
 use super::txn::Txn;
 use super::view::View;
 use super::version::Version;
-use super::write::version_id;
 use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::VersionId;
@@ -152,7 +151,7 @@ pub(super) async fn trim(txn: &mut Txn, bucket: &BucketState, place: &Place) -> 
 }
 
 /// The id of the write that carries a kept version.
-pub fn kept_version_id(key: &[u8], write: &Write<Version>) -> Result<VersionId> {
+pub(super) fn kept_version_id(key: &[u8], write: &Write<Version>) -> Result<VersionId> {
     let (_, _, order) = keys::parse_history(key)?;
     Ok(if write.value.as_ref().is_some_and(|v| v.is_null) { VersionId::Null } else { order.version() })
 }

@@ -28,6 +28,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use tokio::sync::{oneshot, watch};
 
 /// How many changed rows are remembered for conflict checks, at least. A transaction that began before them starts again.
@@ -71,6 +72,7 @@ pub struct Ledger {
     groups: AtomicU64,
     transactions: AtomicU64,
     conflicts: AtomicU64,
+    committer: Mutex<Option<JoinHandle<()>>>,
 }
 
 pub(super) struct State {
@@ -88,7 +90,6 @@ pub(super) struct State {
     pending: Group,
     stopped: Option<ErrorKind>,
     is_closing: bool,
-    is_idle: bool,
 }
 
 #[derive(Default)]
@@ -153,19 +154,20 @@ impl Ledger {
                 pending: Group::default(),
                 stopped: None,
                 is_closing: false,
-                is_idle: true,
             }),
             work: Condvar::new(),
             published: watch::channel(commit).0,
             groups: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
+            committer: Mutex::new(None),
         });
         let committer = ledger.clone();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("tombolo-commit".into())
             .spawn(move || committer.run())
             .map_err(|e| Error::io("the committer thread could not be started", e))?;
+        *ledger.committer.lock() = Some(thread);
         Ok(ledger)
     }
 
@@ -349,7 +351,6 @@ impl Ledger {
         loop {
             let (group, clock, usage) = {
                 let mut state = self.state.lock();
-                state.is_idle = true;
                 while state.pending.acks.is_empty() {
                     if state.is_closing {
                         self.work.notify_all();
@@ -357,7 +358,6 @@ impl Ledger {
                     }
                     self.work.wait(&mut state);
                 }
-                state.is_idle = false;
                 let mut group = std::mem::take(&mut state.pending);
                 group.usage.sort_unstable();
                 group.usage.dedup();
@@ -421,10 +421,15 @@ impl Ledger {
         self.settled().await
     }
 
-    /// Closes without waiting: for drops.
+    /// Takes no more changes, and returns when the committer has let go of the store: for drops.
     pub fn abandon(&self) {
         self.state.lock().is_closing = true;
         self.work.notify_all();
+        if let Some(committer) = self.committer.lock().take()
+            && committer.join().is_err()
+        {
+            tracing::error!("the committer thread panicked");
+        }
     }
 
     /// Why no more changes are taken, if so.

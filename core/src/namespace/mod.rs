@@ -21,7 +21,6 @@ mod version;
 mod view;
 mod write;
 
-pub(crate) use codec::{Reader, put_bytes, put_varint};
 pub use ledger::{ContentBarrier, Ledger, NoContents, Sequenced};
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue, row_commit,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// The format of rows written by this code. Rows of another format are refused.
-pub const ROW_FORMAT: u8 = 1;
+pub(super) const ROW_FORMAT: u8 = 1;
 
 /// What an entry shows under its name.
 #[derive(Debug, Clone, PartialEq)]
@@ -366,7 +366,7 @@ fn decode_optional<V>(bytes: Bytes, own: &SegmentId, value: impl Fn(&[u8]) -> Re
 }
 
 /// `[0 file | 1 implied directory | 2 explicit directory][node]`.
-pub fn encode_entry_value(value: &EntryValue, out: &mut Vec<u8>) {
+pub(super) fn encode_entry_value(value: &EntryValue, out: &mut Vec<u8>) {
     out.push(match value.kind {
         EntryKind::File => 0,
         EntryKind::Directory { explicit: false } => 1,
@@ -376,7 +376,7 @@ pub fn encode_entry_value(value: &EntryValue, out: &mut Vec<u8>) {
 }
 
 /// See [`encode_entry_value`].
-pub fn decode_entry_value(bytes: &[u8]) -> Result<EntryValue> {
+pub(super) fn decode_entry_value(bytes: &[u8]) -> Result<EntryValue> {
     let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
     let kind = match reader.u8()? {
         0 => EntryKind::File,
@@ -388,19 +388,19 @@ pub fn decode_entry_value(bytes: &[u8]) -> Result<EntryValue> {
 }
 
 /// `[parent][name]`.
-pub fn encode_home(value: &(NodeId, Bytes), out: &mut Vec<u8>) {
+pub(super) fn encode_home(value: &(NodeId, Bytes), out: &mut Vec<u8>) {
     out.extend_from_slice(&value.0.0);
     out.extend_from_slice(&value.1);
 }
 
 /// See [`encode_home`].
-pub fn decode_home(bytes: &[u8]) -> Result<(NodeId, Bytes)> {
+pub(super) fn decode_home(bytes: &[u8]) -> Result<(NodeId, Bytes)> {
     let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
     Ok((NodeId(reader.array()?), reader.rest()))
 }
 
 /// Optional numbers as value + 1, then times, then extended attributes.
-pub fn encode_attributes(value: &AttributesValue, out: &mut Vec<u8>) {
+pub(super) fn encode_attributes(value: &AttributesValue, out: &mut Vec<u8>) {
     let a = &value.attributes;
     for number in [a.mode.map(u64::from), a.uid.map(u64::from), a.gid.map(u64::from)] {
         put_varint(out, number.map_or(0, |n| n + 1));
@@ -429,7 +429,7 @@ pub fn encode_attributes(value: &AttributesValue, out: &mut Vec<u8>) {
 }
 
 /// See [`encode_attributes`].
-pub fn decode_attributes(bytes: &[u8]) -> Result<AttributesValue> {
+pub(super) fn decode_attributes(bytes: &[u8]) -> Result<AttributesValue> {
     let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
     let optional = |reader: &mut Reader| -> Result<Option<u32>> {
         match reader.varint()? {
@@ -454,7 +454,7 @@ pub fn decode_attributes(bytes: &[u8]) -> Result<AttributesValue> {
 }
 
 /// `[version, 32 bytes]`, then key and value of each tag.
-pub fn encode_tags(value: &TagsValue, out: &mut Vec<u8>) {
+pub(super) fn encode_tags(value: &TagsValue, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.version);
     for (key, value) in &value.tags {
         put_bytes(out, key.as_bytes());
@@ -463,7 +463,7 @@ pub fn encode_tags(value: &TagsValue, out: &mut Vec<u8>) {
 }
 
 /// See [`encode_tags`].
-pub fn decode_tags(bytes: &[u8]) -> Result<TagsValue> {
+pub(super) fn decode_tags(bytes: &[u8]) -> Result<TagsValue> {
     let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
     let version = reader.array()?;
     let mut tags = Tags::new();

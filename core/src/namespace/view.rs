@@ -143,10 +143,15 @@ impl View {
             Bound::Excluded(name) => Bound::Excluded(full(name)),
         };
         let past_start = match &start {
-            Bound::Included(key) | Bound::Excluded(key) => {
+            Bound::Included(key) => {
                 let whole = keys::past_of_row(Space::Entries as u8, key);
                 Bound::Included(whole.slice(..whole.len().saturating_sub(2)))
             }
+            // Behind all states of the row.
+            Bound::Excluded(key) => match end_of_prefix(&keys::past_of_row(Space::Entries as u8, key)) {
+                Bound::Excluded(end) => Bound::Included(end),
+                other => other,
+            },
             Bound::Unbounded => Bound::Unbounded,
         };
         EntryCursor {

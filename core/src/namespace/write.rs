@@ -291,7 +291,7 @@ pub(super) fn current_write<'a>(row: &'a NodeRow, name: &[u8]) -> Result<&'a Wri
 }
 
 /// The id of a version from the write that carries it.
-pub fn version_id(write: &Write<Version>) -> VersionId {
+pub(super) fn version_id(write: &Write<Version>) -> VersionId {
     let own = VersionId::Id { stamp: write.stamp_time, segment: write.dot.segment, sequence: write.dot.sequence };
     write.value.as_ref().map_or(own, |v| v.version_id(own))
 }
