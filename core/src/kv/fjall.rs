@@ -21,6 +21,7 @@ use super::{Batch, Durability, KeyRange, Page, Snapshot, Space, Store, guard_mis
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
+use fjall::compaction::Leveled;
 use fjall::config::{CompressionPolicy, HashRatioPolicy};
 use fjall::{
     AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode,
@@ -35,8 +36,13 @@ use std::time::Duration;
 const CACHE_BYTES_MIN: usize = 8 << 20;
 /// The longest replay at opening: journals are kept until what they hold is in tables.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
-/// The least free space beside that for the write buffers: a journal, and a compaction's tables before it drops the old.
-const FREE_BYTES_MIN: u64 = 64 << 20;
+/// What must be free for a commit to be taken: write buffers are still to be written out, and a compaction writes new tables
+/// before it drops the old ones.
+const FREE_BYTES_MIN: u64 = 128 << 20;
+/// The same on a small file system, as a part of it.
+const FREE_PART_MIN: u64 = 32;
+/// Small tables keep compactions short and what they need beside the old tables small: about a hundred MiB.
+const TABLE_BYTES: u64 = 8 << 20;
 /// fjall halts writers at 4 sealed write buffers and at 30 runs in a space; this store waits just before that.
 const SEALED_BUFFERS_MAX: usize = 3;
 const RUNS_MAX: usize = 28;
@@ -137,15 +143,16 @@ impl FjallStore {
             }),
             latest,
             write_buffer_bytes: cache_bytes / 4,
-            free_bytes_min: (FREE_BYTES_MIN + cache_bytes).min(file_system_bytes / 8),
+            free_bytes_min: FREE_BYTES_MIN.min(file_system_bytes / FREE_PART_MIN),
             commits,
             database,
         })
     }
 
     /// With less free space than this on its file system the store refuses commits with [`ErrorKind::NoSpace`], and takes them
-    /// again when there is more. It needs the rest to write out its buffers and to compact its tables. Whoever wants deletes to go
-    /// on when the disk is full must refuse growth some way before this.
+    /// again when there is more: 128 MiB, or a 32nd of a small file system. The store needs the rest to write out its buffers and
+    /// to compact its tables. Whoever wants deletes to go on when the disk is full must refuse growth before: at
+    /// twice as much, say.
     pub fn free_bytes_min(&self) -> u64 {
         self.free_bytes_min
     }
@@ -172,35 +179,46 @@ impl FjallStore {
         if batch.writes.is_empty() && durability == Durability::Buffered {
             return Ok(());
         }
-        if self.lacks_space()? {
-            return Err(Error::new(
-                ErrorKind::NoSpace,
-                format!(
-                    "less than {} MiB are free for the metadata store in {}",
-                    self.free_bytes_min >> 20,
-                    self.dir.display()
-                ),
-            ));
-        }
         let mark = Mark {
             number: writer.mark.number + 1,
             synced: writer.mark.synced,
         };
-        let result = self
-            .make_room(batch)
-            .and_then(|()| self.write(batch, mark, durability));
-        if let Err(error) = result {
-            // A background worker doesn't tell why it failed; a full disk explains it.
-            let full = error.kind() == ErrorKind::NoSpace || self.lacks_space().unwrap_or(false);
-            let kind = if full {
-                ErrorKind::NoSpace
-            } else {
-                ErrorKind::Failed
-            };
-            writer.failed = Some(kind);
-            return Err(
-                Error::new(kind, "no more commits until the store is opened again").because(error),
-            );
+        let result = self.lacks_space().and_then(|lacks_space| {
+            if lacks_space {
+                return Ok(false);
+            }
+            self.make_room(batch)?;
+            self.write(batch, mark, durability)?;
+            Ok(true)
+        });
+        match result {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Error::new(
+                    ErrorKind::NoSpace,
+                    format!(
+                        "less than {} MiB are free for the metadata store in {}",
+                        self.free_bytes_min >> 20,
+                        self.dir.display()
+                    ),
+                ));
+            }
+            Err(error) => {
+                // A background worker doesn't tell why it failed; a full disk explains it.
+                let full = error.kind() == ErrorKind::NoSpace
+                    || file_system(&self.dir)
+                        .is_ok_and(|found| found.free_bytes < self.free_bytes_min);
+                let kind = if full {
+                    ErrorKind::NoSpace
+                } else {
+                    ErrorKind::Failed
+                };
+                writer.failed = Some(kind);
+                return Err(
+                    Error::new(kind, "no more commits until the store is opened again")
+                        .because(error),
+                );
+            }
         }
         writer.mark = Mark {
             number: mark.number,
@@ -218,8 +236,16 @@ impl FjallStore {
         Ok(())
     }
 
+    /// Whether too little space is free, not counting what background work gives back when it is done.
     fn lacks_space(&self) -> Result<bool> {
-        Ok(file_system(&self.dir)?.free_bytes < self.free_bytes_min)
+        while file_system(&self.dir)?.free_bytes < self.free_bytes_min {
+            if !self.is_flushing() && self.database.active_compactions() == 0 {
+                return Ok(true);
+            }
+            self.check_workers()?;
+            std::thread::park_timeout(THROTTLE_POLL);
+        }
+        Ok(false)
     }
 
     fn write(&self, batch: &Batch, mark: Mark, durability: Durability) -> Result<()> {
@@ -263,9 +289,7 @@ impl FjallStore {
     }
 
     fn behind(&self, batch: &Batch) -> Result<bool> {
-        if self.database.write_buffer_size() > 2 * self.write_buffer_bytes
-            && self.database.outstanding_flushes() > 0
-        {
+        if self.database.write_buffer_size() > 2 * self.write_buffer_bytes && self.is_flushing() {
             return Ok(true);
         }
         let mut looked_at = [false; Space::ALL.len()];
@@ -285,9 +309,20 @@ impl FjallStore {
         Ok(false)
     }
 
+    fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
+        self.spaces.0.iter().chain([&self.commits])
+    }
+
+    /// Whether sealed write buffers wait to be written out, or are being written.
+    fn is_flushing(&self) -> bool {
+        self.keyspaces()
+            .any(|keyspace| keyspace.tree.sealed_memtable_count() > 0)
+    }
+
     fn seal_fullest(&self) -> Result<()> {
-        let keyspaces = self.spaces.0.iter().chain([&self.commits]);
-        let fullest = keyspaces.max_by_key(|keyspace| keyspace.tree.active_memtable().size());
+        let fullest = self
+            .keyspaces()
+            .max_by_key(|keyspace| keyspace.tree.active_memtable().size());
         let Some(fullest) = fullest else {
             return Ok(());
         };
@@ -453,7 +488,9 @@ fn name(space: Space) -> &'static str {
 
 /// How the space is laid out. Taken when the store is created and kept with it.
 fn options(space: Space) -> KeyspaceCreateOptions {
-    let options = KeyspaceCreateOptions::default();
+    let options = KeyspaceCreateOptions::default().compaction_strategy(Arc::new(
+        Leveled::default().with_table_target_size(TABLE_BYTES),
+    ));
     match space {
         // Chunk ids are hashes: most lookups are for chunks that are not there (is it new?), and nothing compresses.
         Space::Chunks => options

@@ -105,14 +105,17 @@ pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
     else {
         return Ok(());
     };
-    let first_bad = last
-        .and_then(|batch| batch.mark)
-        .map(|mark| mark.number + 1);
-    if let (Some(first_bad), Some(synced)) = (first_bad, later.synced)
-        && synced >= first_bad
-    {
+    // The bad batch is the one after the last whole one; without one before it, at the latest the one before the next.
+    let last_number = last.and_then(|batch| batch.mark).map(|mark| mark.number);
+    let first_bad = last_number.map(|number| number + 1);
+    let synced_as_well = match (first_bad, later.first) {
+        (Some(first_bad), Some(_)) => later.synced >= first_bad,
+        (None, Some(first)) => later.synced + 1 >= first,
+        (_, None) => false,
+    };
+    if synced_as_well {
         return Err(Error::damaged(format!(
-            "{} is damaged at byte {end}: batch {first_bad} is not readable although it was synced; restore the file",
+            "{} is damaged at byte {end}: what stands there was synced but is not readable; restore the file",
             path.display()
         )));
     }
@@ -177,9 +180,12 @@ struct Batch {
 }
 
 /// What follows a bad batch.
+#[derive(Default)]
 struct Later {
+    /// The number of the first whole batch among it.
+    first: Option<u64>,
     /// The highest number that a whole batch among it knows to be synced.
-    synced: Option<u64>,
+    synced: u64,
 }
 
 struct Journal {
@@ -306,14 +312,17 @@ impl Journal {
             };
             let mut next = at + searched as u64;
             if window.iter().any(|byte| *byte != 0) {
-                let later = later.get_or_insert(Later { synced: None });
+                let later = later.get_or_insert_with(Later::default);
                 for (offset, start) in window.windows(START_BYTES + 2).enumerate().take(searched) {
                     if !starts_like_a_batch(start, after_seqno) {
                         continue;
                     }
                     self.seek(at + offset as u64)?;
                     if let Some(batch) = self.batch()? {
-                        later.synced = later.synced.max(batch.mark.map(|mark| mark.synced));
+                        if let Some(mark) = batch.mark {
+                            later.first = later.first.or(Some(mark.number));
+                            later.synced = later.synced.max(mark.synced);
+                        }
                         next = batch.end;
                         break;
                     }
@@ -463,17 +472,18 @@ mod tests {
 
     #[tokio::test]
     async fn damage_to_a_synced_batch_is_not_hidden() {
-        for bad in [1, 2] {
+        // The first batch of the journal, a buffered one that the next one's sync covered, and one that was synced itself.
+        for bad in [1, 2, 3] {
             let dir = tempfile::tempdir().unwrap();
             let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
             for (fill, durability) in [
-                (0, Durability::Sync),
-                (1, Durability::Buffered),
-                (2, Durability::Sync),
+                (1, Durability::Sync),
+                (2, Durability::Buffered),
+                (3, Durability::Sync),
+                (4, Durability::Buffered),
             ] {
                 put(&store, fill, durability).await;
             }
-            put(&store, 3, Durability::Buffered).await;
             drop(store);
             lose_page(dir.path(), bad);
             let error = FjallStore::open(dir.path(), CACHE_BYTES)
