@@ -89,30 +89,16 @@ impl Builder {
             });
         }
         self.close_below(store, 0).await?;
-        let (mut root, mut level) = self.close_top(store).await?;
-        // What a truncation leaves may be higher than it needs to be.
-        while self.has_grafts {
-            match Node::read(store, &root, level).await? {
-                Node::Inner { children, .. } => match children.as_slice() {
-                    [only] => (root, level) = (*only, level - 1),
-                    _ => break,
-                },
-                Node::Leaf(extents) if extents.len() <= EXTENTS_INLINE_MAX => {
-                    return Ok(Manifest {
-                        size,
-                        root: inline_root(extents),
-                    });
-                }
-                Node::Leaf(_) => break,
-            }
-        }
-        Ok(Manifest {
-            size,
-            root: Root::Tree {
+        let (root, level) = self.close_top(store).await?;
+        let root = match self.has_grafts {
+            // What a truncation leaves may be higher than it needs to be.
+            true => lowest_root(store, root, level).await?,
+            false => Root::Tree {
                 id: root.id,
                 depth: level + 1,
             },
-        })
+        };
+        Ok(Manifest { size, root })
     }
 
     fn grow(&mut self, length: u64) -> Result<()> {
@@ -266,11 +252,11 @@ impl Builder {
     /// Appends to the leaf at hand. A leaf is ended only when an extent comes that can't be joined with its last, so that
     /// the result does not depend on how runs were split.
     async fn append_extent(&mut self, store: &dyn NodeStore, extent: Extent) -> Result<()> {
-        if let Some(last) = self.extents.last_mut() {
-            if let Some(joined) = last.join(&extent) {
-                *last = joined;
-                return Ok(());
-            }
+        if let Some(last) = self.extents.last_mut()
+            && let Some(joined) = last.join(&extent)
+        {
+            *last = joined;
+            return Ok(());
         }
         if is_complete(&self.extents) {
             let leaf = Node::Leaf(std::mem::take(&mut self.extents))
@@ -362,6 +348,28 @@ fn inline_root(extents: Vec<Extent>) -> Root {
         Root::Empty
     } else {
         Root::Extents(extents)
+    }
+}
+
+/// The root that stands for the tree under `top`, without nodes of one entry above it, or without any node.
+async fn lowest_root(store: &dyn NodeStore, mut top: Child, mut level: u8) -> Result<Root> {
+    loop {
+        match Node::read(store, &top, level).await? {
+            Node::Leaf(extents) if extents.len() <= EXTENTS_INLINE_MAX => {
+                return Ok(inline_root(extents));
+            }
+            Node::Inner { children, .. } if children.len() == 1 => {
+                for only in children {
+                    (top, level) = (only, level - 1);
+                }
+            }
+            _ => {
+                return Ok(Root::Tree {
+                    id: top.id,
+                    depth: level + 1,
+                });
+            }
+        }
     }
 }
 
