@@ -81,7 +81,7 @@ pub(super) fn expand(codec: Codec, payload: Bytes, raw_bytes: usize) -> Result<B
 }
 
 fn saves(raw_bytes: usize, stored_bytes: usize) -> bool {
-    stored_bytes <= raw_bytes - raw_bytes / 16 - 1
+    stored_bytes < raw_bytes - raw_bytes / 16
 }
 
 /// Whether a sample from the first quarter, the middle or the last quarter shrinks.

@@ -221,7 +221,7 @@ pub fn decode_index(index: &[u8], index_offset: u64) -> Result<Vec<IndexEntry>> 
         let inside =
             entry.offset >= PACK_HEADER_BYTES && end.is_some_and(|end| end <= index_offset);
         if !inside
-            || entry.offset % RECORD_ALIGN != 0
+            || !entry.offset.is_multiple_of(RECORD_ALIGN)
             || entries.last().is_some_and(|last| *last >= entry)
         {
             return Err(Error::damaged(format!(

@@ -11,25 +11,23 @@
 //!   opened again: what the disk holds then is found out by the scan. Reads go on.
 //! * A failed write leaves at most a gap, which the index does not list and a scan steps over.
 
-use super::background::{Queue, Task};
+use super::background::Queue;
 use super::compress;
 use super::location::Location;
 use super::maps::MapCache;
-use super::open_pack::{Due, OpenPack};
-use super::pack::{PACK_HEADER_BYTES, TRAILER_BYTES, pack_name, read_trailer};
-use super::record::{
-    CHUNK_BYTES_MAX, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, decode_header, decode_payload,
-};
+use super::open_pack::OpenPack;
+use super::pack::pack_name;
+use super::read::{chunk_error, map_record, no_pack, pack_error, read_index, read_record};
+use super::record::{CHUNK_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader};
 use super::recover::{Recovery, find_packs};
 use super::scan::scan;
-use crate::disk::{Disk, File, Mapping};
-use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::disk::{Disk, Mapping};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ChunkId, SegmentId};
 use crate::policy::Compression;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::BTreeMap;
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -67,48 +65,51 @@ pub struct PackInfo {
     pub is_sealed: bool,
 }
 
+/// What [`PackStore::verify_pack`] calls for each record: the chunk, its place, the outcome, and the bytes read for it.
+pub type OnVerified<'a> = dyn FnMut(ChunkId, &Location, Result<()>, u64) + 'a;
+
 /// The chunk store of a segment. All calls block; they may come from many threads at once.
 pub struct PackStore {
     shared: Arc<Shared>,
     background: Option<JoinHandle<()>>,
 }
 
-struct Shared {
-    disk: Arc<dyn Disk>,
-    segment: SegmentId,
-    options: PackOptions,
-    active: Mutex<Active>,
-    packs: RwLock<Packs>,
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) segment: SegmentId,
+    pub(super) options: PackOptions,
+    pub(super) active: Mutex<Active>,
+    pub(super) packs: RwLock<Packs>,
     maps: MapCache,
     /// Whether the directory has changed since its last sync. Held while syncing it.
-    is_directory_dirty: Mutex<bool>,
+    pub(super) is_directory_dirty: Mutex<bool>,
     /// Appends that have been written.
-    appended: AtomicU64,
-    sync: Mutex<SyncState>,
-    sync_ended: Condvar,
+    pub(super) appended: AtomicU64,
+    pub(super) sync: Mutex<SyncState>,
+    pub(super) sync_ended: Condvar,
     /// Why the store has stopped taking appends.
-    failure: Mutex<Option<String>>,
-    queue: Queue,
+    pub(super) failure: Mutex<Option<String>>,
+    pub(super) queue: Queue,
 }
 
 /// The pack that is appended to, if any. Its lock is never held while data is written.
-struct Active {
-    pack: Option<Arc<OpenPack>>,
-    next_number: u64,
+pub(super) struct Active {
+    pub(super) pack: Option<Arc<OpenPack>>,
+    pub(super) next_number: u64,
 }
 
 #[derive(Default)]
-struct Packs {
-    sealed: BTreeMap<u64, u64>,
-    open: BTreeMap<u64, Arc<OpenPack>>,
+pub(super) struct Packs {
+    pub(super) sealed: BTreeMap<u64, u64>,
+    pub(super) open: BTreeMap<u64, Arc<OpenPack>>,
     damaged: BTreeMap<u64, u64>,
 }
 
 #[derive(Default)]
-struct SyncState {
+pub(super) struct SyncState {
     /// The count of appends that a finished sync covers.
-    synced: u64,
-    is_running: bool,
+    pub(super) synced: u64,
+    pub(super) is_running: bool,
 }
 
 /// Where a pack's bytes come from.
@@ -270,7 +271,13 @@ impl PackStore {
             }
         }
         shared.maps.remove(number);
-        shared.disk.remove(&pack_name(number))?;
+        match shared.disk.remove(&pack_name(number)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(pack_error(number, error));
+            }
+            // Somebody else removed the file, which comes to the same.
+            _ => {}
+        }
         *shared.is_directory_dirty.lock() = true;
         // A sync that has nothing else to do must see to the directory.
         shared.appended.fetch_add(1, Ordering::AcqRel);
@@ -280,11 +287,7 @@ impl PackStore {
     /// Reads every record of a pack from the disk, in order, and calls `each` with the chunk, its place, the outcome
     /// and the bytes read for it. An error that concerns the pack as a whole comes at the end: the records were then found by
     /// a scan, which does not see those that are damaged. `each` may wait, to bound the rate.
-    pub fn verify_pack(
-        &self,
-        number: u64,
-        each: &mut dyn FnMut(ChunkId, &Location, Result<(), Error>, u64),
-    ) -> Result<()> {
+    pub fn verify_pack(&self, number: u64, each: &mut OnVerified<'_>) -> Result<()> {
         let shared = &*self.shared;
         let (entries, outcome) = match shared.entries(number) {
             Ok(entries) => (entries, Ok(())),
@@ -293,8 +296,8 @@ impl PackStore {
                 let file = shared
                     .disk
                     .open(&pack_name(number))
-                    .map_err(|e| shared.pack_error(number, e))?;
-                let found = scan(&*file).map_err(|e| shared.pack_error(number, e))?;
+                    .map_err(|e| pack_error(number, e))?;
+                let found = scan(&*file).map_err(|e| pack_error(number, e))?;
                 let entries = found
                     .entries
                     .iter()
@@ -307,7 +310,7 @@ impl PackStore {
             Some(Source::Sealed | Source::Damaged) => shared
                 .disk
                 .open(&pack_name(number))
-                .map_err(|e| shared.pack_error(number, e))?,
+                .map_err(|e| pack_error(number, e))?,
             None => return Err(no_pack(number)),
         };
         for (id, location) in entries {
@@ -346,190 +349,6 @@ impl Drop for PackStore {
 }
 
 impl Shared {
-    fn append(&self, header: &RecordHeader, payload: &[u8]) -> Result<Location> {
-        let bytes = header.record_bytes();
-        let (pack, offset) = self.reserve(bytes)?;
-        let head = header.encode();
-        let padding = [0; RECORD_ALIGN as usize];
-        let padding_bytes = bytes as usize - head.len() - payload.len();
-        let parts = [
-            IoSlice::new(&head),
-            IoSlice::new(payload),
-            IoSlice::new(padding.get(..padding_bytes).unwrap_or_default()),
-        ];
-        if let Err(error) = pack.file.write_at(&parts, offset) {
-            let due = pack.abandon(offset, bytes);
-            if error.kind() != ErrorKind::NoSpace {
-                self.fail(&error);
-            }
-            self.see_to(due, pack);
-            return Err(error);
-        }
-        let location = Location {
-            pack: pack.number,
-            offset,
-            stored: header.stored,
-            raw: header.raw,
-        };
-        let entry = super::IndexEntry {
-            id: header.id,
-            offset,
-            stored: header.stored,
-            raw: header.raw,
-        };
-        let due = pack.complete(
-            entry,
-            bytes,
-            self.options.writeback_bytes.unwrap_or(u64::MAX),
-        );
-        self.appended.fetch_add(1, Ordering::AcqRel);
-        self.see_to(due, pack);
-        Ok(location)
-    }
-
-    /// Space in the active pack, or in a new one if it is full.
-    fn reserve(&self, bytes: u64) -> Result<(Arc<OpenPack>, u64)> {
-        let mut active = self.active.lock();
-        if let Some(pack) = &active.pack {
-            if let Some(offset) = pack.reserve(bytes, self.options.pack_bytes_max) {
-                return Ok((pack.clone(), offset));
-            }
-        }
-        let number = active.next_number;
-        let next_number = number
-            .checked_add(1)
-            .ok_or_else(|| Error::new(ErrorKind::Failed, "pack numbers are used up"))?;
-        let pack = Arc::new(OpenPack::create(&*self.disk, &self.segment, number)?);
-        let offset = pack
-            .reserve(bytes, self.options.pack_bytes_max)
-            .ok_or_else(|| Error::new(ErrorKind::Failed, "a new pack is full"))?;
-        *self.is_directory_dirty.lock() = true;
-        self.packs.write().open.insert(number, pack.clone());
-        active.next_number = next_number;
-        let full = active.pack.replace(pack.clone());
-        drop(active);
-        if let Some(full) = full.filter(|full| full.set_full()) {
-            self.see_to(Due::Seal, full);
-        }
-        Ok((pack, offset))
-    }
-
-    fn see_to(&self, due: Due, pack: Arc<OpenPack>) {
-        let has_thread = self.options.writeback_bytes.is_some();
-        match due {
-            Due::Nothing => {}
-            Due::Flush if has_thread => self.queue.push(Task::Flush(pack)),
-            Due::Flush => {}
-            Due::Seal if has_thread => self.queue.push(Task::Seal(pack)),
-            Due::Seal => self.seal(&pack),
-        }
-    }
-
-    fn run_tasks(&self) {
-        while let Some(task) = self.queue.pop() {
-            match task {
-                Task::Flush(pack) => {
-                    if let Err(error) = pack.flush() {
-                        self.fail(&error);
-                    }
-                }
-                Task::Seal(pack) => self.seal(&pack),
-            }
-        }
-    }
-
-    /// Seals a quiet pack. Without space for the index it stays as it is until the next chance.
-    fn seal(&self, pack: &Arc<OpenPack>) {
-        let is_open = || self.packs.read().open.contains_key(&pack.number);
-        if !is_open() {
-            return;
-        }
-        match pack.seal() {
-            Ok(bytes) => {
-                let mut packs = self.packs.write();
-                packs.open.remove(&pack.number);
-                packs.sealed.insert(pack.number, bytes);
-            }
-            Err(error) if error.kind() == ErrorKind::NoSpace => {
-                tracing::warn!(
-                    pack = pack_name(pack.number),
-                    "no space for a pack's index; it is scanned when it is opened"
-                );
-            }
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn seal_quiet_packs(&self) -> Result<()> {
-        let open: Vec<_> = self.packs.read().open.values().cloned().collect();
-        for pack in open.iter().filter(|pack| pack.is_quiet()) {
-            self.seal(pack);
-        }
-        self.check_failure()
-    }
-
-    fn sync(&self) -> Result<()> {
-        let goal = self.appended.load(Ordering::Acquire);
-        let mut state = self.sync.lock();
-        while state.synced < goal {
-            if state.is_running {
-                self.sync_ended.wait(&mut state);
-                continue;
-            }
-            state.is_running = true;
-            drop(state);
-            // Whoever appended until here is taken along.
-            let covered = self.appended.load(Ordering::Acquire);
-            let outcome = self.flush_all();
-            state = self.sync.lock();
-            state.is_running = false;
-            if outcome.is_ok() {
-                state.synced = state.synced.max(covered);
-            }
-            self.sync_ended.notify_all();
-            outcome?;
-        }
-        // A failure since then says nothing about what was synced before.
-        Ok(())
-    }
-
-    fn flush_all(&self) -> Result<()> {
-        self.check_failure()?;
-        let open: Vec<_> = self.packs.read().open.values().cloned().collect();
-        let flush = || {
-            open.iter().try_for_each(|pack| pack.flush())?;
-            let mut is_dirty = self.is_directory_dirty.lock();
-            if *is_dirty {
-                self.disk.sync_dir()?;
-                *is_dirty = false;
-            }
-            Ok(())
-        };
-        flush().inspect_err(|error| self.fail(error))?;
-        // The other thread may have seen a sync of one of these packs fail.
-        self.check_failure()
-    }
-
-    fn fail(&self, error: &Error) {
-        let mut failure = self.failure.lock();
-        if failure.is_none() {
-            tracing::error!(%error, "the chunk store takes no more appends until it is opened again");
-            *failure = Some(error.to_string());
-        }
-    }
-
-    fn check_failure(&self) -> Result<()> {
-        match &*self.failure.lock() {
-            None => Ok(()),
-            Some(cause) => Err(Error::new(
-                ErrorKind::Failed,
-                format!(
-                    "the chunk store has stopped after an error, open the segment again: {cause}"
-                ),
-            )),
-        }
-    }
-
     fn source(&self, number: u64) -> Option<Source> {
         let packs = self.packs.read();
         if packs.sealed.contains_key(&number) {
@@ -574,23 +393,8 @@ impl Shared {
         let mut entries = match self.source(number) {
             Some(Source::Open(pack)) => pack.entries(),
             Some(Source::Sealed) => {
-                let read = || {
-                    let file = self.disk.open(&pack_name(number))?;
-                    let file_bytes = file.len()?;
-                    let start = file_bytes
-                        .checked_sub(TRAILER_BYTES)
-                        .filter(|start| *start >= PACK_HEADER_BYTES);
-                    let start = start.ok_or_else(|| Error::damaged("the file was cut"))?;
-                    let trailer = read_exact(&*file, start, TRAILER_BYTES as usize)?;
-                    // Bounds the index by the length of the file.
-                    let trailer = read_trailer(&trailer, number, file_bytes)?;
-                    trailer.decode_index(&read_exact(
-                        &*file,
-                        trailer.index_offset,
-                        trailer.index_bytes() as usize,
-                    )?)
-                };
-                read().map_err(|error| self.pack_error(number, error))?
+                let read = || read_index(&*self.disk.open(&pack_name(number))?, number);
+                read().map_err(|error| pack_error(number, error))?
             }
             Some(Source::Damaged) => {
                 return Err(Error::damaged(format!(
@@ -606,75 +410,6 @@ impl Shared {
             .map(|entry| (entry.id, entry.location(number)))
             .collect())
     }
-
-    fn pack_error(&self, number: u64, error: Error) -> Error {
-        let name = pack_name(number);
-        match error.kind() {
-            ErrorKind::NotFound => Error::damaged(format!("pack {name} is missing")),
-            kind => Error::new(kind, format!("pack {name} can't be read")),
-        }
-        .about(Subject::Pack)
-        .because(error)
-    }
-}
-
-fn no_pack(number: u64) -> Error {
-    Error::not_found(
-        Subject::Pack,
-        format!("there is no pack {}", pack_name(number)),
-    )
-}
-
-/// What a failed read tells the caller. Running out of file handles, for one, is not the chunk's fault.
-fn chunk_error(id: &ChunkId, location: &Location, error: Error) -> Error {
-    let (name, offset) = (pack_name(location.pack), location.offset);
-    let place = format!("chunk {id} in pack {name} at offset {offset}");
-    match error.kind() {
-        ErrorKind::NotFound => Error::damaged(format!("{place} is lost: the pack is missing")),
-        ErrorKind::Damaged | ErrorKind::Invalid => Error::damaged(format!("{place} is damaged")),
-        _ => Error::new(ErrorKind::Failed, format!("{place} can't be read")),
-    }
-    .about(Subject::Chunk)
-    .because(error)
-}
-
-/// Reads a record with one call to the disk.
-fn read_record(file: &dyn File, id: &ChunkId, location: &Location) -> Result<Bytes> {
-    location.check()?;
-    let record = read_exact(
-        file,
-        location.offset,
-        RECORD_HEADER_BYTES + location.stored as usize,
-    )?;
-    decode_record(record, id, location)
-}
-
-/// Shows a record of a map.
-fn map_record(map: &Mapping, id: &ChunkId, location: &Location) -> Result<Bytes> {
-    location.check()?;
-    let start = usize::try_from(location.offset).unwrap_or(usize::MAX);
-    let end = start.saturating_add(RECORD_HEADER_BYTES + location.stored as usize);
-    decode_record(map.slice(start..end)?, id, location)
-}
-
-fn decode_record(record: Bytes, id: &ChunkId, location: &Location) -> Result<Bytes> {
-    let header = decode_header(&record)?;
-    if header.id != *id || header.stored != location.stored || header.raw != location.raw {
-        return Err(Error::damaged(format!(
-            "the record there is of chunk {}, {} bytes",
-            header.id, header.raw
-        )));
-    }
-    decode_payload(&header, record.slice(RECORD_HEADER_BYTES..))
-}
-
-fn read_exact(file: &dyn File, offset: u64, length: usize) -> Result<Bytes> {
-    let mut buffer = BytesMut::zeroed(length);
-    let count = file.read_at(&mut buffer, offset)?;
-    if count < length {
-        return Err(Error::damaged("the file ends before it does"));
-    }
-    Ok(buffer.freeze())
 }
 
 #[cfg(test)]

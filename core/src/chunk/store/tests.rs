@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::{FaultyDisk, SystemDisk};
+use crate::error::Subject;
 
 const SEGMENT: SegmentId = SegmentId([5; 16]);
 

@@ -1,0 +1,99 @@
+//! Reading single records and indexes, and what to say when that fails.
+
+use super::location::Location;
+use super::pack::{IndexEntry, PACK_HEADER_BYTES, TRAILER_BYTES, pack_name, read_trailer};
+use super::record::{RECORD_HEADER_BYTES, decode_header, decode_payload};
+use crate::disk::{File, Mapping};
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::ChunkId;
+use bytes::{Bytes, BytesMut};
+
+pub(super) fn no_pack(number: u64) -> Error {
+    Error::not_found(
+        Subject::Pack,
+        format!("there is no pack {}", pack_name(number)),
+    )
+}
+
+/// What a failed read tells the caller. Running out of file handles, for one, is not the chunk's fault.
+pub(super) fn chunk_error(id: &ChunkId, location: &Location, error: Error) -> Error {
+    let (name, offset) = (pack_name(location.pack), location.offset);
+    let place = format!("chunk {id} in pack {name} at offset {offset}");
+    match error.kind() {
+        ErrorKind::NotFound => Error::damaged(format!("{place} is lost: the pack is missing")),
+        ErrorKind::Damaged | ErrorKind::Invalid => Error::damaged(format!("{place} is damaged")),
+        _ => Error::new(ErrorKind::Failed, format!("{place} can't be read")),
+    }
+    .about(Subject::Chunk)
+    .because(error)
+}
+
+/// What a failure to read a pack as a whole tells the caller.
+pub(super) fn pack_error(number: u64, error: Error) -> Error {
+    let name = pack_name(number);
+    match error.kind() {
+        ErrorKind::NotFound => Error::damaged(format!("pack {name} is missing")),
+        kind => Error::new(kind, format!("pack {name} can't be used")),
+    }
+    .about(Subject::Pack)
+    .because(error)
+}
+
+/// Reads a record with one call to the disk.
+pub(super) fn read_record(file: &dyn File, id: &ChunkId, location: &Location) -> Result<Bytes> {
+    location.check()?;
+    let record = read_exact(
+        file,
+        location.offset,
+        RECORD_HEADER_BYTES + location.stored as usize,
+    )?;
+    decode_record(record, id, location)
+}
+
+/// Shows a record of a map.
+pub(super) fn map_record(map: &Mapping, id: &ChunkId, location: &Location) -> Result<Bytes> {
+    location.check()?;
+    let start = usize::try_from(location.offset).unwrap_or(usize::MAX);
+    let end = start.saturating_add(RECORD_HEADER_BYTES + location.stored as usize);
+    decode_record(map.slice(start..end)?, id, location)
+}
+
+fn decode_record(record: Bytes, id: &ChunkId, location: &Location) -> Result<Bytes> {
+    let header = decode_header(&record)?;
+    if header.id != *id || header.stored != location.stored || header.raw != location.raw {
+        return Err(Error::damaged(format!(
+            "the record there is of chunk {}, {} bytes",
+            header.id, header.raw
+        )));
+    }
+    decode_payload(&header, record.slice(RECORD_HEADER_BYTES..))
+}
+
+pub(super) fn read_exact(file: &dyn File, offset: u64, length: usize) -> Result<Bytes> {
+    let mut buffer = BytesMut::zeroed(length);
+    let count = file.read_at(&mut buffer, offset)?;
+    if count < length {
+        return Err(Error::damaged("the file ends before it does"));
+    }
+    Ok(buffer.freeze())
+}
+
+/// Reads the index of a sealed pack.
+pub(super) fn read_index(file: &dyn File, number: u64) -> Result<Vec<IndexEntry>> {
+    let file_bytes = file.len()?;
+    let start = file_bytes
+        .checked_sub(TRAILER_BYTES)
+        .filter(|start| *start >= PACK_HEADER_BYTES);
+    let start = start.ok_or_else(|| Error::damaged("the file was cut"))?;
+    // The trailer has to fit the file, which bounds the index.
+    let trailer = read_trailer(
+        &read_exact(file, start, TRAILER_BYTES as usize)?,
+        number,
+        file_bytes,
+    )?;
+    trailer.decode_index(&read_exact(
+        file,
+        trailer.index_offset,
+        trailer.index_bytes() as usize,
+    )?)
+}
