@@ -50,9 +50,7 @@ pub fn take_varint(input: &mut &[u8]) -> Result<u64> {
 
 /// Takes `N` bytes from the front of `input`.
 pub fn take_array<const N: usize>(input: &mut &[u8]) -> Result<[u8; N]> {
-    let (head, rest) = input
-        .split_first_chunk::<N>()
-        .ok_or_else(|| Error::damaged("a record ends too early"))?;
+    let (head, rest) = input.split_first_chunk::<N>().ok_or_else(|| Error::damaged("a record ends too early"))?;
     *input = rest;
     Ok(*head)
 }
@@ -74,10 +72,7 @@ struct Spelled<'a> {
 
 impl<'a> Spelled<'a> {
     fn new(own: &'a SegmentId) -> Self {
-        Spelled {
-            own,
-            others: SmallVec::new(),
-        }
+        Spelled { own, others: SmallVec::new() }
     }
 
     /// Writes a reference, shifted to make room for `flags` in `flag_bits` bits below it.
@@ -118,10 +113,7 @@ impl<'a> Spelled<'a> {
 }
 
 fn take_sequence(input: &mut &[u8], segment: SegmentId) -> Result<Dot> {
-    let dot = Dot {
-        segment,
-        sequence: take_varint(input)?,
-    };
+    let dot = Dot { segment, sequence: take_varint(input)? };
     if dot.sequence == 0 || dot.is_pending() {
         return Err(Error::damaged("a sequence number out of range"));
     }
@@ -133,22 +125,12 @@ impl<V> Register<V> {
     /// `value` appends the form of one value.
     pub fn encode(&self, out: &mut Vec<u8>, own: &SegmentId, value: impl Fn(&V, &mut Vec<u8>)) {
         let implied: Context = self.live.iter().map(|write| write.dot).collect();
-        let extra: SmallVec<[Dot; 2]> = self
-            .context
-            .dots()
-            .filter(|dot| !implied.covers(dot))
-            .collect();
+        let extra: SmallVec<[Dot; 2]> = self.context.dots().filter(|dot| !implied.covers(dot)).collect();
         let mut spelled = Spelled::new(own);
         let mut scratch = Vec::new();
-        put_varint(
-            out,
-            ((self.live.len() as u64) << 1) | u64::from(!extra.is_empty()),
-        );
+        put_varint(out, ((self.live.len() as u64) << 1) | u64::from(!extra.is_empty()));
         for write in &self.live {
-            debug_assert!(
-                !write.dot.is_pending(),
-                "a pending change is about to be stored"
-            );
+            debug_assert!(!write.dot.is_pending(), "a pending change is about to be stored");
             spelled.put(out, &write.dot.segment, 1, u64::from(write.value.is_some()));
             put_varint(out, write.dot.sequence);
             out.extend_from_slice(&write.stamp_time.to_be_bytes());
@@ -170,11 +152,7 @@ impl<V> Register<V> {
 
     /// Reads what [`Register::encode`] wrote with the same `own` from the front of `input`; anything else is `Damaged`. `value` reads one value and
     /// must take all of its bytes.
-    pub fn decode(
-        input: &mut &[u8],
-        own: &SegmentId,
-        value: impl Fn(&[u8]) -> Result<V>,
-    ) -> Result<Register<V>> {
+    pub fn decode(input: &mut &[u8], own: &SegmentId, value: impl Fn(&[u8]) -> Result<V>) -> Result<Register<V>> {
         let head = take_varint(input)?;
         let mut spelled = Spelled::new(own);
         let mut register = Register::empty();
@@ -192,16 +170,8 @@ impl<V> Register<V> {
             } else {
                 None
             };
-            let write = Write {
-                dot,
-                stamp_time,
-                value,
-            };
-            if register
-                .live
-                .last()
-                .is_some_and(|last: &Write<V>| last.rank() <= write.rank())
-            {
+            let write = Write { dot, stamp_time, value };
+            if register.live.last().is_some_and(|last: &Write<V>| last.rank() <= write.rank()) {
                 return Err(Error::damaged("the writes of a register are not in order"));
             }
             register.live.push(write);

@@ -26,10 +26,7 @@ impl Dot {
 
     /// The dot of a change of this segment, `own`, that will get its number at commit: it is the transaction's change number `slot`, counted from 0.
     pub const fn pending(slot: u32, own: SegmentId) -> Dot {
-        Dot {
-            segment: own,
-            sequence: Dot::PENDING | slot as u64,
-        }
+        Dot { segment: own, sequence: Dot::PENDING | slot as u64 }
     }
 
     /// Whether the number is still to be assigned.
@@ -39,11 +36,7 @@ impl Dot {
 
     /// A pending dot's slot in its transaction.
     pub const fn slot(&self) -> Option<u32> {
-        if self.is_pending() {
-            Some(self.sequence as u32)
-        } else {
-            None
-        }
+        if self.is_pending() { Some(self.sequence as u32) } else { None }
     }
 }
 

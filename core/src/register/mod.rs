@@ -34,19 +34,12 @@ impl<V> Write<V> {
     /// A write whose number and time are assigned at commit: change number `slot` of the transaction.
     pub fn pending(slot: u32, own: SegmentId, value: Option<V>) -> Write<V> {
         // The pending bit makes it the latest write of its register until it gets its real, later, time.
-        Write {
-            dot: Dot::pending(slot, own),
-            stamp_time: Dot::PENDING | u64::from(slot),
-            value,
-        }
+        Write { dot: Dot::pending(slot, own), stamp_time: Dot::PENDING | u64::from(slot), value }
     }
 
     /// When it was made.
     pub fn stamp(&self) -> Stamp {
-        Stamp {
-            time: self.stamp_time,
-            segment: self.dot.segment,
-        }
+        Stamp { time: self.stamp_time, segment: self.dot.segment }
     }
 
     /// What shows has the highest rank: values before tombstones, then the highest stamp. The sequence number only matters if a segment gave one stamp twice.
@@ -73,10 +66,7 @@ impl<V> Default for Register<V> {
 impl<V> Register<V> {
     /// A register that nobody has written.
     pub fn empty() -> Register<V> {
-        Register {
-            live: SmallVec::new(),
-            context: Context::new(),
-        }
+        Register { live: SmallVec::new(), context: Context::new() }
     }
 
     /// Whether nobody has written it.
@@ -87,12 +77,8 @@ impl<V> Register<V> {
     /// Adds a write of this segment in place of the live writes named in `replaces` (usually the one that showed). The others stay live: they are a conflict that this
     /// write was not made to resolve.
     pub fn local_write(&mut self, write: Write<V>, replaces: &[Dot]) {
-        debug_assert!(
-            !self.context.covers(&write.dot) || write.dot.is_pending(),
-            "a dot is used twice"
-        );
-        self.live
-            .retain(|old| !replaces.contains(&old.dot) && old.dot != write.dot);
+        debug_assert!(!self.context.covers(&write.dot) || write.dot.is_pending(), "a dot is used twice");
+        self.live.retain(|old| !replaces.contains(&old.dot) && old.dot != write.dot);
         self.context.advance(write.dot);
         let at = self.live.partition_point(|old| old.rank() > write.rank());
         self.live.insert(at, write);
@@ -115,9 +101,7 @@ impl<V> Register<V> {
 
     /// Live writes with a value, the one that shows first, each with its value.
     pub fn live_values(&self) -> impl Iterator<Item = (&Write<V>, &V)> + '_ {
-        self.live
-            .iter()
-            .map_while(|write| write.value.as_ref().map(|value| (write, value)))
+        self.live.iter().map_while(|write| write.value.as_ref().map(|value| (write, value)))
     }
 
     /// Live tombstones, the latest first.
@@ -152,11 +136,7 @@ impl<V> Register<V> {
 
     /// The highest time among the live writes, for [`HybridClock::observe`]; 0 if there is none.
     pub fn time_max(&self) -> u64 {
-        self.live
-            .iter()
-            .map(|write| write.stamp_time)
-            .max()
-            .unwrap_or(0)
+        self.live.iter().map(|write| write.stamp_time).max().unwrap_or(0)
     }
 
     /// Whether a write still waits for its number.
@@ -178,27 +158,12 @@ impl<V> Register<V> {
     }
 
     /// The same register with other values, for instance decoded ones. Fails with the first error of `convert`.
-    pub fn try_map<W, E>(
-        self,
-        mut convert: impl FnMut(V) -> Result<W, E>,
-    ) -> Result<Register<W>, E> {
+    pub fn try_map<W, E>(self, mut convert: impl FnMut(V) -> Result<W, E>) -> Result<Register<W>, E> {
         let mut live = SmallVec::with_capacity(self.live.len());
-        for Write {
-            dot,
-            stamp_time,
-            value,
-        } in self.live
-        {
-            live.push(Write {
-                dot,
-                stamp_time,
-                value: value.map(&mut convert).transpose()?,
-            });
+        for Write { dot, stamp_time, value } in self.live {
+            live.push(Write { dot, stamp_time, value: value.map(&mut convert).transpose()? });
         }
-        Ok(Register {
-            live,
-            context: self.context,
-        })
+        Ok(Register { live, context: self.context })
     }
 }
 
@@ -207,8 +172,7 @@ impl<V: Clone> Register<V> {
     /// and not covered by the other's context, because then the other side has not seen it.
     pub fn merge(&mut self, other: &Register<V>) -> bool {
         let before = self.live.len();
-        self.live
-            .retain(|mine| other.is_live(&mine.dot) || !other.context.covers(&mine.dot));
+        self.live.retain(|mine| other.is_live(&mine.dot) || !other.context.covers(&mine.dot));
         let mut changed = self.live.len() != before;
         for theirs in &other.live {
             if !self.context.covers(&theirs.dot) {

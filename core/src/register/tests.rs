@@ -6,40 +6,23 @@ const A: SegmentId = SegmentId([0xa; 16]);
 const B: SegmentId = SegmentId([0xb; 16]);
 
 fn write(segment: SegmentId, sequence: u64, stamp_time: u64, value: Option<u32>) -> Write<u32> {
-    Write {
-        dot: Dot { segment, sequence },
-        stamp_time,
-        value,
-    }
+    Write { dot: Dot { segment, sequence }, stamp_time, value }
 }
 
 /// One step of a little world of replicas of one register.
 #[derive(Debug, Clone)]
 enum Step {
-    Write {
-        at: usize,
-        time: u64,
-        delete: bool,
-        resolve: bool,
-    },
-    Merge {
-        from: usize,
-        to: usize,
-    },
+    Write { at: usize, time: u64, delete: bool, resolve: bool },
+    Merge { from: usize, to: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        (0usize..4, 0u64..1 << 20, any::<bool>(), any::<bool>()).prop_map(
-            |(at, time, delete, resolve)| Step::Write {
-                at,
-                time,
-                delete,
-                resolve
-            }
-        ),
-        (0usize..4, 0usize..4).prop_map(|(from, to)| Step::Merge { from, to }),
-    ];
+    let step =
+        prop_oneof![
+            (0usize..4, 0u64..1 << 20, any::<bool>(), any::<bool>())
+                .prop_map(|(at, time, delete, resolve)| Step::Write { at, time, delete, resolve }),
+            (0usize..4, 0usize..4).prop_map(|(from, to)| Step::Merge { from, to }),
+        ];
     prop::collection::vec(step, 1..40)
 }
 
@@ -50,12 +33,7 @@ fn reachable(steps: &[Step]) -> Vec<Register<u32>> {
     let mut states = replicas.clone();
     for step in steps {
         match *step {
-            Step::Write {
-                at,
-                time,
-                delete,
-                resolve,
-            } => {
+            Step::Write { at, time, delete, resolve } => {
                 sequence += 1;
                 let replaces = if resolve {
                     replicas[at].dots()
@@ -63,10 +41,7 @@ fn reachable(steps: &[Step]) -> Vec<Register<u32>> {
                     replicas[at].shown().map(|w| w.dot).into_iter().collect()
                 };
                 let value = (!delete).then_some(sequence as u32);
-                replicas[at].local_write(
-                    write(SegmentId([at as u8; 16]), sequence, time, value),
-                    &replaces,
-                );
+                replicas[at].local_write(write(SegmentId([at as u8; 16]), sequence, time, value), &replaces);
                 states.push(replicas[at].clone());
             }
             Step::Merge { from, to } => {
@@ -88,20 +63,14 @@ fn join(a: &Register<u32>, b: &Register<u32>) -> Register<u32> {
 
 fn encoded(register: &Register<u32>, own: &SegmentId) -> Vec<u8> {
     let mut out = Vec::new();
-    register.encode(&mut out, own, |value, out| {
-        out.extend_from_slice(&value.to_be_bytes())
-    });
+    register.encode(&mut out, own, |value, out| out.extend_from_slice(&value.to_be_bytes()));
     out
 }
 
 fn decoded(input: &mut &[u8], own: &SegmentId) -> Result<Register<u32>> {
     Register::decode(input, own, |mut bytes| {
         let value = u32::from_be_bytes(take_array(&mut bytes)?);
-        if bytes.is_empty() {
-            Ok(value)
-        } else {
-            Err(Error::damaged("a value is too long"))
-        }
+        if bytes.is_empty() { Ok(value) } else { Err(Error::damaged("a value is too long")) }
     })
 }
 
@@ -177,12 +146,7 @@ fn check_hostile(bytes: &[u8]) {
     let mut rest = bytes;
     match decoded(&mut rest, &A) {
         Ok(register) => {
-            assert!(
-                register
-                    .ordered()
-                    .iter()
-                    .all(|w| register.context().covers(&w.dot) && !w.dot.is_pending())
-            );
+            assert!(register.ordered().iter().all(|w| register.context().covers(&w.dot) && !w.dot.is_pending()));
             assert_eq!(encoded(&register, &A), bytes[..bytes.len() - rest.len()]);
         }
         Err(error) => assert_eq!(error.kind(), ErrorKind::Damaged),
@@ -210,11 +174,7 @@ fn values_show_before_tombstones_then_the_highest_stamp() {
     here.local_write(write(A, 2, 99, None), &first);
     there.local_write(write(B, 1, 5, Some(2)), &first);
     assert!(here.merge(&there));
-    assert_eq!(
-        here.value(),
-        Some(&2),
-        "an edit beats a concurrent delete, whatever the clocks say"
-    );
+    assert_eq!(here.value(), Some(&2), "an edit beats a concurrent delete, whatever the clocks say");
     assert_eq!(here.ordered().len(), 2);
     assert!(!here.has_conflict());
 
@@ -222,10 +182,7 @@ fn values_show_before_tombstones_then_the_highest_stamp() {
     let shown = here.shown().unwrap().dot;
     here.local_write(write(A, 3, 100, Some(3)), &[shown]);
     assert_eq!(here.value(), Some(&3));
-    assert_eq!(
-        here.tombstones().map(|w| w.dot).collect::<Vec<_>>(),
-        [Dot::new(A, 2)]
-    );
+    assert_eq!(here.tombstones().map(|w| w.dot).collect::<Vec<_>>(), [Dot::new(A, 2)]);
 
     // Ties by segment.
     let mut left = Register::empty();
@@ -246,11 +203,7 @@ fn an_edit_made_after_seeing_another_is_no_conflict() {
     let seen = there.dots();
     there.local_write(write(B, 1, 1, Some(2)), &seen);
     assert!(here.merge(&there));
-    assert_eq!(
-        here.ordered().len(),
-        1,
-        "the clock of B is behind, and it does not matter"
-    );
+    assert_eq!(here.ordered().len(), 1, "the clock of B is behind, and it does not matter");
     assert_eq!(here.value(), Some(&2));
     assert!(!here.merge(&there), "a second delivery changes nothing");
 }
@@ -276,10 +229,7 @@ fn pending_changes_show_and_get_their_numbers() {
 
     register.assign(&A, 100, 1000);
     assert!(!register.is_pending());
-    assert_eq!(
-        register.ordered(),
-        [write(A, 3, 60, Some(2)), write(A, 106, 1006, None)]
-    );
+    assert_eq!(register.ordered(), [write(A, 3, 60, Some(2)), write(A, 106, 1006, None)]);
     assert_eq!(register.context().get(&A), 106);
     assert_eq!(register.context().get(&B), 5);
     let row = encoded(&register, &A);
@@ -318,8 +268,5 @@ fn damaged_registers_are_refused() {
     let mut twice = fine.to_vec();
     twice[0] = 4;
     twice.extend_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 8, 4, 0, 0, 0, 7]);
-    assert_eq!(
-        decoded(&mut twice.as_slice(), &A).unwrap_err().kind(),
-        ErrorKind::Damaged
-    );
+    assert_eq!(decoded(&mut twice.as_slice(), &A).unwrap_err().kind(), ErrorKind::Damaged);
 }

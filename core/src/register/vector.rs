@@ -33,10 +33,7 @@ impl VersionVector {
 
     /// The sequence number of `segment`, 0 if it is not listed.
     pub fn get(&self, segment: &SegmentId) -> u64 {
-        self.find(segment)
-            .ok()
-            .and_then(|at| self.entries.get(at))
-            .map_or(0, |(_, sequence)| *sequence)
+        self.find(segment).ok().and_then(|at| self.entries.get(at)).map_or(0, |(_, sequence)| *sequence)
     }
 
     /// Raises `dot.segment` to at least `dot.sequence`; returns whether that changed anything.
@@ -71,9 +68,7 @@ impl VersionVector {
 
     /// Raises every segment to what `other` knows; returns whether that changed anything.
     pub fn merge(&mut self, other: &VersionVector) -> bool {
-        other
-            .dots()
-            .fold(false, |changed, dot| self.advance(dot) | changed)
+        other.dots().fold(false, |changed, dot| self.advance(dot) | changed)
     }
 
     /// Forgets `segment`: for a segment that an operator has declared gone.
@@ -83,9 +78,7 @@ impl VersionVector {
 
     /// The last known dot of each listed segment, by segment.
     pub fn dots(&self) -> impl ExactSizeIterator<Item = Dot> + '_ {
-        self.entries
-            .iter()
-            .map(|&(segment, sequence)| Dot { segment, sequence })
+        self.entries.iter().map(|&(segment, sequence)| Dot { segment, sequence })
     }
 
     /// How many segments are listed.
@@ -111,31 +104,21 @@ impl VersionVector {
     pub fn decode(input: &mut &[u8]) -> Result<VersionVector> {
         let count = take_varint(input)?;
         if count > Self::SEGMENTS_MAX as u64 {
-            return Err(Error::damaged(format!(
-                "a version vector of {count} segments"
-            )));
+            return Err(Error::damaged(format!("a version vector of {count} segments")));
         }
         let mut vector = VersionVector::new();
         for _ in 0..count {
             let segment = SegmentId(take_array(input)?);
-            vector.push_decoded(Dot {
-                segment,
-                sequence: take_varint(input)?,
-            })?;
+            vector.push_decoded(Dot { segment, sequence: take_varint(input)? })?;
         }
         Ok(vector)
     }
 
     /// Appends an entry that must follow all others.
     pub(super) fn push_decoded(&mut self, dot: Dot) -> Result<()> {
-        let in_order = self
-            .entries
-            .last()
-            .is_none_or(|(last, _)| *last < dot.segment);
+        let in_order = self.entries.last().is_none_or(|(last, _)| *last < dot.segment);
         if !in_order || dot.sequence == 0 || dot.is_pending() {
-            return Err(Error::damaged(
-                "the entries of a version vector are not in order",
-            ));
+            return Err(Error::damaged("the entries of a version vector are not in order"));
         }
         self.entries.push((dot.segment, dot.sequence));
         Ok(())
@@ -152,8 +135,7 @@ impl VersionVector {
     }
 
     fn find(&self, segment: &SegmentId) -> Result<usize, usize> {
-        self.entries
-            .binary_search_by(|(listed, _)| listed.cmp(segment))
+        self.entries.binary_search_by(|(listed, _)| listed.cmp(segment))
     }
 }
 
@@ -220,12 +202,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn vectors() -> impl Strategy<Value = VersionVector> {
-        prop::collection::vec((0u8..6, 1u64..1 << 40), 0..6).prop_map(|parts| {
-            parts
-                .into_iter()
-                .map(|(s, n)| Dot::new(SegmentId([s; 16]), n))
-                .collect()
-        })
+        prop::collection::vec((0u8..6, 1u64..1 << 40), 0..6)
+            .prop_map(|parts| parts.into_iter().map(|(s, n)| Dot::new(SegmentId([s; 16]), n)).collect())
     }
 
     proptest! {
@@ -267,10 +245,7 @@ mod tests {
     #[test]
     fn bad_tokens_are_refused() {
         let id = SegmentId([0xab; 16]);
-        assert_eq!(
-            format!("{id}-7").parse::<VersionVector>().unwrap().get(&id),
-            7
-        );
+        assert_eq!(format!("{id}-7").parse::<VersionVector>().unwrap().get(&id), 7);
         for bad in [
             String::new(),
             "00".into(),

@@ -24,10 +24,12 @@ pub struct Shown {
 }
 
 /// A file (or symbolic link, …) that shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShownFile {
     /// Its node.
     pub node: NodeId,
+    /// The place it has a claim to, the key of its entry register: where it shows, or where it would if it had not lost.
+    pub place: Place,
     /// Which of the node's contents.
     pub content: Dot,
     /// The write to the entry register that gives it this name; `None` if it has no name left and was rescued.
@@ -161,13 +163,7 @@ pub fn derive<S: RegisterSource>(source: &S, rules: &Rules) -> Shown {
     for directory in order.iter().rev() {
         let explicit = homes.get(directory).is_some_and(|home| home.explicit);
         let holds_file = wishes.contains_key(directory);
-        let below = || {
-            children
-                .get(directory)
-                .into_iter()
-                .flatten()
-                .any(|child| alive.contains(child))
-        };
+        let below = || children.get(directory).into_iter().flatten().any(|child| alive.contains(child));
         if explicit || holds_file || below() {
             alive.insert(*directory);
         }
@@ -194,17 +190,7 @@ fn collect_homes<S: RegisterSource>(source: &S) -> BTreeMap<NodeId, Home> {
             && *node != NodeId::ROOT
         {
             let (dot, stamp) = (write.dot, write.stamp());
-            homes.insert(
-                *node,
-                Home {
-                    place: place.clone(),
-                    dot,
-                    stamp,
-                    entry: None,
-                    explicit: false,
-                    cut: false,
-                },
-            );
+            homes.insert(*node, Home { place: place.clone(), dot, stamp, entry: None, explicit: false, cut: false });
         }
     });
     homes
@@ -230,10 +216,7 @@ fn collect_directory_entries<S: RegisterSource>(source: &S, homes: &mut BTreeMap
 
 /// The parent of each directory, with cycles cut at the home that was written last (rule 3).
 fn cut_cycles(homes: &mut BTreeMap<NodeId, Home>) -> BTreeMap<NodeId, NodeId> {
-    let mut parents: BTreeMap<NodeId, NodeId> = homes
-        .iter()
-        .map(|(node, home)| (*node, home.place.parent))
-        .collect();
+    let mut parents: BTreeMap<NodeId, NodeId> = homes.iter().map(|(node, home)| (*node, home.place.parent)).collect();
     let mut settled: HashSet<NodeId> = HashSet::new();
     for start in homes.keys().copied().collect::<Vec<_>>() {
         let mut path = Vec::new();
@@ -249,11 +232,7 @@ fn cut_cycles(homes: &mut BTreeMap<NodeId, Home>) -> BTreeMap<NodeId, NodeId> {
         if !settled.contains(&at) && parents.contains_key(&at) {
             // Here `at` was met twice: from its first place on, the path is a cycle.
             let cycle = path.iter().skip_while(|node| **node != at);
-            let rank = |node: &NodeId| {
-                homes
-                    .get(node)
-                    .map(|home| (home.stamp, home.dot.sequence, *node))
-            };
+            let rank = |node: &NodeId| homes.get(node).map(|home| (home.stamp, home.dot.sequence, *node));
             if let Some(last) = cycle.copied().max_by_key(rank) {
                 parents.insert(last, NodeId::ROOT);
                 if let Some(home) = homes.get_mut(&last) {
@@ -273,19 +252,10 @@ fn collect_files<S: RegisterSource>(source: &S, rules: &Rules) -> HashMap<NodeId
     let mut shown_by: HashMap<NodeId, Vec<Dot>> = HashMap::new();
     let mut strays: HashMap<NodeId, Vec<Stray>> = HashMap::new();
     source.visit_contents(&mut |node, register| {
-        shown_by.insert(
-            *node,
-            contents(register, rules)
-                .iter()
-                .map(|(write, _)| write.dot)
-                .collect(),
-        );
+        shown_by.insert(*node, contents(register, rules).iter().map(|(write, _)| write.dot).collect());
         let live = live_contents(register, rules);
-        let stray = live
-            .iter()
-            .filter(|(_, content)| is_file_name(&content.at.name));
-        let stray =
-            stray.map(|(write, content)| (content.at.clone(), write.dot, rules.rank(write)));
+        let stray = live.iter().filter(|(_, content)| is_file_name(&content.at.name));
+        let stray = stray.map(|(write, content)| (content.at.clone(), write.dot, rules.rank(write)));
         strays.insert(*node, stray.collect());
     });
     source.visit_entries(&mut |place, register| {
@@ -332,13 +302,8 @@ fn name_files(directory: &NodeId, mut wishes: Vec<FileWish>, rules: &Rules, show
     let mut losers = Vec::new();
     let mut show = |wish: &FileWish, name: Bytes, conflict: Option<ConflictKind>| {
         let is_main = wish.entry.is_none() || wish.order.1 == 0;
-        let file = ShownFile {
-            node: wish.node,
-            content: wish.content,
-            entry: wish.entry,
-            conflict,
-            is_main,
-        };
+        let place = Place::new(*directory, wish.name.clone());
+        let file = ShownFile { node: wish.node, place, content: wish.content, entry: wish.entry, conflict, is_main };
         shown.files.insert(Place::new(*directory, name), file);
     };
     let mut conflicts = Vec::new();
@@ -364,11 +329,7 @@ fn name_files(directory: &NodeId, mut wishes: Vec<FileWish>, rules: &Rules, show
         }
     }
     for wish in losers {
-        let kind = if wish.entry.is_none() {
-            ConflictKind::Rescued
-        } else {
-            ConflictKind::File
-        };
+        let kind = if wish.entry.is_none() { ConflictKind::Rescued } else { ConflictKind::File };
         if rules.keeps_both() {
             let name = free_name(&wish.name, wish.dot, rules, &mut taken);
             tell(&wish, kind, Some(name.clone()));
@@ -388,16 +349,8 @@ fn name_directories<'a>(
     shown: &mut Shown,
 ) {
     // By name; an entry beats a mere home, because with only a home somebody has given up the name.
-    let mut wishes: Vec<(NodeId, &Home)> = living
-        .filter_map(|node| Some((*node, homes.get(node)?)))
-        .collect();
-    wishes.sort_by_key(|(node, home)| {
-        (
-            &home.place.name,
-            Reverse((home.entry, home.stamp, home.dot.sequence)),
-            *node,
-        )
-    });
+    let mut wishes: Vec<(NodeId, &Home)> = living.filter_map(|node| Some((*node, homes.get(node)?))).collect();
+    wishes.sort_by_key(|(node, home)| (&home.place.name, Reverse((home.entry, home.stamp, home.dot.sequence)), *node));
     let mut taken: BTreeSet<Bytes> = BTreeSet::new();
     let mut losers = Vec::new();
     let mut show = |node: NodeId, home: &Home, name: Bytes, conflict: Option<ConflictKind>| {
@@ -415,12 +368,7 @@ fn name_directories<'a>(
                 dot: home.dot,
             });
         }
-        let directory = ShownDirectory {
-            place,
-            home: home.place.clone(),
-            explicit: home.explicit,
-            conflict,
-        };
+        let directory = ShownDirectory { place, home: home.place.clone(), explicit: home.explicit, conflict };
         shown.directories.insert(node, directory);
     };
     for (node, home) in wishes {
@@ -431,11 +379,7 @@ fn name_directories<'a>(
         }
     }
     for (node, home) in losers {
-        let kind = if home.cut {
-            ConflictKind::Cycle
-        } else {
-            ConflictKind::DirectoryName
-        };
+        let kind = if home.cut { ConflictKind::Cycle } else { ConflictKind::DirectoryName };
         let name = free_name(&home.place.name, home.dot, rules, &mut taken);
         show(node, home, name, Some(kind));
     }

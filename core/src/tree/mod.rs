@@ -18,7 +18,7 @@ pub use registers::{ContentRegister, RegisterSource, Registers};
 pub use show::{Live, Rules, contents, entry_files, live_contents};
 
 use crate::id::NodeId;
-use crate::register::{Dot, Register};
+use crate::register::{Dot, Register, Write};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -34,10 +34,7 @@ pub struct Place {
 impl Place {
     /// The name `name` in `parent`.
     pub fn new(parent: NodeId, name: impl Into<Bytes>) -> Place {
-        Place {
-            parent,
-            name: name.into(),
-        }
+        Place { parent, name: name.into() }
     }
 }
 
@@ -65,24 +62,27 @@ pub struct EntryValue {
 impl EntryValue {
     /// Names a file.
     pub const fn file(node: NodeId) -> EntryValue {
-        EntryValue {
-            node,
-            kind: EntryKind::File,
-        }
+        EntryValue { node, kind: EntryKind::File }
     }
 
     /// Names a directory.
     pub const fn directory(node: NodeId, explicit: bool) -> EntryValue {
-        EntryValue {
-            node,
-            kind: EntryKind::Directory { explicit },
-        }
+        EntryValue { node, kind: EntryKind::Directory { explicit } }
     }
 
     /// Whether it names a file.
     pub const fn is_file(&self) -> bool {
         matches!(self.kind, EntryKind::File)
     }
+}
+
+/// A write, and when it was made. Sorts by stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteId {
+    /// The time of its stamp.
+    pub stamp_time: u64,
+    /// The write; the stamp's segment is the dot's.
+    pub dot: Dot,
 }
 
 /// The value of a content register.
@@ -92,9 +92,9 @@ pub struct ContentValue<P> {
     pub at: Place,
     /// The content.
     pub payload: P,
-    /// Set when a file's last name is taken away: the content counts as gone, unless it turns out that somebody else gave the file another name meanwhile.
-    /// Keeping the payload makes that possible; it goes when the tombstones go.
-    pub deleted: bool,
+    /// Set when a file's last name is taken away: the write whose content this was. It counts as gone, unless it turns out that somebody else gave the
+    /// file another name meanwhile. Keeping the payload makes that possible; it goes when the tombstones go.
+    pub deleted: Option<WriteId>,
 }
 
 /// The id of the directory that is made at (`parent`, `name`) in place of the tombstones `replaced` (in any order; none of them pending).
@@ -114,23 +114,42 @@ pub fn directory_id(parent: &NodeId, name: &[u8], replaced: &[Dot]) -> NodeId {
     NodeId(id)
 }
 
+/// A directory id to try, see [`directory_candidates`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryCandidate {
+    /// The id.
+    pub node: NodeId,
+    /// Whether it may be taken when it has no home register yet. `false` for a directory that the entry names: one without home has not arrived.
+    pub may_be_new: bool,
+}
+
 /// The ids to try, in order, for a directory to make at (`parent`, `name`), where no directory shows and `entry` is the register of the name.
 ///
-/// Take the first that nobody has used (no home register) or that is homed at just this place and does not show: it is the directory that was here
-/// before, and making it again under its old id lets it merge with what others still put into it. If there is none, take a random id.
+/// Take the first that is homed at just this place and does not show anywhere: it is the directory that was here before, and making it again under its old
+/// id lets it merge with what others still put into it. Or the first that has no home register, if it may be new. If there is none, take a random id.
 pub fn directory_candidates(
     parent: &NodeId,
     name: &[u8],
     entry: &Register<EntryValue>,
-) -> SmallVec<[NodeId; 2]> {
-    let mut candidates = SmallVec::from_slice(&[directory_id(parent, name, &[])]);
-    let tombstones: SmallVec<[Dot; 2]> = entry
-        .tombstones()
-        .map(|w| w.dot)
-        .filter(|dot| !dot.is_pending())
-        .collect();
+) -> SmallVec<[DirectoryCandidate; 2]> {
+    let mut candidates = SmallVec::new();
+    for (_, value) in entry.live_values().filter(|(_, value)| !value.is_file()) {
+        candidates.push(DirectoryCandidate { node: value.node, may_be_new: false });
+    }
+    candidates.push(DirectoryCandidate { node: directory_id(parent, name, &[]), may_be_new: true });
+    let tombstones: SmallVec<[Dot; 2]> = entry.tombstones().map(|w| w.dot).filter(|dot| !dot.is_pending()).collect();
     if !tombstones.is_empty() {
-        candidates.push(directory_id(parent, name, &tombstones));
+        candidates.push(DirectoryCandidate { node: directory_id(parent, name, &tombstones), may_be_new: true });
     }
     candidates
+}
+
+impl<P: Clone> ContentValue<P> {
+    /// What to write when the content in `write` goes with its file's last name. `None` for a tombstone.
+    pub fn deleting(write: &Write<ContentValue<P>>) -> Option<ContentValue<P>> {
+        let value = write.value.as_ref()?;
+        // A content that was deleted before, and showed all the same, remains what it was.
+        let first = value.deleted.unwrap_or(WriteId { stamp_time: write.stamp_time, dot: write.dot });
+        Some(ContentValue { at: value.at.clone(), payload: value.payload.clone(), deleted: Some(first) })
+    }
 }

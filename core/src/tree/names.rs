@@ -14,8 +14,7 @@ pub fn is_file_name(name: &[u8]) -> bool {
 
 /// Whether `name` may name a directory: one `/`, at its end. (A lone `/` is the directory between two slashes of an S3 key.)
 pub fn is_directory_name(name: &[u8]) -> bool {
-    name.split_last()
-        .is_some_and(|(last, stem)| *last == b'/' && !stem.contains(&b'/'))
+    name.split_last().is_some_and(|(last, stem)| *last == b'/' && !stem.contains(&b'/'))
 }
 
 /// What to call a segment whose name is not known: the first 8 digits of its id.
@@ -32,31 +31,17 @@ pub fn conflict_name(name: &[u8], dot: Dot, segment_name: &str, attempt: u32) ->
         Some((b'/', body)) => (body, "/"),
         _ => (name, ""),
     };
-    let dot_at = if slash.is_empty() {
-        body.iter().rposition(|&b| b == b'.')
-    } else {
-        None
-    };
+    let dot_at = if slash.is_empty() { body.iter().rposition(|&b| b == b'.') } else { None };
     // A leading dot hides a file and a trailing one ends nothing; neither starts an extension.
     let (stem, extension) = match dot_at {
         Some(at) if at > 0 && at + 1 < body.len() => body.split_at(at),
         _ => (body, &[][..]),
     };
-    let again = if attempt > 1 {
-        format!(" {attempt}")
-    } else {
-        String::new()
-    };
+    let again = if attempt > 1 { format!(" {attempt}") } else { String::new() };
     let mark = format!(" (conflict {segment_name} {}{again})", dot.sequence);
-    let mut limit = COMPONENT_BYTES_MAX
-        .max(body.len())
-        .saturating_sub(mark.len());
+    let mut limit = COMPONENT_BYTES_MAX.max(body.len()).saturating_sub(mark.len());
     // An extension as long as this is none.
-    let extension = if extension.len() * 2 < limit {
-        extension
-    } else {
-        &[]
-    };
+    let extension = if extension.len() * 2 < limit { extension } else { &[] };
     limit -= extension.len().min(limit);
     let mut stem = stem.get(..limit).unwrap_or(stem);
     if let Err(error) = std::str::from_utf8(stem)
@@ -65,9 +50,7 @@ pub fn conflict_name(name: &[u8], dot: Dot, segment_name: &str, attempt: u32) ->
         // Cut in the middle of a character.
         stem = stem.get(..error.valid_up_to()).unwrap_or(stem);
     }
-    [stem, mark.as_bytes(), extension, slash.as_bytes()]
-        .concat()
-        .into()
+    [stem, mark.as_bytes(), extension, slash.as_bytes()].concat().into()
 }
 
 #[cfg(test)]
@@ -76,12 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn derived(name: impl AsRef<[u8]>) -> Bytes {
-        conflict_name(
-            name.as_ref(),
-            Dot::new(SegmentId([1; 16]), 17),
-            "newyork",
-            1,
-        )
+        conflict_name(name.as_ref(), Dot::new(SegmentId([1; 16]), 17), "newyork", 1)
     }
 
     #[test]

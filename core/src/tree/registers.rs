@@ -33,11 +33,7 @@ pub struct Registers<P> {
 
 impl<P> Default for Registers<P> {
     fn default() -> Self {
-        Registers {
-            entries: BTreeMap::new(),
-            homes: BTreeMap::new(),
-            contents: BTreeMap::new(),
-        }
+        Registers { entries: BTreeMap::new(), homes: BTreeMap::new(), contents: BTreeMap::new() }
     }
 }
 
@@ -77,13 +73,8 @@ impl<P: Clone> Registers<P> {
     }
 }
 
-fn merge_all<K: Ord + Clone, V: Clone>(
-    into: &mut BTreeMap<K, Register<V>>,
-    from: &BTreeMap<K, Register<V>>,
-) -> usize {
-    from.iter()
-        .filter(|(key, register)| into.entry((*key).clone()).or_default().merge(register))
-        .count()
+fn merge_all<K: Ord + Clone, V: Clone>(into: &mut BTreeMap<K, Register<V>>, from: &BTreeMap<K, Register<V>>) -> usize {
+    from.iter().filter(|(key, register)| into.entry((*key).clone()).or_default().merge(register)).count()
 }
 
 fn news<K: Ord + Clone, V: Clone>(
@@ -101,20 +92,14 @@ impl<P> RegisterSource for Registers<P> {
     type Payload = P;
 
     fn visit_entries(&self, visit: &mut dyn FnMut(&Place, &Register<EntryValue>)) {
-        self.entries
-            .iter()
-            .for_each(|(place, register)| visit(place, register));
+        self.entries.iter().for_each(|(place, register)| visit(place, register));
     }
 
     fn visit_homes(&self, visit: &mut dyn FnMut(&NodeId, &Register<Place>)) {
-        self.homes
-            .iter()
-            .for_each(|(node, register)| visit(node, register));
+        self.homes.iter().for_each(|(node, register)| visit(node, register));
     }
 
     fn visit_contents(&self, visit: &mut dyn FnMut(&NodeId, &ContentRegister<P>)) {
-        self.contents
-            .iter()
-            .for_each(|(node, register)| visit(node, register));
+        self.contents.iter().for_each(|(node, register)| visit(node, register));
     }
 }

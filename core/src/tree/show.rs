@@ -1,6 +1,7 @@
 //! What single registers show, under a bucket's conflict policy.
 
 use super::names::short_segment_name;
+use super::registers::ContentRegister;
 use super::{ContentValue, EntryValue};
 use crate::id::{NodeId, SegmentId};
 use crate::policy::ConflictPolicy;
@@ -28,19 +29,14 @@ pub struct Rules<'a> {
 impl Rules<'static> {
     /// Rules without a table of segment names: conflict names tell the first digits of the segment's id.
     pub fn new(conflicts: ConflictPolicy, origin: SegmentId) -> Rules<'static> {
-        Rules {
-            conflicts,
-            origin,
-            segment_name: &short_segment_name,
-        }
+        Rules { conflicts, origin, segment_name: &short_segment_name }
     }
 }
 
 impl Rules<'_> {
     /// Where a write with a value stands among rivals: the highest shows.
     pub(super) fn rank<V>(&self, write: &Write<V>) -> Rank {
-        let by_origin =
-            self.conflicts == ConflictPolicy::OriginWins && write.dot.segment == self.origin;
+        let by_origin = self.conflicts == ConflictPolicy::OriginWins && write.dot.segment == self.origin;
         (by_origin, write.stamp(), write.dot.sequence)
     }
 
@@ -75,24 +71,20 @@ pub fn entry_files<'r>(
 
 /// The contents that are live and not deleted, the one that shows first.
 pub fn live_contents<'r, P>(
-    register: &'r Register<ContentValue<P>>,
+    register: &'r ContentRegister<P>,
     rules: &Rules,
 ) -> SmallVec<[Live<'r, ContentValue<P>>; 2]> {
     let mut contents = rules.values(register);
-    contents.retain(|(_, content)| !content.deleted);
+    contents.retain(|(_, content)| content.deleted.is_none());
     contents
 }
 
-/// The contents of a file that has a name, the one that shows first. If all were deleted, the file was given a name by somebody who did not know: then what was
-/// deleted last shows.
-pub fn contents<'r, P>(
-    register: &'r Register<ContentValue<P>>,
-    rules: &Rules,
-) -> SmallVec<[Live<'r, ContentValue<P>>; 2]> {
+/// The contents of a file that has a name, the one that shows first. If all were deleted, the file was given a name by somebody who did not know: then the one of them
+/// that was written last shows. It has not been overwritten by somebody who saw it, or what overwrote it would be among them.
+pub fn contents<'r, P>(register: &'r ContentRegister<P>, rules: &Rules) -> SmallVec<[Live<'r, ContentValue<P>>; 2]> {
     let live = live_contents(register, rules);
-    if live.is_empty() {
-        rules.values(register).into_iter().take(1).collect()
-    } else {
-        live
+    if !live.is_empty() {
+        return live;
     }
+    register.live_values().max_by_key(|(_, content)| content.deleted).into_iter().collect()
 }
