@@ -1,0 +1,742 @@
+//! What stands between the connection and s3s: requests that s3s 0.14.1 would take and AWS would not are refused here,
+//! bodies get their [`GuardBody`], and every answer gets a request id.
+//!
+//! Refused: signature version 2 (s3s does not check its date, so a captured request would be good for ever), `x-amz-*`
+//! headers that the signature leaves out, scopes of other services than `s3`, presigned URLs good for more than a week.
+
+use crate::auth::Keys;
+use crate::body::{BUDGET_UNIT_BYTES, Fault, Guard, GuardBody, Leftover};
+use crate::checksum::{Declared, content_md5};
+use crate::errors::refuse;
+use crate::form;
+use crate::lenient::Lenient;
+use crate::ops::{Operations, Payload};
+use crate::options::S3Limits;
+use crate::rechunk::{ChunkMode, Rechunker};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::validation::NameValidation;
+use s3s::{Body, S3Error, S3ErrorCode, S3Result};
+use std::hash::{BuildHasher, Hasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::PollSemaphore;
+
+/// The longest life of a presigned URL (SigV4 for S3, "X-Amz-Expires").
+const PRESIGNED_SECONDS_MAX: u32 = 604_800;
+/// What of an unread body is read away after an early answer, so that the client gets to see it.
+const DRAIN_BYTES_MAX: usize = 256 << 10;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Bucket names as the engine knows them: other doors make buckets that S3 would not, and they can be used.
+struct EngineNames;
+
+impl NameValidation for EngineNames {
+    fn validate_bucket_name(&self, name: &str) -> bool {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        name.len() <= 63
+            && name
+                .bytes()
+                .next()
+                .is_some_and(|b| b.is_ascii_alphanumeric())
+            && name.bytes().all(fine)
+    }
+}
+
+/// A status for the answer, in its extensions: s3s writes a HEAD of a range as 200.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status(pub(crate) StatusCode);
+
+/// The entrance of every request.
+pub(crate) struct Gate {
+    service: S3Service,
+    operations: Operations,
+    keys: Keys,
+    budget: Arc<Semaphore>,
+    limits: S3Limits,
+    request_ids: RequestIds,
+}
+
+impl Gate {
+    pub(crate) fn new(operations: Operations, keys: Keys, limits: S3Limits) -> Gate {
+        let mut config = S3Config::default();
+        config.xml_max_body_size = limits.xml_bytes_max;
+        let config = Arc::new(StaticConfigProvider::new(Arc::new(config)));
+        let build = |with_keys: bool, route: Option<Lenient>| {
+            let mut builder = S3ServiceBuilder::new(operations.clone());
+            builder.set_config(config.clone());
+            builder.set_validation(EngineNames);
+            if with_keys {
+                builder.set_auth(keys.clone());
+                builder.set_access(keys.clone());
+            }
+            if let Some(route) = route {
+                builder.set_route(route);
+            }
+            builder.build()
+        };
+        let lenient = Lenient::new(build(false, None), keys.clone());
+        let service = build(true, Some(lenient));
+        // A chunk that may be sent must fit, or it would wait for ever.
+        let budget = limits
+            .signed_chunk_budget_bytes
+            .max(limits.signed_chunk_bytes_max)
+            .div_ceil(BUDGET_UNIT_BYTES);
+        let budget = usize::try_from(budget)
+            .unwrap_or(usize::MAX)
+            .min(Semaphore::MAX_PERMITS);
+        Gate {
+            service,
+            operations,
+            keys,
+            budget: Arc::new(Semaphore::new(budget)),
+            limits,
+            request_ids: RequestIds::new(),
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let id = self.request_ids.next();
+        let (mut parts, body) = request.into_parts();
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        let expects_continue = parts.headers.contains_key(header::EXPECT);
+        let (fault, leftover) = (Fault::default(), Leftover::default());
+        let response = match screen(&parts, &self.limits) {
+            Err(error) => {
+                *leftover.lock() = Some(body);
+                respond(error)
+            }
+            Ok(screened) => {
+                let guard = Guard {
+                    rechunker: screened.rechunker,
+                    digest: screened.digest,
+                    idle_timeout: self.limits.body_timeout,
+                    budget: PollSemaphore::new(self.budget.clone()),
+                };
+                let body = GuardBody::new(body, guard, fault.clone(), leftover.clone());
+                parts.extensions.insert(Payload {
+                    length: screened.length,
+                    fault: fault.clone(),
+                });
+                if screened.is_form {
+                    match form::post(&self.operations, &self.keys, &parts, body).await {
+                        Ok(response) => response,
+                        Err(error) => respond(error),
+                    }
+                } else {
+                    match self
+                        .service
+                        .call(Request::from_parts(parts, Body::http_body(body)))
+                        .await
+                    {
+                        Ok(response) => response,
+                        Err(error) => {
+                            let error: s3s::StdError = error.into();
+                            tracing::error!(%error, request_id = %id, "an answer could not be written");
+                            respond(refuse(
+                                S3ErrorCode::InternalError,
+                                "We encountered an internal error. Please try again.",
+                            ))
+                        }
+                    }
+                }
+            }
+        };
+        // Where s3s read the body itself, it took whatever broke it for an internal error.
+        let response = match fault.take() {
+            Some(error)
+                if response.status().is_server_error() || response.status().is_client_error() =>
+            {
+                respond(error)
+            }
+            _ => response,
+        };
+        let rest = leftover.lock().take();
+        if let Some(rest) = rest
+            && !response.status().is_success()
+            && !expects_continue
+        {
+            drain(rest).await;
+        }
+        finish(response, &method, &path, &id)
+    }
+}
+
+/// Reads a little of what the client is still sending: closing a connection with unread bytes resets it, and the client
+/// would see the reset and not the answer.
+async fn drain(mut body: Incoming) {
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(DRAIN_TIME_MAX, read).await.is_err() {
+        tracing::debug!("a client goes on sending after it was refused");
+    }
+}
+
+/// An error as an answer.
+fn respond(error: S3Error) -> Response<Body> {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// Adds what every answer has: a request id, also in the XML of an error, with what the error is about.
+fn finish(mut response: Response<Body>, method: &Method, path: &str, id: &str) -> Response<Body> {
+    if let Some(Status(status)) = response.extensions_mut().remove::<Status>() {
+        *response.status_mut() = status;
+    }
+    let status = response.status();
+    if status == StatusCode::NOT_MODIFIED || (*method == Method::HEAD && !status.is_success()) {
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        if status == StatusCode::NOT_MODIFIED {
+            response.headers_mut().remove(header::CONTENT_TYPE);
+        }
+    } else if (status.is_client_error() || status.is_server_error())
+        && let Some(text) = response.body().bytes()
+        && let Some(head) = text.strip_suffix(b"</Error>")
+    {
+        let tail = format!(
+            "<Resource>{}</Resource><RequestId>{id}</RequestId></Error>",
+            escape(path)
+        );
+        *response.body_mut() = Body::from([head, tail.as_bytes()].concat());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        response
+            .headers_mut()
+            .entry(header::CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("application/xml"));
+    }
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert("x-amz-request-id", value);
+    }
+    headers.insert(header::SERVER, HeaderValue::from_static("Tombolo"));
+    response
+}
+
+/// Text inside an XML element.
+pub(crate) fn escape(text: &str) -> String {
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, c| {
+            match c {
+                '<' => out.push_str("&lt;"),
+                '>' => out.push_str("&gt;"),
+                '&' => out.push_str("&amp;"),
+                '"' => out.push_str("&quot;"),
+                '\r' => out.push_str("&#13;"),
+                _ => out.push(c),
+            }
+            out
+        })
+}
+
+/// Ids that tell requests apart in logs and answers; not secret.
+struct RequestIds {
+    seed: u64,
+    count: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> RequestIds {
+        RequestIds {
+            seed: RandomState::new().build_hasher().finish(),
+            count: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> String {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        // An odd factor permutes the numbers, so ids don't repeat.
+        format!(
+            "{:016X}",
+            self.seed ^ count.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        )
+    }
+}
+
+/// What the head of a request says about its body.
+struct Screened {
+    rechunker: Option<Rechunker>,
+    digest: Option<Declared>,
+    length: Option<u64>,
+    is_form: bool,
+}
+
+/// Looks at the head of a request before anything of its body is read.
+fn screen(parts: &Parts, limits: &S3Limits) -> S3Result<Screened> {
+    let query = parts.uri.query().unwrap_or("");
+    check_signature_shape(&parts.headers, query)?;
+    let is_form = parts.method == Method::POST
+        && text(&parts.headers, "content-type")
+            .is_some_and(|t| t.to_ascii_lowercase().starts_with("multipart/form-data"));
+    let rechunker = rechunker(&parts.headers, limits)?;
+    let length = match &rechunker {
+        Some((_, decoded)) => Some(*decoded),
+        None => text(&parts.headers, "content-length").and_then(|t| t.parse().ok()),
+    };
+    let digest = if is_form || rechunker.is_some() {
+        None
+    } else {
+        digest_of(parts, query)?
+    };
+    Ok(Screened {
+        rechunker: rechunker.map(|(rechunker, _)| rechunker),
+        digest,
+        length,
+        is_form,
+    })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(str::trim)
+}
+
+/// The value of a query parameter, still encoded.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    })
+}
+
+/// The re-chunker an aws-chunked body needs, with the length of its content.
+fn rechunker(headers: &HeaderMap, limits: &S3Limits) -> S3Result<Option<(Rechunker, u64)>> {
+    let (mode, has_trailers) = match text(headers, "x-amz-content-sha256") {
+        Some("STREAMING-UNSIGNED-PAYLOAD-TRAILER") => (ChunkMode::Unsigned, true),
+        Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD") => (ChunkMode::Signed, false),
+        Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER") => (ChunkMode::Signed, true),
+        _ => return Ok(None),
+    };
+    let missing = || {
+        refuse(
+            S3ErrorCode::MissingContentLength,
+            "You must provide the x-amz-decoded-content-length header.",
+        )
+    };
+    let decoded = text(headers, "x-amz-decoded-content-length").ok_or_else(missing)?;
+    let invalid = |_| {
+        refuse(
+            S3ErrorCode::InvalidArgument,
+            "The x-amz-decoded-content-length header is not a number",
+        )
+    };
+    let decoded: u64 = decoded.parse().map_err(invalid)?;
+    let announced = if has_trailers {
+        text(headers, "x-amz-trailer").unwrap_or("")
+    } else {
+        ""
+    };
+    let announced: Vec<&str> = announced
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
+    Ok(Some((
+        Rechunker::new(mode, decoded, limits.signed_chunk_bytes_max, &announced),
+        decoded,
+    )))
+}
+
+/// What a body that s3s reads as XML must hash to. Contents of objects and parts are verified where they are stored.
+fn digest_of(parts: &Parts, query: &str) -> S3Result<Option<Declared>> {
+    let has = |name| parameter(query, name).is_some();
+    let has_key = parts
+        .uri
+        .path()
+        .trim_start_matches('/')
+        .split_once('/')
+        .is_some_and(|(_, key)| !key.is_empty());
+    let is_document = match parts.method {
+        Method::POST => true,
+        Method::PUT => {
+            !has_key
+                || ["acl", "tagging", "legal-hold", "retention"]
+                    .into_iter()
+                    .any(has)
+        }
+        _ => false,
+    };
+    if !is_document {
+        return Ok(None);
+    }
+    // On completing an upload the checksum headers are about the object.
+    let declared = if has_key && has("uploadId") {
+        Declared {
+            md5: content_md5(&parts.headers)?,
+            ..Declared::default()
+        }
+    } else {
+        Declared::from_headers(&parts.headers)?
+    };
+    Ok((declared.md5.is_some() || declared.value.is_some()).then_some(declared))
+}
+
+/// Checks what of a signature can be checked without its key.
+fn check_signature_shape(headers: &HeaderMap, query: &str) -> S3Result<()> {
+    let authorization = text(headers, "authorization");
+    let is_presigned = parameter(query, "X-Amz-Signature").is_some()
+        || parameter(query, "X-Amz-Algorithm").is_some();
+    let is_v2 = authorization.is_some_and(|a| a.starts_with("AWS "))
+        || (parameter(query, "Signature").is_some()
+            && parameter(query, "AWSAccessKeyId").is_some());
+    if is_v2 {
+        let message = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.";
+        return Err(refuse(S3ErrorCode::InvalidRequest, message));
+    }
+    if is_presigned {
+        if authorization.is_some() {
+            let message = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified";
+            return Err(refuse(S3ErrorCode::InvalidArgument, message));
+        }
+        return check_presigned(headers, query);
+    }
+    let Some(authorization) = authorization else {
+        return Ok(());
+    };
+    let malformed =
+        |message: &'static str| refuse(S3ErrorCode::AuthorizationHeaderMalformed, message);
+    let fields = authorization
+        .strip_prefix("AWS4-HMAC-SHA256")
+        .ok_or_else(|| {
+            refuse(
+                S3ErrorCode::InvalidRequest,
+                "Missing or unsupported Authorization header: use AWS4-HMAC-SHA256",
+            )
+        })?;
+    let field = |name: &str| {
+        fields.split(',').find_map(|field| {
+            field
+                .trim()
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('='))
+        })
+    };
+    let credential = field("Credential").ok_or_else(|| {
+        malformed("The authorization header is malformed; it must contain a Credential")
+    })?;
+    check_scope(credential, S3ErrorCode::AuthorizationHeaderMalformed)?;
+    let signed = field("SignedHeaders").ok_or_else(|| {
+        malformed("The authorization header is malformed; it must contain SignedHeaders")
+    })?;
+    check_signed_headers(headers, signed.split(';'))
+}
+
+fn check_presigned(headers: &HeaderMap, query: &str) -> S3Result<()> {
+    let malformed =
+        |message: String| refuse(S3ErrorCode::AuthorizationQueryParametersError, message);
+    let decoded = |name: &str| -> S3Result<String> {
+        let value = parameter(query, name).ok_or_else(|| {
+            malformed("Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.".into())
+        })?;
+        let value = percent_encoding::percent_decode_str(value).decode_utf8();
+        value
+            .map(|v| v.into_owned())
+            .map_err(|_| malformed(format!("{name} is not UTF-8")))
+    };
+    for name in ["X-Amz-Algorithm", "X-Amz-Date", "X-Amz-Signature"] {
+        decoded(name)?;
+    }
+    check_scope(
+        &decoded("X-Amz-Credential")?,
+        S3ErrorCode::AuthorizationQueryParametersError,
+    )?;
+    match decoded("X-Amz-Expires")?.parse::<i64>() {
+        Err(_) => return Err(malformed("X-Amz-Expires should be a number".into())),
+        Ok(seconds) if seconds < 0 => {
+            return Err(malformed("X-Amz-Expires must be non-negative".into()));
+        }
+        Ok(seconds) if seconds > i64::from(PRESIGNED_SECONDS_MAX) => {
+            return Err(malformed(format!(
+                "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less than {PRESIGNED_SECONDS_MAX} seconds"
+            )));
+        }
+        Ok(_) => {}
+    }
+    check_signed_headers(headers, decoded("X-Amz-SignedHeaders")?.split(';'))
+}
+
+/// `KEY/DATE/REGION/s3/aws4_request`; a key may have slashes of its own.
+fn check_scope(credential: &str, code: S3ErrorCode) -> S3Result<()> {
+    let mut fields = credential.rsplit('/');
+    let (terminal, service) = (fields.next(), fields.next());
+    if terminal != Some("aws4_request") || fields.count() < 3 {
+        return Err(refuse(
+            code,
+            "The credential is malformed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\".",
+        ));
+    }
+    if service != Some("s3") {
+        let message = format!(
+            "incorrect service \"{}\". This endpoint belongs to \"s3\".",
+            service.unwrap_or("")
+        );
+        return Err(refuse(code, message));
+    }
+    Ok(())
+}
+
+/// Every `x-amz-*` header must be signed, or anyone on the way could add one. (`x-amz-content-sha256` is part of what is
+/// signed in any case.)
+fn check_signed_headers<'a>(
+    headers: &HeaderMap,
+    signed: impl Iterator<Item = &'a str>,
+) -> S3Result<()> {
+    let signed: Vec<String> = signed.map(str::to_ascii_lowercase).collect();
+    let is_signed = |name: &str| signed.iter().any(|s| s == name);
+    let unsigned: Vec<&str> = headers
+        .keys()
+        .map(|name| name.as_str())
+        .filter(|name| {
+            name.starts_with("x-amz-") && *name != "x-amz-content-sha256" && !is_signed(name)
+        })
+        .collect();
+    if !unsigned.is_empty() || !(is_signed("host") || is_signed(":authority")) {
+        let names = if unsigned.is_empty() {
+            "host".to_owned()
+        } else {
+            unsigned.join(", ")
+        };
+        let message =
+            format!("There were headers present in the request which were not signed: {names}");
+        return Err(refuse(S3ErrorCode::AccessDenied, message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCOPE: &str = "AK/20260101/anywhere/s3/aws4_request";
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn code(method: &str, uri: &str, headers: &[(&str, &str)]) -> String {
+        match screen(&parts(method, uri, headers), &S3Limits::default()) {
+            Ok(_) => "ok".into(),
+            Err(error) => error.code().as_str().to_owned(),
+        }
+    }
+
+    fn v4(scope: &str, signed: &str) -> String {
+        format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed}, Signature=00")
+    }
+
+    #[test]
+    fn signatures_must_have_the_shape_that_aws_takes() {
+        let good = v4(SCOPE, "host;x-amz-date;x-amz-meta-a");
+        let headers = |authorization: &str| {
+            code(
+                "GET",
+                "/b/k",
+                &[
+                    ("authorization", authorization),
+                    ("x-amz-date", "d"),
+                    ("x-amz-content-sha256", "c"),
+                ],
+            )
+        };
+        assert_eq!(headers(&good), "ok");
+        assert_eq!(headers("AWS AK:sig"), "InvalidRequest");
+        assert_eq!(headers("Bearer x"), "InvalidRequest");
+        assert_eq!(headers(&v4(SCOPE, "host")), "AccessDenied");
+        assert_eq!(headers(&v4(SCOPE, "x-amz-date")), "AccessDenied");
+        assert_eq!(
+            headers(&v4(
+                "AK/20260101/anywhere/sts/aws4_request",
+                "host;x-amz-date"
+            )),
+            "AuthorizationHeaderMalformed"
+        );
+        assert_eq!(
+            headers(&v4("AK/20260101/s3/aws4_request", "host;x-amz-date")),
+            "AuthorizationHeaderMalformed"
+        );
+        assert_eq!(
+            headers(&v4(
+                "a/b/20260101/anywhere/s3/aws4_request",
+                "host;x-amz-date"
+            )),
+            "ok"
+        );
+        assert_eq!(
+            headers("AWS4-HMAC-SHA256 SignedHeaders=host"),
+            "AuthorizationHeaderMalformed"
+        );
+        assert_eq!(
+            code("GET", "/b/k", &[]),
+            "ok",
+            "anonymous requests are for s3s to refuse"
+        );
+    }
+
+    #[test]
+    fn presigned_urls_live_a_week_at_most() {
+        let url = |expires: &str, signed: &str| {
+            format!(
+                "/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK%2F20260101%2Fr%2Fs3%2Faws4_request&X-Amz-Date=d&X-Amz-Expires={expires}&X-Amz-SignedHeaders={signed}&X-Amz-Signature=00"
+            )
+        };
+        assert_eq!(code("GET", &url("604800", "host"), &[]), "ok");
+        assert_eq!(
+            code("GET", &url("604801", "host"), &[]),
+            "AuthorizationQueryParametersError"
+        );
+        assert_eq!(
+            code("GET", &url("-1", "host"), &[]),
+            "AuthorizationQueryParametersError"
+        );
+        assert_eq!(
+            code("GET", &url("x", "host"), &[]),
+            "AuthorizationQueryParametersError"
+        );
+        assert_eq!(
+            code("PUT", &url("60", "host"), &[("x-amz-meta-a", "b")]),
+            "AccessDenied"
+        );
+        assert_eq!(
+            code(
+                "PUT",
+                &url("60", "host%3Bx-amz-meta-a"),
+                &[("x-amz-meta-a", "b")]
+            ),
+            "ok"
+        );
+        assert_eq!(
+            code(
+                "GET",
+                &url("60", "host"),
+                &[("authorization", &v4(SCOPE, "host"))]
+            ),
+            "InvalidArgument"
+        );
+        assert_eq!(
+            code("GET", "/b/k?X-Amz-Signature=00", &[]),
+            "AuthorizationQueryParametersError"
+        );
+        assert_eq!(
+            code("GET", "/b/k?AWSAccessKeyId=a&Signature=b&Expires=1", &[]),
+            "InvalidRequest"
+        );
+    }
+
+    #[test]
+    fn aws_chunked_bodies_must_say_how_long_they_are() {
+        let chunked = |extra: &[(&str, &str)]| {
+            let mut headers = vec![
+                ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+                ("content-length", "99"),
+            ];
+            headers.extend_from_slice(extra);
+            screen(&parts("PUT", "/b/k", &headers), &S3Limits::default())
+        };
+        assert_eq!(
+            chunked(&[]).map(|_| ()).unwrap_err().code(),
+            &S3ErrorCode::MissingContentLength
+        );
+        let error = chunked(&[("x-amz-decoded-content-length", "5x")])
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(error.code(), &S3ErrorCode::InvalidArgument);
+        let screened = chunked(&[("x-amz-decoded-content-length", "5")]).unwrap();
+        assert_eq!(screened.length, Some(5));
+        assert!(screened.rechunker.is_some() && screened.digest.is_none());
+    }
+
+    #[test]
+    fn documents_are_verified_where_they_are_read() {
+        let digest = |method: &str, uri: &str, headers: &[(&str, &str)]| {
+            screen(&parts(method, uri, headers), &S3Limits::default())
+                .unwrap()
+                .digest
+        };
+        let md5 = [("content-md5", "1B2M2Y8AsgTpgAmY7PhCfg==")];
+        let crc = [("x-amz-checksum-crc32", "AAAAAA==")];
+        assert!(digest("POST", "/b?delete", &md5).is_some());
+        assert!(digest("POST", "/b?delete", &crc).unwrap().value.is_some());
+        assert!(digest("PUT", "/b?versioning", &md5).is_some());
+        assert!(digest("PUT", "/b/k?tagging", &md5).is_some());
+        assert!(digest("PUT", "/b/k", &md5).is_none());
+        assert!(
+            digest("POST", "/b/k?uploadId=1", &crc).is_none(),
+            "that is the object's checksum"
+        );
+        assert!(digest("POST", "/b/k?uploadId=1", &md5).is_some());
+        assert!(digest("GET", "/b/k", &md5).is_none());
+        assert_eq!(
+            code("POST", "/b?delete", &[("content-md5", "x")]),
+            "InvalidDigest"
+        );
+    }
+
+    #[test]
+    fn errors_carry_the_request_and_what_it_was_about() {
+        let response = respond(refuse(S3ErrorCode::NoSuchKey, "gone"));
+        let response = finish(response, &Method::GET, "/b/a<b>&c", "ID");
+        assert_eq!(response.headers()["x-amz-request-id"], "ID");
+        let body = String::from_utf8(response.body().bytes().unwrap().to_vec()).unwrap();
+        assert!(body.contains("<Code>NoSuchKey</Code>"), "{body}");
+        assert!(
+            body.ends_with(
+                "<Resource>/b/a&lt;b&gt;&amp;c</Resource><RequestId>ID</RequestId></Error>"
+            ),
+            "{body}"
+        );
+        let response = finish(
+            respond(refuse(S3ErrorCode::NoSuchKey, "gone")),
+            &Method::HEAD,
+            "/b/k",
+            "ID",
+        );
+        assert!(response.body().bytes().unwrap().is_empty());
+        let response = finish(
+            respond(refuse(S3ErrorCode::NotModified, "")),
+            &Method::GET,
+            "/b/k",
+            "ID",
+        );
+        assert!(response.body().bytes().unwrap().is_empty());
+    }
+
+    #[test]
+    fn request_ids_differ() {
+        let ids = RequestIds::new();
+        let all: std::collections::HashSet<String> = (0..1000).map(|_| ids.next()).collect();
+        assert_eq!(all.len(), 1000);
+        assert!(all.iter().all(|id| id.len() == 16));
+    }
+
+    #[test]
+    fn names_of_other_doors_can_be_used() {
+        assert!(EngineNames.validate_bucket_name("My_Bucket"));
+        assert!(!EngineNames.validate_bucket_name(""));
+        assert!(!EngineNames.validate_bucket_name(".hidden"));
+        assert!(!EngineNames.validate_bucket_name("a b"));
+    }
+}
