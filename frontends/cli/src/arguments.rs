@@ -24,25 +24,13 @@ socket in it; otherwise they open the directory themselves.";
 #[command(name = "tombolo", version, max_term_width = 120, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// The data directory.
-    #[arg(
-        long,
-        global = true,
-        env = "TOMBOLO_DIR",
-        value_name = "DIR",
-        help_heading = "Global options"
-    )]
+    #[arg(long, global = true, env = "TOMBOLO_DIR", value_name = "DIR", help_heading = "Global options")]
     pub(crate) dir: Option<PathBuf>,
     /// Print JSON: one object, or an array with one element per line. Errors are objects on standard error.
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
     /// What to log to standard error: error, warn, info, debug or trace, also per module (info,tombolo_core=debug).
-    #[arg(
-        long,
-        global = true,
-        env = "TOMBOLO_LOG",
-        value_name = "LEVEL",
-        help_heading = "Global options"
-    )]
+    #[arg(long, global = true, env = "TOMBOLO_LOG", value_name = "LEVEL", help_heading = "Global options")]
     pub(crate) log_level: Option<String>,
     /// Form of the log.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT", help_heading = "Global options")]
@@ -63,9 +51,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Make a segment in an empty or absent directory.
-    #[command(
-        after_long_help = "Example:\n  tombolo init --dir /srv/tombolo --segment newyork --cluster NewYork"
-    )]
+    #[command(after_long_help = "Example:\n  tombolo init --dir /srv/tombolo --segment newyork --cluster NewYork")]
     Init(InitArgs),
     /// Serve the segment until SIGTERM or SIGINT.
     ///
@@ -143,9 +129,7 @@ Examples:
 Between buckets an object is copied (sharing its content) and then deleted; directories move inside one bucket only.")]
     Mv(MvArgs),
     /// List the versions of an object, newest first; of a bucket or a path ending in /, of all objects below.
-    #[command(
-        after_long_help = "JSON: version, key, size, segment (its id), time, current, marker, type, etag."
-    )]
+    #[command(after_long_help = "JSON: version, key, size, segment (its id), time, current, marker, type, etag.")]
     Versions(VersionsArgs),
     /// Bring a directory tree in.
     ///
@@ -159,9 +143,7 @@ Between buckets an object is copied (sharing its content) and then deleted; dire
     ///
     /// Owners are restored when run as root. Keys that cannot be file names here (empty components, . and .., a file and a
     /// directory of one name) are reported and left out, and the command ends with 1.
-    #[command(
-        after_long_help = "Example:\n  tombolo export NewYork/lab/results/run42 /scratch/run42"
-    )]
+    #[command(after_long_help = "Example:\n  tombolo export NewYork/lab/results/run42 /scratch/run42")]
     Export(ExportArgs),
     /// Make, list and delete snapshots of a bucket, and clone from them. None of it copies data.
     #[command(subcommand)]
@@ -173,9 +155,7 @@ Between buckets an object is copied (sharing its content) and then deleted; dire
     /// Give back the space of what nothing refers to any more.
     Gc,
     /// Print a completion script for a shell.
-    #[command(
-        after_long_help = "Example:\n  tombolo completions bash > /etc/bash_completion.d/tombolo"
-    )]
+    #[command(after_long_help = "Example:\n  tombolo completions bash > /etc/bash_completion.d/tombolo")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -337,12 +317,7 @@ pub(crate) enum UserVerb {
         #[arg(long, value_name = "KEY", requires = "secret_key")]
         access_key: Option<String>,
         /// Use this secret. Other processes see arguments; the environment variable is safer.
-        #[arg(
-            long,
-            value_name = "SECRET",
-            env = "TOMBOLO_SECRET_KEY",
-            hide_env_values = true
-        )]
+        #[arg(long, value_name = "SECRET", env = "TOMBOLO_SECRET_KEY", hide_env_values = true)]
         secret_key: Option<String>,
     },
     /// List the users of a tenant, without secrets.
@@ -501,9 +476,7 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotVerb {
     /// Keep the present state of a bucket under a name.
-    #[command(
-        after_long_help = "Example:\n  tombolo snapshot create NewYork/lab/results before-cleanup"
-    )]
+    #[command(after_long_help = "Example:\n  tombolo snapshot create NewYork/lab/results before-cleanup")]
     Create {
         #[arg(value_name = "CLUSTER/TENANT/BUCKET")]
         bucket: OsString,
@@ -571,10 +544,7 @@ mod tests {
     #[test]
     fn policy_help_names_every_key() {
         let mut policy = tombolo_core::BucketPolicy::default();
-        for line in POLICY_HELP
-            .lines()
-            .filter(|line| line.starts_with("  ") && !line.contains("tombolo"))
-        {
+        for line in POLICY_HELP.lines().filter(|line| line.starts_with("  ") && !line.contains("tombolo")) {
             let key = line.split_whitespace().next().unwrap();
             let refused = policy.set(key, "no such value").unwrap_err().to_string();
             assert!(!refused.contains("no bucket policy"), "{key}: {refused}");
@@ -611,18 +581,8 @@ mod tests {
             let parsed = Cli::try_parse_from(std::iter::once("tombolo").chain(line.split(' ')));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
-        for line in [
-            "",
-            "fly",
-            "user create C/t u --access-key K",
-            "bucket set a/b/c",
-            "bucket set a/b/c x",
-            "put -",
-        ] {
-            assert!(
-                Cli::try_parse_from(std::iter::once("tombolo").chain(line.split(' '))).is_err(),
-                "{line}"
-            );
+        for line in ["", "fly", "user create C/t u --access-key K", "bucket set a/b/c", "bucket set a/b/c x", "put -"] {
+            assert!(Cli::try_parse_from(std::iter::once("tombolo").chain(line.split(' '))).is_err(), "{line}");
         }
     }
 }

@@ -33,10 +33,7 @@ impl Backend {
                 return Ok(Backend::Daemon(Arc::new(client)));
             }
             if !Segment::exists(dir) {
-                return Err(Error::not_found(
-                    Subject::Segment,
-                    format!("there is no segment in {}", dir.display()),
-                ));
+                return Err(Error::not_found(Subject::Segment, format!("there is no segment in {}", dir.display())));
             }
             match Segment::open(dir, OpenOptions::default()).await {
                 Ok(segment) => return Ok(Backend::Here(segment)),
@@ -55,9 +52,7 @@ impl Backend {
             Backend::Daemon(client) => {
                 let takes_input = operation.takes_input();
                 let mut connection = client.take().await?;
-                connection
-                    .send(Frame::Operation(encode(&operation)?))
-                    .await?;
+                connection.send(Frame::Operation(encode(&operation)?)).await?;
                 if !takes_input {
                     connection.flush().await?;
                 }
@@ -138,24 +133,14 @@ impl Call {
 
     /// The next frame, or the reply.
     pub(crate) async fn next<R: DeserializeOwned>(&mut self) -> Result<Piece<R>> {
-        let broke_off = || {
-            Error::new(
-                ErrorKind::Failed,
-                "the operation broke off; this is a bug of tombolo",
-            )
-        };
+        let broke_off = || Error::new(ErrorKind::Failed, "the operation broke off; this is a bug of tombolo");
         let frame = match self {
             Call::Here(exchange) => exchange.next().await.ok_or_else(broke_off)?,
             Call::Daemon(call) => {
-                let frame = call
-                    .connection
-                    .as_mut()
-                    .ok_or_else(broke_off)?
-                    .next()
-                    .await?;
+                let frame = call.connection.as_mut().ok_or_else(broke_off)?.next().await?;
                 // After a failure input may still be under way; the daemon closes such a connection.
-                call.is_over = matches!(frame, Frame::Done(_))
-                    || matches!(frame, Frame::Failed(_)) && !call.takes_input;
+                call.is_over =
+                    matches!(frame, Frame::Done(_)) || matches!(frame, Frame::Failed(_)) && !call.takes_input;
                 frame
             }
         };

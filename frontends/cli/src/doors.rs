@@ -23,8 +23,5 @@ pub(crate) async fn s3(
     stop: watch::Receiver<bool>,
 ) -> Result<Door> {
     drop((segment, drain, stop));
-    Err(Error::new(
-        ErrorKind::Failed,
-        format!("S3 on {address}: this build has no S3 door"),
-    ))
+    Err(Error::new(ErrorKind::Failed, format!("S3 on {address}: this build has no S3 door")))
 }

@@ -80,11 +80,7 @@ pub(crate) fn exit_of(kind: ErrorKind) -> Exit {
 pub(crate) fn describe(error: &Error, as_json: bool) -> String {
     let next = next_step(error.kind(), error.subject());
     if as_json {
-        let Refusal {
-            kind,
-            about,
-            message,
-        } = Refusal::from(error);
+        let Refusal { kind, about, message } = Refusal::from(error);
         return json!({ "error": { "kind": kind, "about": about, "message": message, "next": next } }).to_string();
     }
     match next {
@@ -100,9 +96,7 @@ pub(crate) fn is_fatal(kind: ErrorKind) -> bool {
 
 fn next_step(kind: ErrorKind, subject: Subject) -> Option<&'static str> {
     Some(match (kind, subject) {
-        (ErrorKind::NotFound, Subject::Segment) => {
-            "make one: tombolo init --dir DIR --segment NAME"
-        }
+        (ErrorKind::NotFound, Subject::Segment) => "make one: tombolo init --dir DIR --segment NAME",
         (ErrorKind::NotFound, Subject::Cluster) => {
             "see what there is: tombolo cluster list; make one: tombolo cluster create CLUSTER"
         }
@@ -112,18 +106,10 @@ fn next_step(kind: ErrorKind, subject: Subject) -> Option<&'static str> {
         (ErrorKind::NotFound, Subject::Bucket) => {
             "see what there is: tombolo bucket list CLUSTER/TENANT; make one: tombolo bucket create CLUSTER/TENANT/BUCKET"
         }
-        (ErrorKind::NotFound, Subject::Key) => {
-            "see what there is: tombolo ls CLUSTER/TENANT/BUCKET/"
-        }
-        (ErrorKind::NotFound, Subject::Version) => {
-            "see what there is: tombolo versions CLUSTER/TENANT/BUCKET/KEY"
-        }
-        (ErrorKind::NotFound, Subject::Snapshot) => {
-            "see what there is: tombolo snapshot list CLUSTER/TENANT/BUCKET"
-        }
-        (ErrorKind::NotFound, Subject::User) => {
-            "see who there is: tombolo user list CLUSTER/TENANT"
-        }
+        (ErrorKind::NotFound, Subject::Key) => "see what there is: tombolo ls CLUSTER/TENANT/BUCKET/",
+        (ErrorKind::NotFound, Subject::Version) => "see what there is: tombolo versions CLUSTER/TENANT/BUCKET/KEY",
+        (ErrorKind::NotFound, Subject::Snapshot) => "see what there is: tombolo snapshot list CLUSTER/TENANT/BUCKET",
+        (ErrorKind::NotFound, Subject::User) => "see who there is: tombolo user list CLUSTER/TENANT",
         (ErrorKind::NotEmpty, Subject::Bucket) => {
             "empty it first: tombolo rm -r BUCKET; old versions (tombolo versions), snapshots and uploads count too"
         }
@@ -131,9 +117,7 @@ fn next_step(kind: ErrorKind, subject: Subject) -> Option<&'static str> {
         (ErrorKind::NotEmpty, _) => "delete what is below it first",
         (ErrorKind::Busy, Subject::Segment) => "stop that process, or wait until it is done",
         (ErrorKind::NoSpace, _) => "reads and deletes go on; delete something, then: tombolo gc",
-        (ErrorKind::Quota, _) => {
-            "delete something, or raise the quota: tombolo bucket set BUCKET quota-bytes=BYTES"
-        }
+        (ErrorKind::Quota, _) => "delete something, or raise the quota: tombolo bucket set BUCKET quota-bytes=BYTES",
         (ErrorKind::Damaged, _) => "other objects are unaffected; find all damage: tombolo scrub",
         _ => return None,
     })
@@ -172,10 +156,7 @@ mod tests {
     fn errors_say_what_to_do_next() {
         let error = Error::not_found(Subject::Bucket, "there is no bucket 'C/t/b'");
         let text = describe(&error, false);
-        assert!(
-            text.contains("C/t/b") && text.contains("tombolo bucket create"),
-            "{text}"
-        );
+        assert!(text.contains("C/t/b") && text.contains("tombolo bucket create"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&describe(&error, true)).unwrap();
         assert_eq!(json["error"]["kind"], "not-found");
         assert_eq!(json["error"]["about"], "bucket");

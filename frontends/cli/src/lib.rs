@@ -34,11 +34,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and the version come this way too. When they can't be printed there is nobody to tell.
             let _ = error.print();
-            return if error.use_stderr() {
-                Exit::WrongUsage.into()
-            } else {
-                Exit::Done.into()
-            };
+            return if error.use_stderr() { Exit::WrongUsage.into() } else { Exit::Done.into() };
         }
     };
     let as_json = cli.json;
@@ -56,11 +52,7 @@ fn run(cli: arguments::Cli) -> failure::Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| {
-            Failure::Engine(
-                Error::new(ErrorKind::Failed, "the process cannot start threads").because(e),
-            )
-        })?;
+        .map_err(|e| Failure::Engine(Error::new(ErrorKind::Failed, "the process cannot start threads").because(e)))?;
     let outcome = runtime.block_on(verbs::run(cli));
     // A thread may still wait for standard input.
     runtime.shutdown_background();

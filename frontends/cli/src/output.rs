@@ -25,12 +25,7 @@ impl Output {
     pub(crate) fn new(is_json: bool) -> Output {
         let stdout = std::io::stdout();
         let is_terminal = stdout.is_terminal();
-        Output {
-            out: BufWriter::new(stdout),
-            is_json,
-            is_terminal,
-            items: 0,
-        }
+        Output { out: BufWriter::new(stdout), is_json, is_terminal, items: 0 }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -55,11 +50,7 @@ impl Output {
     }
 
     /// Prints an element of the array, as JSON or as a line.
-    pub(crate) fn item(
-        &mut self,
-        object: impl FnOnce() -> Value,
-        text: impl FnOnce() -> Vec<u8>,
-    ) -> Outcome {
+    pub(crate) fn item(&mut self, object: impl FnOnce() -> Value, text: impl FnOnce() -> Vec<u8>) -> Outcome {
         if !self.is_json {
             let text = text();
             return self.line(&text);
@@ -71,11 +62,7 @@ impl Output {
 
     /// Ends the array.
     pub(crate) fn end(&mut self) -> Outcome {
-        if self.is_json {
-            self.raw(if self.items == 0 { b"]\n" } else { b"\n]\n" })
-        } else {
-            Ok(())
-        }
+        if self.is_json { self.raw(if self.items == 0 { b"]\n" } else { b"\n]\n" }) } else { Ok(()) }
     }
 
     /// Prints a short list: an array, or a table under `head` (columns whose title starts with `>` are right-aligned).
@@ -91,9 +78,7 @@ impl Output {
             return Ok(());
         }
         let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(head.iter().map(|title| title.trim_start_matches('>')));
         for (_, row) in rows {
             table.add_row(row.into_iter().map(Cell::new));
@@ -112,11 +97,7 @@ impl Output {
 
     /// A key for a line: as it is for a pipe, with control characters escaped for a terminal.
     pub(crate) fn key(&self, key: &[u8]) -> Vec<u8> {
-        if self.is_terminal {
-            show(key).into_bytes()
-        } else {
-            key.to_vec()
-        }
+        if self.is_terminal { show(key).into_bytes() } else { key.to_vec() }
     }
 
     /// Hands everything to the operating system.
@@ -146,14 +127,7 @@ fn broken(error: std::io::Error) -> Failure {
 fn key_fields(map: &mut Map<String, Value>, key: &Raw) {
     map.insert("key".into(), String::from_utf8_lossy(&key.0).into());
     if std::str::from_utf8(&key.0).is_err() {
-        map.insert(
-            "key_hex".into(),
-            key.0
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-                .into(),
-        );
+        map.insert("key_hex".into(), key.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into());
     }
 }
 
@@ -183,10 +157,7 @@ pub(crate) fn version_json(record: &VersionRecord) -> Value {
     map.insert("version".into(), record.version.clone().into());
     map.insert("size".into(), record.summary.size.into());
     map.insert("segment".into(), record.segment.clone().into());
-    map.insert(
-        "time".into(),
-        quantity::time(record.summary.modified_ns).into(),
-    );
+    map.insert("time".into(), quantity::time(record.summary.modified_ns).into());
     map.insert("current".into(), record.current.into());
     map.insert("marker".into(), record.marker.into());
     map.insert("type".into(), json!(record.summary.file_type));
@@ -205,10 +176,7 @@ pub(crate) fn object_json(bucket: &str, record: &ObjectRecord) -> Value {
     map.insert("size".into(), record.size.into());
     map.insert("time".into(), quantity::time(record.modified_ns).into());
     map.insert("etag".into(), record.etag.clone().into());
-    map.insert(
-        "mode".into(),
-        json!(record.attributes.mode.map(|mode| format!("{mode:04o}"))),
-    );
+    map.insert("mode".into(), json!(record.attributes.mode.map(|mode| format!("{mode:04o}"))));
     map.insert("uid".into(), json!(record.attributes.uid));
     map.insert("gid".into(), json!(record.attributes.gid));
     map.insert("rdev".into(), json!(record.attributes.rdev));

@@ -39,10 +39,7 @@ impl Place {
         let (cluster, tenant, bucket) = (name()?, name()?, name()?);
         let key = parts.next().unwrap_or_default();
         let missing = |what: &str| {
-            Error::invalid(format!(
-                "'{}' has no {what} name; a path is CLUSTER/TENANT/BUCKET/KEY",
-                show(text)
-            ))
+            Error::invalid(format!("'{}' has no {what} name; a path is CLUSTER/TENANT/BUCKET/KEY", show(text)))
         };
         match (cluster, tenant, bucket) {
             (None, ..) => Err(missing("cluster")),
@@ -57,11 +54,7 @@ impl Place {
             (Some(_), Some(_), None) => Err(missing("bucket")),
             (Some(cluster), Some(tenant), Some(bucket)) => {
                 let bucket = BucketPath::new(cluster, tenant, bucket)?;
-                if key.is_empty() {
-                    Ok(Place::Bucket(bucket))
-                } else {
-                    Ok(Place::Object(bucket.key(key.to_vec())?))
-                }
+                if key.is_empty() { Ok(Place::Bucket(bucket)) } else { Ok(Place::Object(bucket.key(key.to_vec())?)) }
             }
         }
     }
@@ -75,9 +68,7 @@ impl Place {
     pub fn object(self) -> Result<ObjectPath> {
         match self {
             Place::Object(object) => Ok(object),
-            other => Err(Error::invalid(format!(
-                "'{other}' names no object; give CLUSTER/TENANT/BUCKET/KEY"
-            ))),
+            other => Err(Error::invalid(format!("'{other}' names no object; give CLUSTER/TENANT/BUCKET/KEY"))),
         }
     }
 
@@ -85,9 +76,7 @@ impl Place {
     pub fn bucket(self) -> Result<BucketPath> {
         match self {
             Place::Bucket(bucket) => Ok(bucket),
-            other => Err(Error::invalid(format!(
-                "'{other}' is not a bucket; give CLUSTER/TENANT/BUCKET"
-            ))),
+            other => Err(Error::invalid(format!("'{other}' is not a bucket; give CLUSTER/TENANT/BUCKET"))),
         }
     }
 
@@ -95,9 +84,7 @@ impl Place {
     pub fn tenant(self) -> Result<TenantPath> {
         match self {
             Place::Tenant(tenant) => Ok(tenant),
-            other => Err(Error::invalid(format!(
-                "'{other}' is not a tenant; give CLUSTER/TENANT"
-            ))),
+            other => Err(Error::invalid(format!("'{other}' is not a tenant; give CLUSTER/TENANT"))),
         }
     }
 
@@ -105,9 +92,7 @@ impl Place {
     pub fn cluster(self) -> Result<String> {
         match self {
             Place::Cluster(cluster) => Ok(cluster),
-            other => Err(Error::invalid(format!(
-                "'{other}' is not a cluster; give CLUSTER"
-            ))),
+            other => Err(Error::invalid(format!("'{other}' is not a cluster; give CLUSTER"))),
         }
     }
 
@@ -116,9 +101,7 @@ impl Place {
         match self {
             Place::Bucket(bucket) => Ok((bucket, Bytes::new())),
             Place::Object(object) => Ok((object.bucket, object.key)),
-            other => Err(Error::invalid(format!(
-                "'{other}' names no bucket; give CLUSTER/TENANT/BUCKET[/KEY]"
-            ))),
+            other => Err(Error::invalid(format!("'{other}' names no bucket; give CLUSTER/TENANT/BUCKET[/KEY]"))),
         }
     }
 
@@ -159,11 +142,7 @@ impl std::fmt::Display for Place {
 
 /// `key` as the prefix of what lies below it: empty, or ending with `/`.
 pub fn directory_prefix(key: &[u8]) -> Bytes {
-    if key.is_empty() || key.ends_with(b"/") {
-        Bytes::copy_from_slice(key)
-    } else {
-        Bytes::from([key, b"/"].concat())
-    }
+    if key.is_empty() || key.ends_with(b"/") { Bytes::copy_from_slice(key) } else { Bytes::from([key, b"/"].concat()) }
 }
 
 /// The last component of a key, without slashes: what a file of it is called.
@@ -199,47 +178,26 @@ mod tests {
         assert_eq!(Place::parse(b"").unwrap(), Place::Root);
         assert_eq!(Place::parse(b"/").unwrap(), Place::Root);
         for text in ["C", "C/"] {
-            assert_eq!(
-                Place::parse(text.as_bytes()).unwrap(),
-                Place::Cluster("C".into()),
-                "{text}"
-            );
+            assert_eq!(Place::parse(text.as_bytes()).unwrap(), Place::Cluster("C".into()), "{text}");
         }
         for text in ["C/t", "C/t/"] {
             let tenant = TenantPath::new("C", "t").unwrap();
-            assert_eq!(
-                Place::parse(text.as_bytes()).unwrap(),
-                Place::Tenant(tenant),
-                "{text}"
-            );
+            assert_eq!(Place::parse(text.as_bytes()).unwrap(), Place::Tenant(tenant), "{text}");
         }
         for text in ["C/t/b", "C/t/b/"] {
-            assert_eq!(
-                Place::parse(text.as_bytes()).unwrap(),
-                Place::Bucket(bucket.clone()),
-                "{text}"
-            );
+            assert_eq!(Place::parse(text.as_bytes()).unwrap(), Place::Bucket(bucket.clone()), "{text}");
         }
         for key in ["k", "a/b", "a/", "/a", "a//b", ".", "..", "\u{e9}"] {
             let place = Place::parse(format!("C/t/b/{key}").as_bytes()).unwrap();
-            assert_eq!(
-                place,
-                Place::Object(bucket.key(key.as_bytes().to_vec()).unwrap()),
-                "{key}"
-            );
+            assert_eq!(place, Place::Object(bucket.key(key.as_bytes().to_vec()).unwrap()), "{key}");
         }
-        assert_eq!(
-            Place::parse(b"C/t/b/\xff\x00").unwrap(),
-            Place::Object(bucket.key(&b"\xff\x00"[..]).unwrap())
-        );
+        assert_eq!(Place::parse(b"C/t/b/\xff\x00").unwrap(), Place::Object(bucket.key(&b"\xff\x00"[..]).unwrap()));
     }
 
     #[test]
     fn what_is_no_path_is_refused() {
         let long = format!("C/t/b/{}", "k".repeat(1025));
-        for text in [
-            "//", "/C", "C//", "C//b", "C/t//k", "C/t//", "-C", "C/t t", "C/../b", &long,
-        ] {
+        for text in ["//", "/C", "C//", "C//b", "C/t//k", "C/t//", "-C", "C/t t", "C/../b", &long] {
             assert!(Place::parse(text.as_bytes()).is_err(), "{text}");
         }
         assert!(Place::parse(b"C/\xff").is_err());
@@ -256,10 +214,7 @@ mod tests {
     #[test]
     fn targets_take_the_name_of_what_is_stored() {
         let target = |path: &str, name: Option<&[u8]>| {
-            Place::parse(path.as_bytes())
-                .unwrap()
-                .target(name)
-                .map(|object| object.to_string())
+            Place::parse(path.as_bytes()).unwrap().target(name).map(|object| object.to_string())
         };
         assert_eq!(target("C/t/b/k", Some(b"x")).unwrap(), "C/t/b/k");
         assert_eq!(target("C/t/b/k/", Some(b"x")).unwrap(), "C/t/b/k/x");

@@ -14,11 +14,7 @@ impl Progress {
     /// Starts a bar; `total` in bytes if it is known.
     pub(crate) fn start(quiet: bool, total: Option<u64>) -> Progress {
         let shown = !quiet && std::io::stderr().is_terminal();
-        let target = if shown {
-            ProgressDrawTarget::stderr_with_hz(10)
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let target = if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(total, target);
         bar.set_style(style(total.is_some()));
         Progress { bar }

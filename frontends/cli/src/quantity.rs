@@ -29,11 +29,7 @@ pub(crate) fn size(bytes: u64) -> String {
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let bad = || format!("'{text}' is not a size; give bytes, or a number with K, M, G or T");
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = text
-        .get(digits.len()..)
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_uppercase();
+    let unit = text.get(digits.len()..).unwrap_or_default().trim().to_ascii_uppercase();
     let shift = match unit.trim_end_matches("IB").trim_end_matches('B') {
         "" => 0,
         "K" => 10,
@@ -48,8 +44,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 
 /// Reads a duration: a number with `s`, `m`, `h` or `d`; `0` alone is allowed.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad =
-        || format!("'{text}' is not a duration; give a number with s, m, h or d, such as 12h");
+    let bad = || format!("'{text}' is not a duration; give a number with s, m, h or d, such as 12h");
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -62,10 +57,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(bad()),
     };
     let number: u64 = characters.as_str().parse().map_err(|_| bad())?;
-    number
-        .checked_mul(seconds)
-        .map(Duration::from_secs)
-        .ok_or_else(bad)
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
 }
 
 /// RFC 3339 in UTC with nanoseconds: `2026-11-23T16:02:19.000000001Z`.
@@ -85,23 +77,13 @@ fn civil(seconds: i64, between: char) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}{between}{:02}:{:02}:{:02}",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
+    format!("{year:04}-{month:02}-{day:02}{between}{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
 
 #[cfg(test)]
@@ -130,15 +112,7 @@ mod tests {
         assert_eq!(parse_size("64K"), Ok(65536));
         assert_eq!(parse_size("2 GiB"), Ok(2 << 30));
         assert_eq!(parse_size("1mb"), Ok(1 << 20));
-        for bad in [
-            "",
-            "K",
-            "1.5G",
-            "-1",
-            "3X",
-            "99999999999999999999",
-            "20000000T",
-        ] {
+        for bad in ["", "K", "1.5G", "-1", "3X", "99999999999999999999", "20000000T"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));

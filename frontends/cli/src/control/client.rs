@@ -24,10 +24,7 @@ impl Client {
     /// Connects to the daemon that has `dir`; `None` when none listens.
     pub(crate) async fn connect(dir: &Path) -> Result<Option<Client>> {
         match dial(dir).await? {
-            Some(connection) => Ok(Some(Client {
-                dir: dir.into(),
-                idle: Mutex::new(vec![connection]),
-            })),
+            Some(connection) => Ok(Some(Client { dir: dir.into(), idle: Mutex::new(vec![connection]) })),
             None => Ok(None),
         }
     }
@@ -37,12 +34,9 @@ impl Client {
         let idle = self.idle.lock().pop();
         match idle {
             Some(connection) => Ok(connection),
-            None => dial(&self.dir).await?.ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Failed,
-                    format!("the daemon on {} stopped", self.dir.display()),
-                )
-            }),
+            None => dial(&self.dir)
+                .await?
+                .ok_or_else(|| Error::new(ErrorKind::Failed, format!("the daemon on {} stopped", self.dir.display()))),
         }
     }
 
@@ -57,13 +51,7 @@ impl Client {
 
 async fn dial(dir: &Path) -> Result<Option<Connection>> {
     let failed = |e: std::io::Error| {
-        Error::io(
-            format!(
-                "cannot reach the daemon through {}",
-                dir.join(SOCKET_NAME).display()
-            ),
-            e,
-        )
+        Error::io(format!("cannot reach the daemon through {}", dir.join(SOCKET_NAME).display()), e)
     };
     let short = match ShortDirectory::open(dir) {
         Ok(short) => short,

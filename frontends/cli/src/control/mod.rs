@@ -30,19 +30,13 @@ struct ShortDirectory {
 impl ShortDirectory {
     fn open(dir: &Path) -> std::io::Result<ShortDirectory> {
         if dir.as_os_str().len() <= PATH_BYTES_MAX || !cfg!(target_os = "linux") {
-            return Ok(ShortDirectory {
-                path: dir.to_path_buf(),
-                _handle: None,
-            });
+            return Ok(ShortDirectory { path: dir.to_path_buf(), _handle: None });
         }
         use rustix::fs::{Mode, OFlags};
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = rustix::fs::open(dir, flags, Mode::empty())?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
-        Ok(ShortDirectory {
-            path,
-            _handle: Some(handle),
-        })
+        Ok(ShortDirectory { path, _handle: Some(handle) })
     }
 
     fn join(&self, name: impl AsRef<OsStr>) -> PathBuf {

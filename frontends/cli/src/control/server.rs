@@ -46,13 +46,7 @@ impl ControlDoor {
     /// Opens the socket in `dir`, which this process must own: whatever socket is there is a dead daemon's.
     pub(crate) fn open(dir: &Path) -> Result<ControlDoor> {
         let failed = |e: std::io::Error| {
-            Error::io(
-                format!(
-                    "cannot make the control socket {}",
-                    dir.join(SOCKET_NAME).display()
-                ),
-                e,
-            )
+            Error::io(format!("cannot make the control socket {}", dir.join(SOCKET_NAME).display()), e)
         };
         let short = ShortDirectory::open(dir).map_err(failed)?;
         let draft = short.join("control.new");
@@ -64,11 +58,7 @@ impl ControlDoor {
         let listener = UnixListener::bind(&draft).map_err(failed)?;
         std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         std::fs::rename(&draft, short.join(SOCKET_NAME)).map_err(failed)?;
-        Ok(ControlDoor {
-            listener,
-            path: dir.join(SOCKET_NAME),
-            metrics: Arc::default(),
-        })
+        Ok(ControlDoor { listener, path: dir.join(SOCKET_NAME), metrics: Arc::default() })
     }
 
     pub(crate) fn metrics(&self) -> Arc<ControlMetrics> {
@@ -110,10 +100,7 @@ impl ControlDoor {
 
 type Accepted = (UnixStream, tokio::sync::OwnedSemaphorePermit);
 
-async fn accept(
-    listener: &UnixListener,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<Option<Accepted>> {
+async fn accept(listener: &UnixListener, places: &Arc<Semaphore>) -> std::io::Result<Option<Accepted>> {
     // A closed semaphore cannot be: nobody closes it.
     let Ok(place) = places.clone().acquire_owned().await else {
         return Ok(None);
@@ -128,18 +115,13 @@ async fn serve_connection(
     metrics: Arc<ControlMetrics>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let peer = stream
-        .peer_cred()
-        .map_err(|e| Error::io("the caller's identity is not known", e))?;
+    let peer = stream.peer_cred().map_err(|e| Error::io("the caller's identity is not known", e))?;
     let own = rustix::process::geteuid().as_raw();
     let (reader, writer) = stream.into_split();
     let mut reader = FrameReader::new(reader);
     let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
     if peer.uid() != own && peer.uid() != 0 {
-        let denied = Error::new(
-            ErrorKind::Denied,
-            format!("the daemon serves user {own} only"),
-        );
+        let denied = Error::new(ErrorKind::Denied, format!("the daemon serves user {own} only"));
         return answer(&mut writer, refusal(&denied)).await;
     }
     let first = tokio::select! {
@@ -150,9 +132,7 @@ async fn serve_connection(
         None => return Ok(()),
         Some(Frame::Hello(PROTOCOL)) => {}
         Some(_) => {
-            let other = Error::invalid(
-                "the daemon is another version of tombolo than this command; restart it",
-            );
+            let other = Error::invalid("the daemon is another version of tombolo than this command; restart it");
             return answer(&mut writer, refusal(&other)).await;
         }
     }
@@ -168,9 +148,7 @@ async fn serve_connection(
                 Err(error) => return answer(&mut writer, refusal(&error)).await,
             },
             Some(_) => {
-                return Err(Error::invalid(
-                    "an operation was expected on the control connection",
-                ));
+                return Err(Error::invalid("an operation was expected on the control connection"));
             }
         };
         metrics.operations.fetch_add(1, Ordering::Relaxed);

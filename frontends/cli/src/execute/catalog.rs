@@ -11,37 +11,21 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
         Operation::CreateCluster { cluster } => encode(&catalog.create_cluster(&cluster).await?),
         Operation::DeleteCluster { cluster } => encode(&catalog.delete_cluster(&cluster).await?),
         Operation::Clusters => encode(&catalog.clusters().await?),
-        Operation::CreateTenant { tenant } => {
-            encode(&catalog.create_tenant(&tenant.parse()?).await?)
-        }
-        Operation::DeleteTenant { tenant } => {
-            encode(&catalog.delete_tenant(&tenant.parse()?).await?)
-        }
+        Operation::CreateTenant { tenant } => encode(&catalog.create_tenant(&tenant.parse()?).await?),
+        Operation::DeleteTenant { tenant } => encode(&catalog.delete_tenant(&tenant.parse()?).await?),
         Operation::Tenants { cluster } => {
             let tenants = catalog.tenants(&cluster).await?;
-            encode(
-                &tenants
-                    .into_iter()
-                    .map(|tenant| tenant.tenant)
-                    .collect::<Vec<_>>(),
-            )
+            encode(&tenants.into_iter().map(|tenant| tenant.tenant).collect::<Vec<_>>())
         }
         Operation::CreateBucket { bucket, set } => {
             let policy = changed(BucketPolicy::default(), &set)?;
             let bucket = catalog.create_bucket(&bucket.parse()?, policy).await?;
             encode(&BucketRecord::from(bucket.info().await?))
         }
-        Operation::DeleteBucket { bucket } => {
-            encode(&catalog.delete_bucket(&bucket.parse()?).await?)
-        }
+        Operation::DeleteBucket { bucket } => encode(&catalog.delete_bucket(&bucket.parse()?).await?),
         Operation::Buckets { tenant } => {
             let buckets = catalog.buckets(&tenant.parse()?).await?;
-            encode(
-                &buckets
-                    .into_iter()
-                    .map(BucketRecord::from)
-                    .collect::<Vec<_>>(),
-            )
+            encode(&buckets.into_iter().map(BucketRecord::from).collect::<Vec<_>>())
         }
         Operation::Bucket { bucket } => {
             let bucket = open(segment, &bucket).await?;
@@ -53,9 +37,7 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
             let path: BucketPath = bucket.parse()?;
             let policy = changed(segment.bucket(&path).await?.info().await?.policy, &set)?;
             catalog.set_policy(&path, policy).await?;
-            encode(&BucketRecord::from(
-                segment.bucket(&path).await?.info().await?,
-            ))
+            encode(&BucketRecord::from(segment.bucket(&path).await?.info().await?))
         }
         Operation::CreateUser { tenant, name, keys } => {
             let tenant: TenantPath = tenant.parse()?;
@@ -65,9 +47,7 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
             record.secret_key = Some(SecretText(secret.0));
             encode(&record)
         }
-        Operation::DeleteUser { tenant, name } => {
-            encode(&catalog.delete_user(&tenant.parse()?, &name).await?)
-        }
+        Operation::DeleteUser { tenant, name } => encode(&catalog.delete_user(&tenant.parse()?, &name).await?),
         Operation::Users { tenant } => {
             let users = catalog.users(&tenant.parse()?).await?;
             encode(&users.into_iter().map(UserRecord::from).collect::<Vec<_>>())

@@ -36,11 +36,7 @@ impl Exchange {
             // A receiver that is gone has lost interest in the answer.
             let _ = given.send(last).await;
         });
-        Exchange {
-            input,
-            output,
-            task: task.abort_handle(),
-        }
+        Exchange { input, output, task: task.abort_handle() }
     }
 
     /// Hands in a frame, waiting while the operation is busy; `false` when it takes no more.
@@ -64,9 +60,7 @@ impl Drop for Exchange {
 pub(crate) fn refusal(error: &Error) -> Frame {
     match encode(&Refusal::from(error)) {
         Ok(json) => Frame::Failed(json),
-        Err(_) => Frame::Failed(Bytes::from_static(
-            br#"{"kind":"failed","about":"other","message":"failed"}"#,
-        )),
+        Err(_) => Frame::Failed(Bytes::from_static(br#"{"kind":"failed","about":"other","message":"failed"}"#)),
     }
 }
 
@@ -98,26 +92,12 @@ async fn execute(
         }
         Operation::Snapshots { bucket } => {
             let snapshots = open(segment, &bucket).await?.snapshots().await?;
-            encode(
-                &snapshots
-                    .into_iter()
-                    .map(SnapshotRecord::from)
-                    .collect::<Vec<_>>(),
-            )
+            encode(&snapshots.into_iter().map(SnapshotRecord::from).collect::<Vec<_>>())
         }
-        Operation::Clone {
-            bucket,
-            prefix,
-            target,
-            snapshot,
-        } => {
+        Operation::Clone { bucket, prefix, target, snapshot } => {
             let target: BucketPath = target.parse()?;
             let bucket = open(segment, &bucket).await?;
-            encode(
-                &bucket
-                    .clone_to(&target, &prefix.0, snapshot.as_deref())
-                    .await?,
-            )
+            encode(&bucket.clone_to(&target, &prefix.0, snapshot.as_deref()).await?)
         }
         Operation::CreateCluster { .. }
         | Operation::DeleteCluster { .. }
@@ -134,9 +114,7 @@ async fn execute(
         | Operation::DeleteUser { .. }
         | Operation::Users { .. } => catalog::execute(segment, operation).await,
         Operation::Put(request) => objects::put(segment, *request, input).await,
-        Operation::Get { at, unless_linked } => {
-            objects::get(segment, at, unless_linked, output).await
-        }
+        Operation::Get { at, unless_linked } => objects::get(segment, at, unless_linked, output).await,
         other => objects::execute(segment, other).await,
     }
 }
@@ -146,8 +124,5 @@ async fn open(segment: &Segment, bucket: &str) -> Result<tombolo_core::Bucket> {
 }
 
 fn out_of_place(operation: &Operation) -> Error {
-    Error::new(
-        ErrorKind::Failed,
-        format!("{operation:?} was handed to the wrong place"),
-    )
+    Error::new(ErrorKind::Failed, format!("{operation:?} was handed to the wrong place"))
 }

@@ -2,15 +2,14 @@
 
 use super::{open, out_of_place};
 use crate::wire::{
-    DeletedRecord, Frame, Named, ObjectRecord, Operation, Page, PutRequest, Refusal, VersionsPage,
-    encode,
+    DeletedRecord, Frame, Named, ObjectRecord, Operation, Page, PutRequest, Refusal, VersionsPage, encode,
 };
 use bytes::Bytes;
 use std::ops::Range;
 use tokio::sync::mpsc;
 use tombolo_core::{
-    Attributes, Condition, CopyOptions, DeleteOptions, Error, ErrorKind, EtagMatch, GetOptions,
-    ListOptions, ListVersionsOptions, Metadata, Object, PutOptions, Result, Segment, VersionId,
+    Attributes, Condition, CopyOptions, DeleteOptions, Error, ErrorKind, EtagMatch, GetOptions, ListOptions,
+    ListVersionsOptions, Metadata, Object, PutOptions, Result, Segment, VersionId,
 };
 
 /// Keys in one page of a listing.
@@ -22,21 +21,13 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
     match operation {
         Operation::Head { at } => {
             let bucket = open(segment, &at.bucket).await?;
-            encode(&ObjectRecord::from(
-                &bucket.head(&at.key.0, view(&at)?).await?,
-            ))
+            encode(&ObjectRecord::from(&bucket.head(&at.key.0, view(&at)?).await?))
         }
-        Operation::Stat { bucket, path } => encode(&ObjectRecord::from(
-            &open(segment, &bucket).await?.stat(&path.0).await?,
-        )),
+        Operation::Stat { bucket, path } => {
+            encode(&ObjectRecord::from(&open(segment, &bucket).await?.stat(&path.0).await?))
+        }
         Operation::Digest { at } => encode(&digest(&object(segment, &at).await?).await?),
-        Operation::List {
-            bucket,
-            prefix,
-            delimiter,
-            after,
-            snapshot,
-        } => {
+        Operation::List { bucket, prefix, delimiter, after, snapshot } => {
             let options = ListOptions {
                 prefix: prefix.0,
                 delimiter: delimiter.then(|| Bytes::from_static(b"/")),
@@ -44,52 +35,22 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
                 limit: PAGE_KEYS,
                 snapshot,
             };
-            encode(&Page::from(
-                open(segment, &bucket).await?.list(options).await?,
-            ))
+            encode(&Page::from(open(segment, &bucket).await?.list(options).await?))
         }
-        Operation::Versions {
-            bucket,
-            prefix,
-            after,
-        } => {
+        Operation::Versions { bucket, prefix, after } => {
             let (after, after_version) = match after {
-                Some((key, version)) => (
-                    Some(key.0),
-                    version.as_deref().map(VersionId::parse).transpose()?,
-                ),
+                Some((key, version)) => (Some(key.0), version.as_deref().map(VersionId::parse).transpose()?),
                 None => (None, None),
             };
-            let options = ListVersionsOptions {
-                prefix: prefix.0,
-                delimiter: None,
-                after,
-                after_version,
-                limit: PAGE_KEYS,
-            };
-            encode(&VersionsPage::from(
-                open(segment, &bucket).await?.list_versions(options).await?,
-            ))
+            let options =
+                ListVersionsOptions { prefix: prefix.0, delimiter: None, after, after_version, limit: PAGE_KEYS };
+            encode(&VersionsPage::from(open(segment, &bucket).await?.list_versions(options).await?))
         }
-        Operation::Delete {
-            bucket,
-            key,
-            version,
-            if_match,
-        } => {
+        Operation::Delete { bucket, key, version, if_match } => {
             let version = version.as_deref().map(VersionId::parse).transpose()?;
             let if_match = if_match.map(|etag| EtagMatch::OneOf(vec![etag]));
-            let options = DeleteOptions {
-                version,
-                condition: Condition {
-                    if_match,
-                    ..Condition::default()
-                },
-            };
-            let deleted = open(segment, &bucket)
-                .await?
-                .delete(&key.0, options)
-                .await?;
+            let options = DeleteOptions { version, condition: Condition { if_match, ..Condition::default() } };
+            let deleted = open(segment, &bucket).await?.delete(&key.0, options).await?;
             encode(&DeletedRecord {
                 existed: deleted.existed,
                 version: deleted.version.map(|v| v.to_string()),
@@ -97,85 +58,41 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
             })
         }
         Operation::DeleteMany { bucket, keys } => {
-            let items = keys
-                .into_iter()
-                .map(|key| (key.0, DeleteOptions::default()))
-                .collect();
+            let items = keys.into_iter().map(|key| (key.0, DeleteOptions::default())).collect();
             let results = open(segment, &bucket).await?.delete_many(items).await?;
-            encode(
-                &results
-                    .iter()
-                    .map(|result| result.as_ref().err().map(Refusal::from))
-                    .collect::<Vec<_>>(),
-            )
+            encode(&results.iter().map(|result| result.as_ref().err().map(Refusal::from)).collect::<Vec<_>>())
         }
         Operation::Copy { from, bucket, key } => {
             let source = object(segment, &from).await?;
             let target = open(segment, &bucket).await?;
-            encode(&ObjectRecord::from(
-                &target.copy(&source, &key.0, CopyOptions::default()).await?,
-            ))
+            encode(&ObjectRecord::from(&target.copy(&source, &key.0, CopyOptions::default()).await?))
         }
-        Operation::Rename { bucket, from, to } => {
-            encode(&open(segment, &bucket).await?.rename(&from.0, &to.0).await?)
-        }
-        Operation::MakeDirectory {
-            bucket,
-            path,
-            attributes,
-        } => {
-            let made = open(segment, &bucket)
-                .await?
-                .mkdir(&path.0, Attributes::from(attributes))
-                .await;
+        Operation::Rename { bucket, from, to } => encode(&open(segment, &bucket).await?.rename(&from.0, &to.0).await?),
+        Operation::MakeDirectory { bucket, path, attributes } => {
+            let made = open(segment, &bucket).await?.mkdir(&path.0, Attributes::from(attributes)).await;
             match made {
                 Ok(()) => encode(&true),
                 Err(error) if error.kind() == ErrorKind::Exists => encode(&false),
                 Err(error) => Err(error),
             }
         }
-        Operation::RemoveDirectory { bucket, path } => {
-            encode(&open(segment, &bucket).await?.rmdir(&path.0).await?)
+        Operation::RemoveDirectory { bucket, path } => encode(&open(segment, &bucket).await?.rmdir(&path.0).await?),
+        Operation::Link { bucket, existing, to } => {
+            encode(&open(segment, &bucket).await?.link(&existing.0, &to.0).await?)
         }
-        Operation::Link {
-            bucket,
-            existing,
-            to,
-        } => encode(
-            &open(segment, &bucket)
-                .await?
-                .link(&existing.0, &to.0)
-                .await?,
-        ),
-        Operation::SetAttributes {
-            bucket,
-            path,
-            attributes,
-            modified_ns,
-        } => {
+        Operation::SetAttributes { bucket, path, attributes, modified_ns } => {
             let bucket = open(segment, &bucket).await?;
-            encode(
-                &bucket
-                    .set_attributes(&path.0, attributes.into(), modified_ns)
-                    .await?,
-            )
+            encode(&bucket.set_attributes(&path.0, attributes.into(), modified_ns).await?)
         }
         other => Err(out_of_place(&other)),
     }
 }
 
 /// Stores the content that comes as frames. An input that ends without `End` stores nothing.
-pub(super) async fn put(
-    segment: &Segment,
-    request: PutRequest,
-    input: &mut mpsc::Receiver<Frame>,
-) -> Result<Bytes> {
+pub(super) async fn put(segment: &Segment, request: PutRequest, input: &mut mpsc::Receiver<Frame>) -> Result<Bytes> {
     let bucket = open(segment, &request.bucket).await?;
     let mut options = PutOptions {
-        metadata: Metadata {
-            headers: request.headers,
-            user: request.user,
-        },
+        metadata: Metadata { headers: request.headers, user: request.user },
         tags: request.tags,
         attributes: request.attributes.map(Attributes::from),
         modified_ns: request.modified_ns,
@@ -190,16 +107,12 @@ pub(super) async fn put(
     let first = taken(input).await?;
     let second = match &first {
         Frame::End => {
-            return encode(&ObjectRecord::from(
-                &bucket.put(&key, Bytes::new(), options).await?,
-            ));
+            return encode(&ObjectRecord::from(&bucket.put(&key, Bytes::new(), options).await?));
         }
         _ => taken(input).await?,
     };
     if let (Frame::Data(data), Frame::End) = (&first, &second) {
-        return encode(&ObjectRecord::from(
-            &bucket.put(&key, data.clone(), options).await?,
-        ));
+        return encode(&ObjectRecord::from(&bucket.put(&key, data.clone(), options).await?));
     }
     let mut writer = bucket.writer(&key, options).await?;
     let mut held = Some(second);
@@ -220,12 +133,7 @@ pub(super) async fn put(
 }
 
 async fn taken(input: &mut mpsc::Receiver<Frame>) -> Result<Frame> {
-    let gone = || {
-        Error::new(
-            ErrorKind::Failed,
-            "the content ended early; nothing was stored",
-        )
-    };
+    let gone = || Error::new(ErrorKind::Failed, "the content ended early; nothing was stored");
     input.recv().await.ok_or_else(gone)
 }
 
@@ -288,25 +196,16 @@ async fn digest(object: &Object) -> Result<String> {
 async fn next_data(object: &Object, offset: u64, size: u64) -> Result<Range<u64>> {
     let data = object.next_data(offset).await?.unwrap_or(size..size);
     if data.start < offset || data.end <= offset || data.end < data.start {
-        return Err(Error::damaged(format!(
-            "the extents of {:?} at {offset} make no sense",
-            object.info().key
-        )));
+        return Err(Error::damaged(format!("the extents of {:?} at {offset} make no sense", object.info().key)));
     }
     Ok(data)
 }
 
 async fn object(segment: &Segment, at: &Named) -> Result<Object> {
-    open(segment, &at.bucket)
-        .await?
-        .get(&at.key.0, view(at)?)
-        .await
+    open(segment, &at.bucket).await?.get(&at.key.0, view(at)?).await
 }
 
 fn view(at: &Named) -> Result<GetOptions> {
     let version = at.version.as_deref().map(VersionId::parse).transpose()?;
-    Ok(GetOptions {
-        version,
-        snapshot: at.snapshot.clone(),
-    })
+    Ok(GetOptions { version, snapshot: at.snapshot.clone() })
 }

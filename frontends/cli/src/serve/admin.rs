@@ -35,22 +35,13 @@ pub(super) struct AdminDoor {
 
 impl AdminDoor {
     pub(super) async fn bind(address: SocketAddr, metrics: Arc<Metrics>) -> Result<AdminDoor> {
-        let failed = |e| {
-            Error::io(
-                format!("the admin address {address} cannot be listened on"),
-                e,
-            )
-        };
+        let failed = |e| Error::io(format!("the admin address {address} cannot be listened on"), e);
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "metrics and health are open to whoever reaches this address");
         }
-        Ok(AdminDoor {
-            listener,
-            address,
-            metrics,
-        })
+        Ok(AdminDoor { listener, address, metrics })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -85,9 +76,7 @@ impl AdminDoor {
             }
         }
         drop(self.listener);
-        let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
-            while connections.join_next().await.is_some() {}
-        });
+        let drained = tokio::time::timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} });
         if drained.await.is_err() {
             connections.shutdown().await;
         }
@@ -121,31 +110,19 @@ async fn connection(stream: TcpStream, metrics: Arc<Metrics>, mut stop: watch::R
 
 async fn answer(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
-        return response(
-            StatusCode::METHOD_NOT_ALLOWED,
-            TEXT,
-            "only GET and HEAD\n".into(),
-        );
+        return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
     }
     match path {
         "/metrics" => match metrics.text().await {
             Ok(text) => response(StatusCode::OK, METRICS, text),
-            Err(error) => response(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                TEXT,
-                format!("{error}\n"),
-            ),
+            Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
         "/healthz" => response(StatusCode::OK, TEXT, "alive\n".into()),
         "/readyz" => match metrics.ready().await {
             Ok(text) => response(StatusCode::OK, TEXT, text),
             Err(text) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text),
         },
-        _ => response(
-            StatusCode::NOT_FOUND,
-            TEXT,
-            "there are /metrics, /healthz and /readyz\n".into(),
-        ),
+        _ => response(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /healthz and /readyz\n".into()),
     }
 }
 

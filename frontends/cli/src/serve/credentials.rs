@@ -11,11 +11,7 @@ pub(super) struct Credentials {
 
 /// Makes a tenant and a user in the segment's own cluster if the segment has no user that S3 clients could be: on the very
 /// first start, or when that was cut off before the user was made.
-pub(super) async fn first(
-    segment: &Segment,
-    tenant: &str,
-    user: &str,
-) -> Result<Option<Credentials>> {
+pub(super) async fn first(segment: &Segment, tenant: &str, user: &str) -> Result<Option<Credentials>> {
     let catalog = segment.catalog();
     for cluster in catalog.clusters().await? {
         for tenant in catalog.tenants(&cluster).await? {

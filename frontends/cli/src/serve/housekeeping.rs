@@ -18,16 +18,8 @@ pub(super) async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let work = async {
-        let mut expiry = timer(if upload_expiry.is_zero() {
-            NEVER
-        } else {
-            EXPIRY_INTERVAL
-        });
-        let mut collection = timer(if gc_interval.is_zero() {
-            NEVER
-        } else {
-            gc_interval
-        });
+        let mut expiry = timer(if upload_expiry.is_zero() { NEVER } else { EXPIRY_INTERVAL });
+        let mut collection = timer(if gc_interval.is_zero() { NEVER } else { gc_interval });
         let mut collected = None;
         loop {
             tokio::select! {
@@ -76,11 +68,7 @@ async fn collect(segment: &Segment, collected: &mut Option<Holdings>) -> Result<
     }
     let report = segment.gc().await?;
     *collected = Some(holdings(segment).await?);
-    tracing::info!(
-        bytes_freed = report.bytes_freed,
-        packs_removed = report.packs_removed,
-        "garbage is collected"
-    );
+    tracing::info!(bytes_freed = report.bytes_freed, packs_removed = report.packs_removed, "garbage is collected");
     Ok(())
 }
 

@@ -24,18 +24,8 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(
-        segment: Segment,
-        control: Arc<ControlMetrics>,
-        stopped: watch::Receiver<bool>,
-    ) -> Metrics {
-        Metrics {
-            segment,
-            control,
-            stopped,
-            started: Instant::now(),
-            buckets: Mutex::new(None),
-        }
+    pub(super) fn new(segment: Segment, control: Arc<ControlMetrics>, stopped: watch::Receiver<bool>) -> Metrics {
+        Metrics { segment, control, stopped, started: Instant::now(), buckets: Mutex::new(None) }
     }
 
     /// Whether requests are taken: the segment answers and nobody asked to stop. `Err` says why not.
@@ -44,9 +34,7 @@ impl Metrics {
             return Err("stopping\n".into());
         }
         match self.segment.status().await {
-            Ok(status) if status.is_full => {
-                Ok("ready for reads and deletes; the disk is full\n".into())
-            }
+            Ok(status) if status.is_full => Ok("ready for reads and deletes; the disk is full\n".into()),
             Ok(_) => Ok("ready\n".into()),
             Err(error) => Err(format!("{error}\n")),
         }
@@ -56,85 +44,31 @@ impl Metrics {
     pub(super) async fn text(&self) -> Result<String> {
         let mut out = String::new();
         for (name, help, is_counter, value) in self.segment.metrics() {
-            let name = if name.starts_with("tombolo_") {
-                name.to_string()
-            } else {
-                format!("tombolo_{name}")
-            };
+            let name = if name.starts_with("tombolo_") { name.to_string() } else { format!("tombolo_{name}") };
             figure(&mut out, &name, help, is_counter, value);
         }
         let status = self.segment.status().await?;
         for (name, help, value) in [
-            (
-                "tombolo_segment_chunks",
-                "Distinct chunks stored.",
-                status.chunks,
-            ),
-            (
-                "tombolo_segment_unique_bytes",
-                "Bytes of distinct chunks before compression.",
-                status.unique_bytes,
-            ),
-            (
-                "tombolo_segment_stored_bytes",
-                "Bytes of pack files.",
-                status.stored_bytes,
-            ),
+            ("tombolo_segment_chunks", "Distinct chunks stored.", status.chunks),
+            ("tombolo_segment_unique_bytes", "Bytes of distinct chunks before compression.", status.unique_bytes),
+            ("tombolo_segment_stored_bytes", "Bytes of pack files.", status.stored_bytes),
             ("tombolo_segment_packs", "Pack files.", status.packs),
-            (
-                "tombolo_segment_free_bytes",
-                "Free bytes on the file system.",
-                status.free_bytes,
-            ),
-            (
-                "tombolo_segment_damaged_chunks",
-                "Damaged chunks found and not yet healed.",
-                status.damaged_chunks,
-            ),
-            (
-                "tombolo_segment_full",
-                "1 while writes are refused for lack of space.",
-                u64::from(status.is_full),
-            ),
+            ("tombolo_segment_free_bytes", "Free bytes on the file system.", status.free_bytes),
+            ("tombolo_segment_damaged_chunks", "Damaged chunks found and not yet healed.", status.damaged_chunks),
+            ("tombolo_segment_full", "1 while writes are refused for lack of space.", u64::from(status.is_full)),
         ] {
             figure(&mut out, name, help, false, value as f64);
         }
         for (name, help, value) in [
-            (
-                "tombolo_control_operations_total",
-                "Operations of commands.",
-                &self.control.operations,
-            ),
-            (
-                "tombolo_control_failures_total",
-                "Operations of commands that failed.",
-                &self.control.failures,
-            ),
+            ("tombolo_control_operations_total", "Operations of commands.", &self.control.operations),
+            ("tombolo_control_failures_total", "Operations of commands that failed.", &self.control.failures),
         ] {
-            figure(
-                &mut out,
-                name,
-                help,
-                true,
-                value.load(Ordering::Relaxed) as f64,
-            );
+            figure(&mut out, name, help, true, value.load(Ordering::Relaxed) as f64);
         }
         let uptime = self.started.elapsed().as_secs_f64();
-        figure(
-            &mut out,
-            "tombolo_uptime_seconds",
-            "Time since the daemon started.",
-            false,
-            uptime,
-        );
+        figure(&mut out, "tombolo_uptime_seconds", "Time since the daemon started.", false, uptime);
         if let Some(bytes) = resident_bytes() {
-            figure(
-                &mut out,
-                "process_resident_memory_bytes",
-                "Resident memory.",
-                false,
-                bytes as f64,
-            );
+            figure(&mut out, "process_resident_memory_bytes", "Resident memory.", false, bytes as f64);
         }
         out.push_str(&self.buckets().await?);
         Ok(out)
@@ -155,31 +89,16 @@ impl Metrics {
                     if usages.len() >= BUCKETS_MAX {
                         break 'all;
                     }
-                    usages.push((
-                        bucket.path.to_string(),
-                        self.segment.bucket(&bucket.path).await?.usage().await?,
-                    ));
+                    usages.push((bucket.path.to_string(), self.segment.bucket(&bucket.path).await?.usage().await?));
                 }
             }
         }
         let mut out = String::new();
         for (name, help, value) in [
-            (
-                "tombolo_bucket_objects",
-                "Objects that show.",
-                (|u| u.objects) as fn(&tombolo_core::Usage) -> u64,
-            ),
-            ("tombolo_bucket_bytes", "Their sizes added up.", |u| {
-                u.logical_bytes
-            }),
-            (
-                "tombolo_bucket_old_versions",
-                "Kept older versions and delete markers.",
-                |u| u.old_versions,
-            ),
-            ("tombolo_bucket_old_bytes", "Their sizes added up.", |u| {
-                u.old_bytes
-            }),
+            ("tombolo_bucket_objects", "Objects that show.", (|u| u.objects) as fn(&tombolo_core::Usage) -> u64),
+            ("tombolo_bucket_bytes", "Their sizes added up.", |u| u.logical_bytes),
+            ("tombolo_bucket_old_versions", "Kept older versions and delete markers.", |u| u.old_versions),
+            ("tombolo_bucket_old_bytes", "Their sizes added up.", |u| u.old_bytes),
         ] {
             if usages.is_empty() {
                 break;

@@ -46,35 +46,16 @@ pub(crate) async fn serve(output: &mut Output, dir: &Path, args: ServeArgs) -> O
     Ok(())
 }
 
-async fn serve_segment(
-    output: &mut Output,
-    segment: &Segment,
-    args: &ServeArgs,
-    signals: &mut Signals,
-) -> Outcome {
+async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs, signals: &mut Signals) -> Outcome {
     let (stop, stopped) = watch::channel(false);
     let default_s3 = SocketAddr::from((Ipv4Addr::LOCALHOST, S3_PORT));
-    let s3_address = args
-        .s3
-        .or_else(|| args.admin.is_none().then_some(default_s3));
+    let s3_address = args.s3.or_else(|| args.admin.is_none().then_some(default_s3));
     let s3 = match s3_address {
-        Some(address) => Some(
-            doors::s3(
-                segment.clone(),
-                address,
-                args.shutdown_timeout,
-                stopped.clone(),
-            )
-            .await?,
-        ),
+        Some(address) => Some(doors::s3(segment.clone(), address, args.shutdown_timeout, stopped.clone()).await?),
         None => None,
     };
     let control = ControlDoor::open(segment.dir())?;
-    let metrics = Arc::new(Metrics::new(
-        segment.clone(),
-        control.metrics(),
-        stopped.clone(),
-    ));
+    let metrics = Arc::new(Metrics::new(segment.clone(), control.metrics(), stopped.clone()));
     let admin = match args.admin {
         Some(address) => Some(AdminDoor::bind(address, metrics).await?),
         None => None,
@@ -83,13 +64,7 @@ async fn serve_segment(
         Some(_) => credentials::first(segment, &args.tenant, &args.user).await?,
         None => None,
     };
-    announce(
-        output,
-        segment,
-        s3.as_ref(),
-        admin.as_ref(),
-        credentials.as_ref(),
-    )?;
+    announce(output, segment, s3.as_ref(), admin.as_ref(), credentials.as_ref())?;
 
     let mut serving = JoinSet::new();
     if let Some(Door { serving: door, .. }) = s3 {
@@ -99,12 +74,7 @@ async fn serve_segment(
         serving.spawn(admin.serve(stopped.clone()));
     }
     serving.spawn(control.serve(segment.clone(), stopped.clone()));
-    serving.spawn(housekeeping::run(
-        segment.clone(),
-        args.upload_expiry,
-        args.gc_interval,
-        stopped,
-    ));
+    serving.spawn(housekeeping::run(segment.clone(), args.upload_expiry, args.gc_interval, stopped));
     tokio::select! {
         () = signals.next() => tracing::info!("stopping: requests under way are finished, new ones refused"),
         // Doors serve until they are stopped.
@@ -144,10 +114,7 @@ async fn open(dir: &Path, args: &ServeArgs) -> Result<Segment> {
                 Some(name) => name.clone(),
                 None => host_name(),
             };
-            let create = CreateOptions {
-                name,
-                cluster: args.cluster.clone(),
-            };
+            let create = CreateOptions { name, cluster: args.cluster.clone() };
             Segment::create(dir, create, options(args)).await
         };
         match opened {
@@ -193,17 +160,9 @@ fn host_name() -> String {
 
 fn segment_name(host: &str) -> String {
     let short = host.split('.').next().unwrap_or_default();
-    let clean: String = short
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(63)
-        .collect();
+    let clean: String = short.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
     let clean = clean.trim_matches('-');
-    if clean.is_empty() {
-        "local".into()
-    } else {
-        clean.into()
-    }
+    if clean.is_empty() { "local".into() } else { clean.into() }
 }
 
 fn announce(
@@ -213,23 +172,15 @@ fn announce(
     admin: Option<&AdminDoor>,
     credentials: Option<&credentials::Credentials>,
 ) -> Outcome {
-    let s3 = s3
-        .and_then(|door| door.addresses.first())
-        .map(|address| format!("http://{address}"));
+    let s3 = s3.and_then(|door| door.addresses.first()).map(|address| format!("http://{address}"));
     let admin = admin.map(|door| format!("http://{}", door.address()));
     let dir = segment.dir().display().to_string();
-    let mut text = format!(
-        "Segment {} of cluster {} in {dir}",
-        segment.name(),
-        segment.cluster()
-    );
+    let mut text = format!("Segment {} of cluster {} in {dir}", segment.name(), segment.cluster());
     if let Some(url) = &s3 {
         text.push_str(&format!("\nS3       {url}"));
     }
     if let Some(url) = &admin {
-        text.push_str(&format!(
-            "\nAdmin    {url}/metrics {url}/healthz {url}/readyz"
-        ));
+        text.push_str(&format!("\nAdmin    {url}/metrics {url}/healthz {url}/readyz"));
     }
     text.push_str(&format!("\nControl  tombolo --dir {dir} status"));
     if let (Some(credentials), Some(url)) = (credentials, &s3) {
@@ -257,14 +208,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Signals> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|e| Error::io("signals cannot be listened for", e).about(Subject::Other))
-        };
-        Ok(Signals {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
+        let listen =
+            |kind| signal(kind).map_err(|e| Error::io("signals cannot be listened for", e).about(Subject::Other));
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
     async fn next(&mut self) {

@@ -13,7 +13,7 @@ use std::path::Path;
 /// The most bytes of the list of names, and of one value (Linux' own limits).
 const XATTR_BYTES_MAX: usize = 64 << 10;
 /// `tv_nsec` that leaves a time alone.
-const TIME_OMIT: i64 = rustix::fs::UTIME_OMIT as i64;
+const TIME_OMIT: i64 = rustix::fs::UTIME_OMIT;
 
 /// What kind of file `metadata`, of the file itself and not of what it points to, is about.
 pub(super) fn kind(metadata: &Metadata) -> Option<Kind> {
@@ -32,10 +32,7 @@ pub(super) fn kind(metadata: &Metadata) -> Option<Kind> {
 
 /// Modification time in nanoseconds since the epoch.
 pub(super) fn modified_ns(metadata: &Metadata) -> i64 {
-    metadata
-        .mtime()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(metadata.mtime_nsec())
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 
 /// Attributes of the file at `path`.
@@ -47,11 +44,7 @@ pub(super) fn read(path: &Path, metadata: &Metadata) -> io::Result<AttributesRec
         gid: Some(metadata.gid()),
         rdev: matches!(kind, Some(Kind::CharDevice | Kind::BlockDevice)).then(|| metadata.rdev()),
         // Only files and directories can have user attributes.
-        xattrs: if matches!(kind, Some(Kind::File | Kind::Directory)) {
-            xattrs(path)?
-        } else {
-            BTreeMap::new()
-        },
+        xattrs: if matches!(kind, Some(Kind::File | Kind::Directory)) { xattrs(path)? } else { BTreeMap::new() },
     })
 }
 
@@ -68,19 +61,12 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Raw>> {
         }
     };
     let mut value = Vec::new();
-    for name in names
-        .get(..length)
-        .unwrap_or_default()
-        .split(|byte| *byte == 0)
-    {
+    for name in names.get(..length).unwrap_or_default().split(|byte| *byte == 0) {
         if !name.starts_with(b"user.") {
             continue;
         }
         let text = std::str::from_utf8(name).map_err(|_| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the name of an extended attribute is not UTF-8",
-            )
+            io::Error::new(io::ErrorKind::InvalidData, "the name of an extended attribute is not UTF-8")
         })?;
         value.resize(XATTR_BYTES_MAX, 0);
         match rustix::fs::lgetxattr(path, text, &mut value[..]) {
@@ -108,12 +94,7 @@ pub(super) fn is_same(stored: &AttributesRecord, local: &AttributesRecord) -> bo
 
 /// Gives the file at `path`, which is not followed if it is a symbolic link, its stored attributes. Owners need root;
 /// without it they are left alone.
-pub(super) fn write(
-    path: &Path,
-    kind: Kind,
-    stored: &AttributesRecord,
-    modified_ns: Option<i64>,
-) -> io::Result<()> {
+pub(super) fn write(path: &Path, kind: Kind, stored: &AttributesRecord, modified_ns: Option<i64>) -> io::Result<()> {
     if rustix::process::geteuid().is_root() && (stored.uid.is_some() || stored.gid.is_some()) {
         let (uid, gid) = (stored.uid.map(Uid::from_raw), stored.gid.map(Gid::from_raw));
         rustix::fs::chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -139,21 +120,13 @@ pub(super) fn write(
 /// Sets the modification time of the file at `path` itself.
 pub(super) fn set_modified(path: &Path, time_ns: i64) -> io::Result<()> {
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: TIME_OMIT,
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: TIME_OMIT },
         last_modification: Timespec {
             tv_sec: time_ns.div_euclid(1_000_000_000),
             tv_nsec: time_ns.rem_euclid(1_000_000_000),
         },
     };
-    Ok(rustix::fs::utimensat(
-        CWD,
-        path,
-        &times,
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?)
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 #[cfg(test)]
@@ -183,22 +156,10 @@ mod tests {
         std::fs::write(&target, b"x").unwrap();
         std::os::unix::fs::symlink("target", &link).unwrap();
         set_modified(&target, 1_000_000_000).unwrap();
-        let stored = AttributesRecord {
-            mode: Some(0o777),
-            ..AttributesRecord::default()
-        };
+        let stored = AttributesRecord { mode: Some(0o777), ..AttributesRecord::default() };
         write(&link, Kind::Symlink, &stored, Some(2_000_000_000)).unwrap();
-        assert_eq!(
-            modified_ns(&std::fs::symlink_metadata(&target).unwrap()),
-            1_000_000_000
-        );
-        assert_eq!(
-            modified_ns(&std::fs::symlink_metadata(&link).unwrap()),
-            2_000_000_000
-        );
-        assert_eq!(
-            kind(&std::fs::symlink_metadata(&link).unwrap()),
-            Some(Kind::Symlink)
-        );
+        assert_eq!(modified_ns(&std::fs::symlink_metadata(&target).unwrap()), 1_000_000_000);
+        assert_eq!(modified_ns(&std::fs::symlink_metadata(&link).unwrap()), 2_000_000_000);
+        assert_eq!(kind(&std::fs::symlink_metadata(&link).unwrap()), Some(Kind::Symlink));
     }
 }

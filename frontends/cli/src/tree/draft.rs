@@ -14,10 +14,7 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// A free temporary name in the directory of `target`; `make` makes what it names and must fail if it exists.
-    pub(crate) fn make<T>(
-        target: &Path,
-        make: impl Fn(&Path) -> io::Result<T>,
-    ) -> io::Result<(Draft, T)> {
+    pub(crate) fn make<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(Draft, T)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let dir = match target.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -28,13 +25,7 @@ impl Draft {
             let path = dir.join(format!(".tombolo-{}-{count}.part", std::process::id()));
             match make(&path) {
                 Ok(made) => {
-                    return Ok((
-                        Draft {
-                            path,
-                            is_published: false,
-                        },
-                        made,
-                    ));
+                    return Ok((Draft { path, is_published: false }, made));
                 }
                 // Left behind by a process that had this number and was killed.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -46,12 +37,7 @@ impl Draft {
     /// A new file, to be written.
     pub(crate) fn create_file_beside(target: &Path, mode: u32) -> io::Result<(Draft, File)> {
         Draft::make(target, |path| {
-            std::fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(path)
+            std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
         })
     }
 
@@ -97,10 +83,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let (draft, _) = Draft::create_file_beside(&target, 0o600).unwrap();
         draft.publish(&target).unwrap();
-        let names: Vec<_> = std::fs::read_dir(dir.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["name"]);
     }
 }

@@ -41,22 +41,13 @@ pub(crate) struct ExportPlan {
 }
 
 /// Writes the tree; what goes wrong with single keys is in the report. Gives whether there was anything.
-pub(crate) async fn export(
-    backend: &Backend,
-    plan: ExportPlan,
-    report: Arc<Report>,
-) -> Result<bool> {
+pub(crate) async fn export(backend: &Backend, plan: ExportPlan, report: Arc<Report>) -> Result<bool> {
     let to = plan.to.clone();
     let made = blocking(move || {
         std::fs::create_dir_all(&to)?;
-        if std::fs::metadata(&to)?.is_dir() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::NotADirectory.into())
-        }
+        if std::fs::metadata(&to)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
     });
-    made.await
-        .map_err(|e| Error::io(format!("'{}' cannot be made", plan.to.display()), e))?;
+    made.await.map_err(|e| Error::io(format!("'{}' cannot be made", plan.to.display()), e))?;
     let (give, take) = mpsc::channel(JOBS_AHEAD);
     let shared = Arc::new(Export {
         backend: backend.clone(),
@@ -82,13 +73,7 @@ pub(crate) async fn export(
     }
     let listed = shared.list(&plan, &give).await;
     drop(give);
-    let broke = |e| {
-        Error::new(
-            ErrorKind::Failed,
-            "a worker of the export broke off; this is a bug",
-        )
-        .because(e)
-    };
+    let broke = |e| Error::new(ErrorKind::Failed, "a worker of the export broke off; this is a bug").because(e);
     while let Some(result) = workers.join_next().await {
         result.map_err(broke)?;
     }
@@ -147,13 +132,8 @@ impl Export {
         });
         let mut stack = vec![root];
         let mut any = plan.prefix.is_empty();
-        let mut listing = Listing::new(
-            self.backend.clone(),
-            &plan.bucket,
-            plan.prefix.clone(),
-            false,
-            plan.snapshot.clone(),
-        );
+        let mut listing =
+            Listing::new(self.backend.clone(), &plan.bucket, plan.prefix.clone(), false, plan.snapshot.clone());
         'pages: while let Some(page) = listing.next().await? {
             for item in page.items {
                 if self.report.is_stopped() {
@@ -164,8 +144,7 @@ impl Export {
                 };
                 any = true;
                 if let Err(error) = self.place(&mut stack, summary.clone(), jobs).await {
-                    self.report
-                        .failed_locally(&key_name(&self.bucket, &summary.key.0), &error);
+                    self.report.failed_locally(&key_name(&self.bucket, &summary.key.0), &error);
                 }
             }
         }
@@ -188,11 +167,7 @@ impl Export {
         jobs: &mpsc::Sender<Job>,
     ) -> io::Result<()> {
         let key = summary.key.0.clone();
-        while stack.len() > 1
-            && stack
-                .last()
-                .is_some_and(|folder| !key.starts_with(&folder.key))
-        {
+        while stack.len() > 1 && stack.last().is_some_and(|folder| !key.starts_with(&folder.key)) {
             if let Some(folder) = stack.pop() {
                 self.hand_out(jobs, Job::Leave(folder)).await;
             }
@@ -210,12 +185,7 @@ impl Export {
             let made = path.clone();
             blocking(move || make_folder(&made)).await?;
             let key = key.slice(..folder.key.len() + slash + 1);
-            let below = Folder {
-                path,
-                key,
-                parent: Some(folder),
-                is_explicit: AtomicBool::new(false),
-            };
+            let below = Folder { path, key, parent: Some(folder), is_explicit: AtomicBool::new(false) };
             folder = Arc::new(below);
             stack.push(folder.clone());
         }
@@ -267,43 +237,20 @@ impl Export {
     async fn finish(&self, folder: &Folder) -> Result<(), Problem> {
         let record = self.record(&Raw(folder.key.clone())).await?;
         let path = folder.path.clone();
-        blocking(move || {
-            attributes::write(
-                &path,
-                Kind::Directory,
-                &record.attributes,
-                Some(record.modified_ns),
-            )
-        })
-        .await?;
+        blocking(move || attributes::write(&path, Kind::Directory, &record.attributes, Some(record.modified_ns)))
+            .await?;
         Ok(())
     }
 
     async fn record(&self, key: &Raw) -> Result<ObjectRecord> {
         match &self.snapshot {
-            None => {
-                self.backend
-                    .call(Operation::Stat {
-                        bucket: self.bucket.clone(),
-                        path: key.clone(),
-                    })
-                    .await
-            }
-            Some(_) => {
-                self.backend
-                    .call(Operation::Head { at: self.at(key) })
-                    .await
-            }
+            None => self.backend.call(Operation::Stat { bucket: self.bucket.clone(), path: key.clone() }).await,
+            Some(_) => self.backend.call(Operation::Head { at: self.at(key) }).await,
         }
     }
 
     fn at(&self, key: &Raw) -> Named {
-        Named {
-            bucket: self.bucket.clone(),
-            key: key.clone(),
-            version: None,
-            snapshot: self.snapshot.clone(),
-        }
+        Named { bucket: self.bucket.clone(), key: key.clone(), version: None, snapshot: self.snapshot.clone() }
     }
 
     async fn file(&self, path: &Path, summary: &SummaryRecord) -> Result<(), Problem> {
@@ -318,10 +265,7 @@ impl Export {
             (_, true) => return Ok(()),
             (record, false) => record,
         };
-        match self
-            .links
-            .join(record.node.clone(), u64::from(record.links))
-        {
+        match self.links.join(record.node.clone(), u64::from(record.links)) {
             Role::First(tell) => {
                 self.fetch(path, summary, false).await?;
                 // Nobody may be waiting.
@@ -330,10 +274,7 @@ impl Export {
             }
             Role::Further(receiver) => {
                 let Some(existing) = first(receiver).await else {
-                    return Err(io::Error::other(
-                        "another name of this file, exported first, failed",
-                    )
-                    .into());
+                    return Err(io::Error::other("another name of this file, exported first, failed").into());
                 };
                 let path = path.to_path_buf();
                 blocking(move || hard_link(&existing, &path)).await?;
@@ -370,9 +311,7 @@ impl Export {
             hasher.update_reader(std::fs::File::open(&path)?)?;
             Ok(hasher.finalize().to_hex().to_string())
         });
-        let there = self.backend.call::<String>(Operation::Digest {
-            at: self.at(&summary.key),
-        });
+        let there = self.backend.call::<String>(Operation::Digest { at: self.at(&summary.key) });
         let (there, here) = tokio::join!(there, here);
         Ok(there? == here?)
     }
@@ -381,10 +320,7 @@ impl Export {
     async fn settle(&self, path: &Path, record: ObjectRecord) -> Result<(), Problem> {
         self.report.skip_bytes(record.size);
         self.report.count(Tally::Skipped);
-        let role = (record.links > 1).then(|| {
-            self.links
-                .join(record.node.clone(), u64::from(record.links))
-        });
+        let role = (record.links > 1).then(|| self.links.join(record.node.clone(), u64::from(record.links)));
         match role {
             Some(Role::Further(receiver)) => {
                 if let Some(existing) = first(receiver).await {
@@ -394,10 +330,8 @@ impl Export {
             }
             role => {
                 let (kind, target) = (record.file_type, path.to_path_buf());
-                blocking(move || {
-                    attributes::write(&target, kind, &record.attributes, Some(record.modified_ns))
-                })
-                .await?;
+                blocking(move || attributes::write(&target, kind, &record.attributes, Some(record.modified_ns)))
+                    .await?;
                 if let Some(Role::First(tell)) = role {
                     tell.send_replace(Some(path.to_path_buf()));
                 }
@@ -414,10 +348,7 @@ impl Export {
         summary: &SummaryRecord,
         unless_linked: bool,
     ) -> Result<(ObjectRecord, bool), Problem> {
-        let operation = Operation::Get {
-            at: self.at(&summary.key),
-            unless_linked,
-        };
+        let operation = Operation::Get { at: self.at(&summary.key), unless_linked };
         let mut call = self.backend.begin(operation).await?;
         let odd = || Error::new(ErrorKind::Failed, "the answer begins without a record");
         let record: ObjectRecord = match call.next::<()>().await? {
@@ -446,31 +377,17 @@ impl Export {
                 if let Frame::Data(data) = frame {
                     content.extend_from_slice(&data);
                     if content.len() > 4096 {
-                        return Err(io::Error::other(
-                            "the target of the symbolic link is longer than 4096 bytes",
-                        )
-                        .into());
+                        return Err(
+                            io::Error::other("the target of the symbolic link is longer than 4096 bytes").into()
+                        );
                     }
                 }
             }
             let (kind, device, beside) = (record.file_type, record.attributes.rdev, target.clone());
-            let draft =
-                blocking(move || make_special(&beside, kind, device.unwrap_or(0), &content))
-                    .await?;
-            (
-                draft,
-                if kind == Kind::Symlink {
-                    Tally::Symlinks
-                } else {
-                    Tally::Special
-                },
-            )
+            let draft = blocking(move || make_special(&beside, kind, device.unwrap_or(0), &content)).await?;
+            (draft, if kind == Kind::Symlink { Tally::Symlinks } else { Tally::Special })
         };
-        let (kind, stored, modified_ns) = (
-            record.file_type,
-            record.attributes.clone(),
-            record.modified_ns,
-        );
+        let (kind, stored, modified_ns) = (record.file_type, record.attributes.clone(), record.modified_ns);
         blocking(move || {
             attributes::write(draft.path(), kind, &stored, Some(modified_ns))?;
             draft.publish(&target)
@@ -494,8 +411,7 @@ fn file_name(name: &[u8]) -> io::Result<&OsStr> {
     match bad {
         None => Ok(OsStr::from_bytes(name)),
         Some(what) => {
-            let text =
-                format!("the key has {what}, which files can't have; fetch it with tombolo get");
+            let text = format!("the key has {what}, which files can't have; fetch it with tombolo get");
             Err(io::Error::new(io::ErrorKind::InvalidInput, text))
         }
     }
@@ -513,10 +429,7 @@ fn make_folder(path: &Path) -> io::Result<()> {
             }
             // An earlier run may have left it read-only, as it is stored; it will be again.
             if metadata.mode() & 0o700 != 0o700 {
-                std::fs::set_permissions(
-                    path,
-                    std::fs::Permissions::from_mode(metadata.mode() & 0o7777 | 0o700),
-                )?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(metadata.mode() & 0o7777 | 0o700))?;
             }
             Ok(())
         }
@@ -550,34 +463,19 @@ fn make_special(beside: &Path, kind: Kind, device: u64, content: &[u8]) -> io::R
     };
     #[cfg(target_os = "linux")]
     return Ok(Draft::make(beside, |path| {
-        Ok(rustix::fs::mknodat(
-            CWD,
-            path,
-            file_type,
-            Mode::from_raw_mode(0o600),
-            device,
-        )?)
+        Ok(rustix::fs::mknodat(CWD, path, file_type, Mode::from_raw_mode(0o600), device)?)
     })?
     .0);
     #[cfg(not(target_os = "linux"))]
     {
         let _ = (file_type, device, Mode::empty(), CWD);
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "special files can't be made on this system",
-        ))
+        Err(io::Error::new(io::ErrorKind::Unsupported, "special files can't be made on this system"))
     }
 }
 
 /// An error that there is nothing to export.
 pub(crate) fn nothing_there(bucket: &BucketPath, prefix: &[u8]) -> Error {
-    Error::not_found(
-        Subject::Key,
-        format!(
-            "there is nothing below '{}'",
-            key_name(&bucket.to_string(), prefix)
-        ),
-    )
+    Error::not_found(Subject::Key, format!("there is nothing below '{}'", key_name(&bucket.to_string(), prefix)))
 }
 
 #[cfg(test)]

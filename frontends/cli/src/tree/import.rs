@@ -7,9 +7,7 @@ use super::source::{PIECE_BYTES, Source};
 use super::walk::{Directory, Job, Made, Walk};
 use crate::backend::Backend;
 use crate::path::show;
-use crate::wire::{
-    AttributesRecord, DeletedRecord, Frame, Kind, Named, ObjectRecord, Operation, PutRequest, Raw,
-};
+use crate::wire::{AttributesRecord, DeletedRecord, Frame, Kind, Named, ObjectRecord, Operation, PutRequest, Raw};
 use bytes::Bytes;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -72,13 +70,7 @@ pub(crate) async fn import(backend: &Backend, plan: ImportPlan, report: Arc<Repo
             }
         });
     }
-    let broke = |e| {
-        Error::new(
-            ErrorKind::Failed,
-            "a worker of the import broke off; this is a bug",
-        )
-        .because(e)
-    };
+    let broke = |e| Error::new(ErrorKind::Failed, "a worker of the import broke off; this is a bug").because(e);
     while let Some(result) = workers.join_next().await {
         result.map_err(broke)?;
     }
@@ -91,13 +83,7 @@ async fn make_prefix(backend: &Backend, plan: &ImportPlan) -> Result<()> {
     for (at, _) in prefix.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
         let path = Raw(plan.prefix.slice(..=at));
         let (bucket, attributes) = (plan.bucket.to_string(), AttributesRecord::default());
-        backend
-            .call::<bool>(Operation::MakeDirectory {
-                bucket,
-                path,
-                attributes,
-            })
-            .await?;
+        backend.call::<bool>(Operation::MakeDirectory { bucket, path, attributes }).await?;
     }
     Ok(())
 }
@@ -157,12 +143,9 @@ impl Import {
                     match self.file(&path, Raw(key.into()), made).await {
                         Ok(()) => {}
                         Err(Problem::Local(error)) => {
-                            self.report
-                                .failed_locally(&path.display().to_string(), &error);
+                            self.report.failed_locally(&path.display().to_string(), &error);
                         }
-                        Err(Problem::Engine(error)) => {
-                            self.report.failed(&path.display().to_string(), &error)
-                        }
+                        Err(Problem::Engine(error)) => self.report.failed(&path.display().to_string(), &error),
                     }
                 }
                 directory
@@ -179,13 +162,11 @@ impl Import {
                 Ok(true) => Made::New,
                 Ok(false) => Made::Existing,
                 Err(Problem::Local(error)) => {
-                    self.report
-                        .failed_locally(&directory.path.display().to_string(), &error);
+                    self.report.failed_locally(&directory.path.display().to_string(), &error);
                     Made::Failed
                 }
                 Err(Problem::Engine(error)) => {
-                    self.report
-                        .failed(&directory.path.display().to_string(), &error);
+                    self.report.failed(&directory.path.display().to_string(), &error);
                     Made::Failed
                 }
             },
@@ -198,10 +179,7 @@ impl Import {
         let (attributes, modified_ns) = blocking(move || {
             // The root may be a symbolic link to the directory that is meant.
             let metadata = std::fs::metadata(&path)?;
-            Ok((
-                attributes::read(&path, &metadata)?,
-                attributes::modified_ns(&metadata),
-            ))
+            Ok((attributes::read(&path, &metadata)?, attributes::modified_ns(&metadata)))
         })
         .await?;
         if directory.key.is_empty() {
@@ -234,8 +212,7 @@ impl Import {
                     modified_ns: Some(modified_ns),
                 };
                 if let Err(error) = self.backend.call::<()>(operation).await {
-                    self.report
-                        .failed(&directory.path.display().to_string(), &error);
+                    self.report.failed(&directory.path.display().to_string(), &error);
                 }
             }
             next = directory.parent;
@@ -246,10 +223,7 @@ impl Import {
         tombolo_core::check_key(&key.0)?;
         let local = inspect(path).await?;
         if local.metadata.nlink() > 1 {
-            match self.links.join(
-                (local.metadata.dev(), local.metadata.ino()),
-                local.metadata.nlink(),
-            ) {
+            match self.links.join((local.metadata.dev(), local.metadata.ino()), local.metadata.nlink()) {
                 Role::First(tell) => {
                     let node = self.content(path, &key, local, made).await?;
                     // Nobody may be waiting.
@@ -264,39 +238,21 @@ impl Import {
     }
 
     /// Gives a file that is stored already, or about to be, a further name.
-    async fn link(
-        &self,
-        receiver: watch::Receiver<Option<(Raw, String)>>,
-        to: Raw,
-    ) -> Result<(), Problem> {
+    async fn link(&self, receiver: watch::Receiver<Option<(Raw, String)>>, to: Raw) -> Result<(), Problem> {
         let Some((existing, node)) = first(receiver).await else {
-            return Err(
-                io::Error::other("another name of this file, imported first, failed").into(),
-            );
+            return Err(io::Error::other("another name of this file, imported first, failed").into());
         };
         let bucket = self.bucket.clone();
-        let operation = || Operation::Link {
-            bucket: bucket.clone(),
-            existing: existing.clone(),
-            to: to.clone(),
-        };
+        let operation = || Operation::Link { bucket: bucket.clone(), existing: existing.clone(), to: to.clone() };
         match self.backend.call::<()>(operation()).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Exists => {
-                if self
-                    .stat(&to)
-                    .await?
-                    .is_some_and(|record| record.node == node)
-                {
+                if self.stat(&to).await?.is_some_and(|record| record.node == node) {
                     self.report.count(Tally::Skipped);
                     return Ok(());
                 }
-                let operation_delete = Operation::Delete {
-                    bucket: bucket.clone(),
-                    key: to.clone(),
-                    version: None,
-                    if_match: None,
-                };
+                let operation_delete =
+                    Operation::Delete { bucket: bucket.clone(), key: to.clone(), version: None, if_match: None };
                 self.backend.call::<DeletedRecord>(operation_delete).await?;
                 self.backend.call::<()>(operation()).await?;
             }
@@ -307,29 +263,16 @@ impl Import {
     }
 
     async fn stat(&self, key: &Raw) -> Result<Option<ObjectRecord>> {
-        let operation = Operation::Stat {
-            bucket: self.bucket.clone(),
-            path: key.clone(),
-        };
+        let operation = Operation::Stat { bucket: self.bucket.clone(), path: key.clone() };
         match self.backend.call(operation).await {
             Ok(record) => Ok(Some(record)),
-            Err(error)
-                if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key =>
-            {
-                Ok(None)
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// Stores a file unless it is there; gives the node it has.
-    async fn content(
-        &self,
-        path: &Path,
-        key: &Raw,
-        local: Local,
-        made: Made,
-    ) -> Result<String, Problem> {
+    async fn content(&self, path: &Path, key: &Raw, local: Local, made: Made) -> Result<String, Problem> {
         if made == Made::Existing
             && let Some(stored) = self.stat(key).await?
             && self.is_there(path, &stored, &local).await?
@@ -348,10 +291,7 @@ impl Import {
             modified_ns: Some(attributes::modified_ns(&local.metadata)),
             ..PutRequest::default()
         };
-        let mut call = self
-            .backend
-            .begin(Operation::Put(Box::new(request)))
-            .await?;
+        let mut call = self.backend.begin(Operation::Put(Box::new(request))).await?;
         let record: ObjectRecord = match content {
             Content::Whole(bytes) => {
                 if !bytes.is_empty() {
@@ -389,43 +329,25 @@ impl Import {
     }
 
     /// Whether what is stored under the key is this file.
-    async fn is_there(
-        &self,
-        path: &Path,
-        stored: &ObjectRecord,
-        local: &Local,
-    ) -> Result<bool, Problem> {
-        let size = if local.kind == Kind::File || local.kind == Kind::Symlink {
-            local.metadata.len()
-        } else {
-            0
-        };
+    async fn is_there(&self, path: &Path, stored: &ObjectRecord, local: &Local) -> Result<bool, Problem> {
+        let size = if local.kind == Kind::File || local.kind == Kind::Symlink { local.metadata.len() } else { 0 };
         if stored.file_type != local.kind || stored.size != size {
             return Ok(false);
         }
         if !self.by_content || local.kind != Kind::File {
             return Ok(stored.modified_ns == attributes::modified_ns(&local.metadata));
         }
-        let at = Named {
-            bucket: self.bucket.clone(),
-            key: stored.key.clone(),
-            version: None,
-            snapshot: None,
-        };
+        let at = Named { bucket: self.bucket.clone(), key: stored.key.clone(), version: None, snapshot: None };
         let path = path.to_path_buf();
-        let (there, here) = tokio::join!(
-            self.backend.call::<String>(Operation::Digest { at }),
-            blocking(move || digest(&path))
-        );
+        let (there, here) =
+            tokio::join!(self.backend.call::<String>(Operation::Digest { at }), blocking(move || digest(&path)));
         Ok(there? == here?)
     }
 
     /// Brings attributes and time of a file that is there up to date.
     async fn settle(&self, key: &Raw, stored: &ObjectRecord, local: &Local) -> Result<()> {
         let modified_ns = attributes::modified_ns(&local.metadata);
-        if attributes::is_same(&stored.attributes, &local.attributes)
-            && stored.modified_ns == modified_ns
-        {
+        if attributes::is_same(&stored.attributes, &local.attributes) && stored.modified_ns == modified_ns {
             return Ok(());
         }
         let operation = Operation::SetAttributes {
@@ -442,15 +364,10 @@ async fn inspect(path: &Path) -> io::Result<Local> {
     let path = path.to_path_buf();
     blocking(move || {
         let metadata = std::fs::symlink_metadata(&path)?;
-        let kind = attributes::kind(&metadata).ok_or_else(|| {
-            io::Error::other("neither a file nor anything else that is known here")
-        })?;
+        let kind = attributes::kind(&metadata)
+            .ok_or_else(|| io::Error::other("neither a file nor anything else that is known here"))?;
         let attributes = attributes::read(&path, &metadata)?;
-        Ok(Local {
-            kind,
-            metadata,
-            attributes,
-        })
+        Ok(Local { kind, metadata, attributes })
     })
     .await
 }
@@ -493,11 +410,7 @@ async fn open_content(path: &Path, mut local: Local) -> io::Result<(Content, Loc
 
 fn unchanged(before: &Metadata, after: &Metadata) -> io::Result<()> {
     let state = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    if state(before) == state(after) {
-        Ok(())
-    } else {
-        Err(changed())
-    }
+    if state(before) == state(after) { Ok(()) } else { Err(changed()) }
 }
 
 fn changed() -> io::Error {
@@ -514,9 +427,7 @@ fn digest(path: &Path) -> io::Result<String> {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// A path for messages about a key.

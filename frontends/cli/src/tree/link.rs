@@ -26,9 +26,7 @@ pub(super) enum Role<T> {
 
 impl<K: Hash + Eq, T: Clone> Links<K, T> {
     pub(super) fn new() -> Self {
-        Links {
-            open: Mutex::new(HashMap::new()),
-        }
+        Links { open: Mutex::new(HashMap::new()) }
     }
 
     /// Registers a name of the file `identity`, which has `names` in all.
@@ -44,13 +42,7 @@ impl<K: Hash + Eq, T: Clone> Links<K, T> {
         }
         let (tell, first) = watch::channel(None);
         if names > 1 {
-            open.insert(
-                identity,
-                Entry {
-                    first,
-                    names_left: names - 1,
-                },
-            );
+            open.insert(identity, Entry { first, names_left: names - 1 });
         }
         Role::First(tell)
     }
@@ -58,11 +50,7 @@ impl<K: Hash + Eq, T: Clone> Links<K, T> {
 
 /// Waits until the first name is there; `None` when it failed.
 pub(super) async fn first<T: Clone>(mut receiver: watch::Receiver<Option<T>>) -> Option<T> {
-    receiver
-        .wait_for(Option::is_some)
-        .await
-        .ok()
-        .and_then(|told| told.clone())
+    receiver.wait_for(Option::is_some).await.ok().and_then(|told| told.clone())
 }
 
 #[cfg(test)]
@@ -72,16 +60,10 @@ mod tests {
     #[tokio::test]
     async fn the_first_brings_and_the_others_wait() {
         let links: Links<u64, &str> = Links::new();
-        let Role::First(tell) = links.join(7, 3) else {
-            panic!("the first name is the first")
-        };
-        let Role::Further(second) = links.join(7, 3) else {
-            panic!("a second name")
-        };
+        let Role::First(tell) = links.join(7, 3) else { panic!("the first name is the first") };
+        let Role::Further(second) = links.join(7, 3) else { panic!("a second name") };
         tell.send_replace(Some("a"));
-        let Role::Further(third) = links.join(7, 3) else {
-            panic!("a third name")
-        };
+        let Role::Further(third) = links.join(7, 3) else { panic!("a third name") };
         drop(tell);
         assert_eq!(first(second).await, Some("a"));
         assert_eq!(first(third).await, Some("a"));
@@ -91,12 +73,8 @@ mod tests {
     #[tokio::test]
     async fn a_failure_of_the_first_reaches_the_others() {
         let links: Links<u64, &str> = Links::new();
-        let Role::First(tell) = links.join(7, 2) else {
-            panic!("the first name is the first")
-        };
-        let Role::Further(second) = links.join(7, 2) else {
-            panic!("a second name")
-        };
+        let Role::First(tell) = links.join(7, 2) else { panic!("the first name is the first") };
+        let Role::Further(second) = links.join(7, 2) else { panic!("a second name") };
         drop(tell);
         assert_eq!(first(second).await, None);
     }

@@ -93,19 +93,12 @@ impl Report {
         }
         let named = Error::new(error.kind(), format!("{path}: {error}")).about(error.subject());
         self.progress.note(&describe(&named, self.as_json));
-        self.keep(
-            path,
-            word_of(error),
-            error.to_string(),
-            exit_of(error.kind()),
-        );
+        self.keep(path, word_of(error), error.to_string(), exit_of(error.kind()));
     }
 
     /// A local file could not be read or written.
     pub(crate) fn failed_locally(&self, path: &str, error: &io::Error) {
-        if error.kind() == io::ErrorKind::StorageFull
-            && self.is_stopped.swap(true, Ordering::Relaxed)
-        {
+        if error.kind() == io::ErrorKind::StorageFull && self.is_stopped.swap(true, Ordering::Relaxed) {
             return;
         }
         // The kind only chooses words here: one local file says nothing about the engine.
@@ -116,11 +109,7 @@ impl Report {
             _ => ErrorKind::Failed,
         };
         let text = format!("{path}: {error}");
-        let line = if self.as_json {
-            describe(&Error::new(kind, text), true)
-        } else {
-            format!("tombolo: {text}")
-        };
+        let line = if self.as_json { describe(&Error::new(kind, text), true) } else { format!("tombolo: {text}") };
         self.progress.note(&line);
         self.keep(path, kind_word(kind), error.to_string(), Exit::Failed);
     }
@@ -129,9 +118,7 @@ impl Report {
         let mut errors = self.errors.lock();
         errors.count += 1;
         if errors.kept.len() < ERRORS_KEPT {
-            errors
-                .kept
-                .push(json!({ "path": path, "kind": kind, "message": message }));
+            errors.kept.push(json!({ "path": path, "kind": kind, "message": message }));
         }
         // Damage and missing bytes are told apart from files that were merely in the way.
         errors.worst = match (errors.worst, exit) {
@@ -162,11 +149,7 @@ impl Report {
                 parts.push(format!("{count} {name}"));
             }
         }
-        let parts = if parts.is_empty() {
-            "nothing".into()
-        } else {
-            parts.join(", ")
-        };
+        let parts = if parts.is_empty() { "nothing".into() } else { parts.join(", ") };
         let mut text = format!("{done}: {parts}, {}", size(bytes));
         if self.is_stopped() {
             text.push_str("; stopped early, the same command goes on from here");
@@ -174,9 +157,7 @@ impl Report {
             text.push_str(&format!("; {} left out", errors.count));
         }
         output.answer(summary, &text)?;
-        errors
-            .worst
-            .map_or(Ok(()), |worst| Err(Failure::Reported(worst)))
+        errors.worst.map_or(Ok(()), |worst| Err(Failure::Reported(worst)))
     }
 }
 
@@ -196,18 +177,9 @@ mod tests {
     #[test]
     fn the_exit_code_is_that_of_the_worst_error() {
         assert_eq!(worst(&[]), None);
-        assert_eq!(
-            worst(&[ErrorKind::Denied, ErrorKind::NotFound]),
-            Some(Exit::Failed)
-        );
-        assert_eq!(
-            worst(&[ErrorKind::Denied, ErrorKind::Damaged, ErrorKind::Offline]),
-            Some(Exit::Damaged)
-        );
-        assert_eq!(
-            worst(&[ErrorKind::Offline, ErrorKind::Denied]),
-            Some(Exit::Incomplete)
-        );
+        assert_eq!(worst(&[ErrorKind::Denied, ErrorKind::NotFound]), Some(Exit::Failed));
+        assert_eq!(worst(&[ErrorKind::Denied, ErrorKind::Damaged, ErrorKind::Offline]), Some(Exit::Damaged));
+        assert_eq!(worst(&[ErrorKind::Offline, ErrorKind::Denied]), Some(Exit::Incomplete));
     }
 
     #[test]

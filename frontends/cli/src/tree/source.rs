@@ -52,16 +52,11 @@ fn pump(file: &File, give: &Give) -> io::Result<()> {
         }
         let mut at = start;
         while at < end {
-            let piece = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(PIECE_BYTES);
+            let piece = usize::try_from(end - at).unwrap_or(usize::MAX).min(PIECE_BYTES);
             let mut buffer = vec![0; piece];
             file.read_exact_at(&mut buffer, at)?;
             at += piece as u64;
-            if give
-                .blocking_send(Ok(Frame::Data(Bytes::from(buffer))))
-                .is_err()
-            {
+            if give.blocking_send(Ok(Frame::Data(Bytes::from(buffer)))).is_err() {
                 return Ok(());
             }
         }
@@ -74,14 +69,8 @@ fn pump(file: &File, give: &Give) -> io::Result<()> {
 fn pump_stream(mut file: &File, give: &Give) -> io::Result<()> {
     loop {
         let mut buffer = Vec::with_capacity(PIECE_BYTES);
-        file.by_ref()
-            .take(PIECE_BYTES as u64)
-            .read_to_end(&mut buffer)?;
-        if buffer.is_empty()
-            || give
-                .blocking_send(Ok(Frame::Data(Bytes::from(buffer))))
-                .is_err()
-        {
+        file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut buffer)?;
+        if buffer.is_empty() || give.blocking_send(Ok(Frame::Data(Bytes::from(buffer)))).is_err() {
             return Ok(());
         }
     }

@@ -37,22 +37,14 @@ pub(super) struct Directory {
 impl Directory {
     fn new(path: PathBuf, key: Vec<u8>, parent: Option<Arc<Directory>>) -> Arc<Directory> {
         let made = watch::Sender::new(Made::Pending);
-        Arc::new(Directory {
-            path,
-            key,
-            parent,
-            made,
-            finish: parking_lot::Mutex::new(None),
-        })
+        Arc::new(Directory { path, key, parent, made, finish: parking_lot::Mutex::new(None) })
     }
 
     /// Waits until it is made or has failed to be.
     pub(super) async fn ready(&self) -> Made {
         let mut made = self.made.subscribe();
         // The sender lives in `self`, so waiting can't fail.
-        made.wait_for(|made| *made != Made::Pending)
-            .await
-            .map_or(Made::Failed, |made| *made)
+        made.wait_for(|made| *made != Made::Pending).await.map_or(Made::Failed, |made| *made)
     }
 }
 
@@ -114,12 +106,9 @@ impl Walk {
                 Ok(file_type) if file_type.is_dir() => {
                     key.push(b'/');
                     let below = Directory::new(path, key, Some(directory.clone()));
-                    !self.is_wanted(&below.path, device, report)
-                        || self.enter(below, &mut stack, jobs, report)
+                    !self.is_wanted(&below.path, device, report) || self.enter(below, &mut stack, jobs, report)
                 }
-                Ok(_) => jobs
-                    .blocking_send(Job::File(directory.clone(), path, key))
-                    .is_ok(),
+                Ok(_) => jobs.blocking_send(Job::File(directory.clone(), path, key)).is_ok(),
                 Err(error) => {
                     report.failed_locally(&path.display().to_string(), &error);
                     true

@@ -14,25 +14,15 @@ pub(super) async fn cluster(session: &mut Session, verb: ClusterVerb) -> Outcome
     match verb {
         ClusterVerb::Create { cluster } => {
             let cluster = place(&cluster)?.cluster()?;
-            session
-                .call::<()>(Operation::CreateCluster {
-                    cluster: cluster.clone(),
-                })
-                .await?;
+            session.call::<()>(Operation::CreateCluster { cluster: cluster.clone() }).await?;
             session.output.answer(json!({ "cluster": cluster }), "")
         }
         ClusterVerb::List => clusters(session).await,
         ClusterVerb::Show { cluster } => show_cluster(session, &place(&cluster)?.cluster()?).await,
         ClusterVerb::Delete { cluster } => {
             let cluster = place(&cluster)?.cluster()?;
-            session
-                .call::<()>(Operation::DeleteCluster {
-                    cluster: cluster.clone(),
-                })
-                .await?;
-            session
-                .output
-                .answer(json!({ "cluster": cluster, "deleted": true }), "")
+            session.call::<()>(Operation::DeleteCluster { cluster: cluster.clone() }).await?;
+            session.output.answer(json!({ "cluster": cluster, "deleted": true }), "")
         }
     }
 }
@@ -42,25 +32,15 @@ pub(super) async fn tenant(session: &mut Session, verb: TenantVerb) -> Outcome {
     match verb {
         TenantVerb::Create { tenant } => {
             let tenant = name(&tenant)?;
-            session
-                .call::<()>(Operation::CreateTenant {
-                    tenant: tenant.clone(),
-                })
-                .await?;
+            session.call::<()>(Operation::CreateTenant { tenant: tenant.clone() }).await?;
             session.output.answer(json!({ "tenant": tenant }), "")
         }
         TenantVerb::List { cluster } => tenants(session, &place(&cluster)?.cluster()?).await,
         TenantVerb::Show { tenant } => show_tenant(session, &name(&tenant)?).await,
         TenantVerb::Delete { tenant } => {
             let tenant = name(&tenant)?;
-            session
-                .call::<()>(Operation::DeleteTenant {
-                    tenant: tenant.clone(),
-                })
-                .await?;
-            session
-                .output
-                .answer(json!({ "tenant": tenant, "deleted": true }), "")
+            session.call::<()>(Operation::DeleteTenant { tenant: tenant.clone() }).await?;
+            session.output.answer(json!({ "tenant": tenant, "deleted": true }), "")
         }
     }
 }
@@ -70,39 +50,20 @@ pub(super) async fn bucket(session: &mut Session, verb: BucketVerb) -> Outcome {
     match verb {
         BucketVerb::Create { bucket, set } => {
             let bucket = name(&bucket)?;
-            let record: BucketRecord = session
-                .call(Operation::CreateBucket { bucket, set })
-                .await?;
+            let record: BucketRecord = session.call(Operation::CreateBucket { bucket, set }).await?;
             session.output.answer(bucket_json(&record), "")
         }
-        BucketVerb::List { tenant } => {
-            buckets(session, &place(&tenant)?.tenant()?.to_string()).await
-        }
+        BucketVerb::List { tenant } => buckets(session, &place(&tenant)?.tenant()?.to_string()).await,
         BucketVerb::Show { bucket } => show_bucket(session, &name(&bucket)?).await,
-        BucketVerb::Set {
-            bucket,
-            values,
-            set,
-        } => {
+        BucketVerb::Set { bucket, values, set } => {
             let set = values.into_iter().chain(set).collect();
-            let record: BucketRecord = session
-                .call(Operation::SetBucket {
-                    bucket: name(&bucket)?,
-                    set,
-                })
-                .await?;
+            let record: BucketRecord = session.call(Operation::SetBucket { bucket: name(&bucket)?, set }).await?;
             session.output.answer(bucket_json(&record), "")
         }
         BucketVerb::Delete { bucket } => {
             let bucket = name(&bucket)?;
-            session
-                .call::<()>(Operation::DeleteBucket {
-                    bucket: bucket.clone(),
-                })
-                .await?;
-            session
-                .output
-                .answer(json!({ "bucket": bucket, "deleted": true }), "")
+            session.call::<()>(Operation::DeleteBucket { bucket: bucket.clone() }).await?;
+            session.output.answer(json!({ "bucket": bucket, "deleted": true }), "")
         }
     }
 }
@@ -110,92 +71,48 @@ pub(super) async fn bucket(session: &mut Session, verb: BucketVerb) -> Outcome {
 /// Lists all clusters.
 pub(super) async fn clusters(session: &mut Session) -> Outcome {
     let clusters: Vec<String> = session.call(Operation::Clusters).await?;
-    let rows = clusters
-        .into_iter()
-        .map(|name| (json!({ "name": name, "path": name }), vec![name]))
-        .collect();
+    let rows = clusters.into_iter().map(|name| (json!({ "name": name, "path": name }), vec![name])).collect();
     session.output.table(&["CLUSTER"], rows)
 }
 
 /// Lists the tenants of a cluster, which must exist.
 pub(super) async fn tenants(session: &mut Session, cluster: &str) -> Outcome {
     let tenants = tenants_of(session, cluster).await?;
-    let row = |name: String| {
-        (
-            json!({ "name": name, "path": format!("{cluster}/{name}") }),
-            vec![name],
-        )
-    };
-    session
-        .output
-        .table(&["TENANT"], tenants.into_iter().map(row).collect())
+    let row = |name: String| (json!({ "name": name, "path": format!("{cluster}/{name}") }), vec![name]);
+    session.output.table(&["TENANT"], tenants.into_iter().map(row).collect())
 }
 
 /// Lists the buckets of a tenant, which must exist.
 pub(super) async fn buckets(session: &mut Session, tenant: &str) -> Outcome {
     let buckets = buckets_of(session, tenant).await?;
     let row = |record: BucketRecord| {
-        let name = record
-            .path
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_string();
-        let versioning = json!(record.policy.versioning)
-            .as_str()
-            .unwrap_or_default()
-            .to_string();
-        (
-            bucket_json(&record),
-            vec![name, short_time(record.created_ns), versioning],
-        )
+        let name = record.path.rsplit('/').next().unwrap_or_default().to_string();
+        let versioning = json!(record.policy.versioning).as_str().unwrap_or_default().to_string();
+        (bucket_json(&record), vec![name, short_time(record.created_ns), versioning])
     };
-    session.output.table(
-        &["BUCKET", "CREATED (UTC)", "VERSIONING"],
-        buckets.into_iter().map(row).collect(),
-    )
+    session.output.table(&["BUCKET", "CREATED (UTC)", "VERSIONING"], buckets.into_iter().map(row).collect())
 }
 
 pub(super) async fn show_cluster(session: &mut Session, cluster: &str) -> Outcome {
     let tenants = tenants_of(session, cluster).await?;
     let text = format!("Cluster   {cluster}\nTenants   {}", list_or_none(&tenants));
-    session.output.answer(
-        json!({ "name": cluster, "path": cluster, "tenants": tenants }),
-        &text,
-    )
+    session.output.answer(json!({ "name": cluster, "path": cluster, "tenants": tenants }), &text)
 }
 
 pub(super) async fn show_tenant(session: &mut Session, tenant: &str) -> Outcome {
     let buckets = buckets_of(session, tenant).await?;
-    let users: Vec<UserRecord> = session
-        .call(Operation::Users {
-            tenant: tenant.into(),
-        })
-        .await?;
-    let names: Vec<_> = buckets
-        .iter()
-        .filter_map(|bucket| bucket.path.rsplit('/').next())
-        .collect();
+    let users: Vec<UserRecord> = session.call(Operation::Users { tenant: tenant.into() }).await?;
+    let names: Vec<_> = buckets.iter().filter_map(|bucket| bucket.path.rsplit('/').next()).collect();
     let user_names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
-    let text = format!(
-        "Tenant    {tenant}\nBuckets   {}\nUsers     {}",
-        list_or_none(&names),
-        list_or_none(&user_names)
-    );
+    let text =
+        format!("Tenant    {tenant}\nBuckets   {}\nUsers     {}", list_or_none(&names), list_or_none(&user_names));
     let users: Vec<_> = users.iter().map(user_json).collect();
     let name = tenant.rsplit('/').next().unwrap_or_default();
-    session.output.answer(
-        json!({ "name": name, "path": tenant, "buckets": names, "users": users }),
-        &text,
-    )
+    session.output.answer(json!({ "name": name, "path": tenant, "buckets": names, "users": users }), &text)
 }
 
 pub(super) async fn show_bucket(session: &mut Session, bucket: &str) -> Outcome {
-    let record: BucketRecord = session
-        .call(Operation::Bucket {
-            bucket: bucket.into(),
-        })
-        .await?;
+    let record: BucketRecord = session.call(Operation::Bucket { bucket: bucket.into() }).await?;
     let json = bucket_json(&record);
     let usage = record.usage.unwrap_or_default();
     let mut text = format!(
@@ -221,39 +138,22 @@ pub(super) async fn show_bucket(session: &mut Session, bucket: &str) -> Outcome 
 }
 
 async fn tenants_of(session: &Session, cluster: &str) -> Result<Vec<String>> {
-    let tenants: Vec<String> = session
-        .call(Operation::Tenants {
-            cluster: cluster.into(),
-        })
-        .await?;
+    let tenants: Vec<String> = session.call(Operation::Tenants { cluster: cluster.into() }).await?;
     if tenants.is_empty() {
         let clusters: Vec<String> = session.call(Operation::Clusters).await?;
         if !clusters.iter().any(|name| name == cluster) {
-            return Err(Error::not_found(
-                Subject::Cluster,
-                format!("there is no cluster '{cluster}'"),
-            ));
+            return Err(Error::not_found(Subject::Cluster, format!("there is no cluster '{cluster}'")));
         }
     }
     Ok(tenants)
 }
 
 async fn buckets_of(session: &Session, tenant: &str) -> Result<Vec<BucketRecord>> {
-    let buckets: Vec<BucketRecord> = session
-        .call(Operation::Buckets {
-            tenant: tenant.into(),
-        })
-        .await?;
+    let buckets: Vec<BucketRecord> = session.call(Operation::Buckets { tenant: tenant.into() }).await?;
     if let (true, Some((cluster, name))) = (buckets.is_empty(), tenant.split_once('/'))
-        && !tenants_of(session, cluster)
-            .await?
-            .iter()
-            .any(|other| other == name)
+        && !tenants_of(session, cluster).await?.iter().any(|other| other == name)
     {
-        return Err(Error::not_found(
-            Subject::Tenant,
-            format!("there is no tenant '{tenant}'"),
-        ));
+        return Err(Error::not_found(Subject::Tenant, format!("there is no tenant '{tenant}'")));
     }
     Ok(buckets)
 }
@@ -262,9 +162,5 @@ fn list_or_none(names: &[impl AsRef<str>]) -> String {
     if names.is_empty() {
         return "none".into();
     }
-    names
-        .iter()
-        .map(AsRef::as_ref)
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
 }

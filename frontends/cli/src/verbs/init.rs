@@ -8,16 +8,9 @@ use std::path::Path;
 use tombolo_core::{CreateOptions, OpenOptions, Segment};
 
 pub(super) async fn init(output: &mut Output, dir: &Path, args: InitArgs) -> Outcome {
-    let options = CreateOptions {
-        name: args.segment,
-        cluster: args.cluster,
-    };
+    let options = CreateOptions { name: args.segment, cluster: args.cluster };
     let segment = Segment::create(dir, options, OpenOptions::default()).await?;
-    let (id, name, cluster) = (
-        segment.id(),
-        segment.name().to_string(),
-        segment.cluster().to_string(),
-    );
+    let (id, name, cluster) = (segment.id(), segment.name().to_string(), segment.cluster().to_string());
     segment.close().await?;
     output.answer(
         json!({ "segment": id.to_string(), "name": name, "cluster": cluster, "dir": dir.display().to_string() }),

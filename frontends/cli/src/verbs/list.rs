@@ -39,19 +39,13 @@ async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsA
                 };
                 print(&mut session.output, &Item::Object(summary), 0, args)?;
             }
-            Err(error)
-                if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {}
             Err(error) => return Err(error.into()),
         }
     }
     let prefix = directory_prefix(&key);
     let cut = if args.recursive { 0 } else { prefix.len() };
-    let mut listing = session.listing(
-        bucket,
-        prefix.clone(),
-        !args.recursive,
-        args.snapshot.clone(),
-    );
+    let mut listing = session.listing(bucket, prefix.clone(), !args.recursive, args.snapshot.clone());
     while let Some(page) = listing.next().await? {
         for item in page.items {
             found = true;

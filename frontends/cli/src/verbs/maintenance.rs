@@ -39,11 +39,7 @@ pub(super) async fn status(session: &mut Session, args: StatusArgs) -> Outcome {
         size(status.stored_bytes),
         status.packs,
         size(status.free_bytes),
-        if status.full {
-            "; writes are refused until something is deleted and collected (tombolo gc)"
-        } else {
-            ""
-        },
+        if status.full { "; writes are refused until something is deleted and collected (tombolo gc)" } else { "" },
         match status.damaged_chunks {
             0 => "nothing known".into(),
             count => format!("{count} chunks; tombolo scrub says which objects need them"),
@@ -70,24 +66,10 @@ pub(super) async fn status(session: &mut Session, args: StatusArgs) -> Outcome {
 async fn all_buckets(session: &Session) -> tombolo_core::Result<Vec<BucketRecord>> {
     let mut all = Vec::new();
     for cluster in session.call::<Vec<String>>(Operation::Clusters).await? {
-        for tenant in session
-            .call::<Vec<String>>(Operation::Tenants {
-                cluster: cluster.clone(),
-            })
-            .await?
-        {
+        for tenant in session.call::<Vec<String>>(Operation::Tenants { cluster: cluster.clone() }).await? {
             let tenant = format!("{cluster}/{tenant}");
-            for bucket in session
-                .call::<Vec<BucketRecord>>(Operation::Buckets { tenant })
-                .await?
-            {
-                all.push(
-                    session
-                        .call(Operation::Bucket {
-                            bucket: bucket.path,
-                        })
-                        .await?,
-                );
+            for bucket in session.call::<Vec<BucketRecord>>(Operation::Buckets { tenant }).await? {
+                all.push(session.call(Operation::Bucket { bucket: bucket.path }).await?);
             }
         }
     }
@@ -96,41 +78,22 @@ async fn all_buckets(session: &Session) -> tombolo_core::Result<Vec<BucketRecord
 
 pub(super) async fn scrub(session: &mut Session, args: ScrubArgs) -> Outcome {
     let progress = Progress::start(session.output.is_json(), None);
-    let call = session
-        .begin(Operation::Scrub {
-            bytes_per_second: args.rate,
-        })
-        .await?;
+    let call = session.begin(Operation::Scrub { bytes_per_second: args.rate }).await?;
     let report: tombolo_core::Result<ScrubRecord> = with_progress(call, &progress).await;
     progress.finish();
     let report = report?;
-    let mut text = format!(
-        "{} in {} chunks of {} packs were read",
-        size(report.bytes),
-        report.chunks,
-        report.packs
-    );
+    let mut text = format!("{} in {} chunks of {} packs were read", size(report.bytes), report.chunks, report.packs);
     if report.damage.is_empty() {
         text.push_str("; all is well");
     } else {
         text.push_str(&format!("; {} damaged:", report.damage.len()));
-        report
-            .damage
-            .iter()
-            .for_each(|line| text.push_str(&format!("\n  {line}")));
+        report.damage.iter().for_each(|line| text.push_str(&format!("\n  {line}")));
         text.push_str("\nObjects that need what is damaged:");
-        report
-            .affected
-            .iter()
-            .for_each(|key| text.push_str(&format!("\n  {}", crate::path::show(key.as_bytes()))));
+        report.affected.iter().for_each(|key| text.push_str(&format!("\n  {}", crate::path::show(key.as_bytes()))));
     }
     let is_damaged = !report.damage.is_empty();
     session.output.answer(json!(report), &text)?;
-    if is_damaged {
-        Err(Failure::Reported(Exit::Damaged))
-    } else {
-        Ok(())
-    }
+    if is_damaged { Err(Failure::Reported(Exit::Damaged)) } else { Ok(()) }
 }
 
 pub(super) async fn gc(session: &mut Session) -> Outcome {

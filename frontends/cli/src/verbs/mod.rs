@@ -35,9 +35,7 @@ pub(crate) struct Session {
 /// Runs a command line.
 pub(crate) async fn run(cli: Cli) -> Outcome {
     let mut output = Output::new(cli.json);
-    let dir = cli
-        .dir
-        .ok_or_else(|| Error::invalid("no data directory: give --dir DIR or set TOMBOLO_DIR"));
+    let dir = cli.dir.ok_or_else(|| Error::invalid("no data directory: give --dir DIR or set TOMBOLO_DIR"));
     match cli.verb {
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -50,11 +48,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         verb => {
             let dir = dir?;
             let backend = Backend::open(&dir).await?;
-            let mut session = Session {
-                backend,
-                output,
-                dir,
-            };
+            let mut session = Session { backend, output, dir };
             let outcome = session.run(verb).await;
             let closed = session.backend.close().await;
             let flushed = session.output.flush();
@@ -99,13 +93,7 @@ impl Session {
         self.backend.begin(operation).await
     }
 
-    fn listing(
-        &self,
-        bucket: &BucketPath,
-        prefix: Bytes,
-        delimiter: bool,
-        snapshot: Option<String>,
-    ) -> Listing {
+    fn listing(&self, bucket: &BucketPath, prefix: Bytes, delimiter: bool, snapshot: Option<String>) -> Listing {
         Listing::new(self.backend.clone(), bucket, prefix, delimiter, snapshot)
     }
 }
@@ -130,15 +118,7 @@ impl Listing {
         snapshot: Option<String>,
     ) -> Listing {
         let (bucket, prefix) = (bucket.to_string(), Raw(prefix));
-        Listing {
-            backend,
-            bucket,
-            prefix,
-            delimiter,
-            snapshot,
-            after: None,
-            is_over: false,
-        }
+        Listing { backend, bucket, prefix, delimiter, snapshot, after: None, is_over: false }
     }
 
     /// The next page; `None` after the last.
@@ -167,12 +147,7 @@ fn place(argument: &OsStr) -> Result<Place> {
 }
 
 fn named(bucket: &BucketPath, key: &Bytes) -> Named {
-    Named {
-        bucket: bucket.to_string(),
-        key: Raw(key.clone()),
-        version: None,
-        snapshot: None,
-    }
+    Named { bucket: bucket.to_string(), key: Raw(key.clone()), version: None, snapshot: None }
 }
 
 /// Waits for an operation that only answers, showing its progress.

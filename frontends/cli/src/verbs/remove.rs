@@ -19,39 +19,23 @@ pub(super) async fn remove(session: &mut Session, args: RmArgs) -> Outcome {
         return remove_tree(session, &bucket, key).await;
     }
     if key.is_empty() {
-        let next = format!(
-            "to empty it: tombolo rm -r {bucket}; to delete it: tombolo bucket delete {bucket}"
-        );
+        let next = format!("to empty it: tombolo rm -r {bucket}; to delete it: tombolo bucket delete {bucket}");
         return Err(Error::invalid(format!("'{bucket}' is a bucket; {next}")).into());
     }
     let path = || format!("{bucket}/{}", show(&key));
     if key.ends_with(b"/") && args.version.is_none() {
-        session
-            .call::<()>(Operation::RemoveDirectory {
-                bucket: bucket.to_string(),
-                path: Raw(key.clone()),
-            })
-            .await?;
-        return session
-            .output
-            .answer(json!({ "path": path(), "existed": true }), "");
+        session.call::<()>(Operation::RemoveDirectory { bucket: bucket.to_string(), path: Raw(key.clone()) }).await?;
+        return session.output.answer(json!({ "path": path(), "existed": true }), "");
     }
-    let operation = Operation::Delete {
-        bucket: bucket.to_string(),
-        key: Raw(key.clone()),
-        version: args.version,
-        if_match: None,
-    };
+    let operation =
+        Operation::Delete { bucket: bucket.to_string(), key: Raw(key.clone()), version: args.version, if_match: None };
     let deleted: DeletedRecord = session.call(operation).await?;
     if !deleted.existed {
-        return Err(
-            Error::not_found(Subject::Key, format!("there is no object '{}'", path())).into(),
-        );
+        return Err(Error::not_found(Subject::Key, format!("there is no object '{}'", path())).into());
     }
-    session.output.answer(
-        json!({ "path": path(), "existed": true, "version": deleted.version, "marker": deleted.marker }),
-        "",
-    )
+    session
+        .output
+        .answer(json!({ "path": path(), "existed": true, "version": deleted.version, "marker": deleted.marker }), "")
 }
 
 /// Deletes the object `key`, if there is one, and all below the directory `key`, itself included.
@@ -68,12 +52,8 @@ async fn remove_tree(session: &mut Session, bucket: &BucketPath, key: Bytes) -> 
     };
     let mut found = key.is_empty();
     if !key.is_empty() && !key.ends_with(b"/") {
-        let operation = Operation::Delete {
-            bucket: bucket.to_string(),
-            key: Raw(key.clone()),
-            version: None,
-            if_match: None,
-        };
+        let operation =
+            Operation::Delete { bucket: bucket.to_string(), key: Raw(key.clone()), version: None, if_match: None };
         let deleted: DeletedRecord = session.call(operation).await?;
         found = deleted.existed;
         removal.removed += u64::from(deleted.existed);
@@ -93,15 +73,8 @@ async fn remove_tree(session: &mut Session, bucket: &BucketPath, key: Bytes) -> 
         let what = format!("there is nothing at '{bucket}/{}'", show(&key));
         return Err(Error::not_found(Subject::Key, what).into());
     }
-    session.output.answer(
-        json!({ "removed": removal.removed, "failed": removal.failed }),
-        "",
-    )?;
-    if removal.worst == Exit::Done {
-        Ok(())
-    } else {
-        Err(Failure::Reported(removal.worst))
-    }
+    session.output.answer(json!({ "removed": removal.removed, "failed": removal.failed }), "")?;
+    if removal.worst == Exit::Done { Ok(()) } else { Err(Failure::Reported(removal.worst)) }
 }
 
 /// Keys on their way out, in key order: files in batches, a directory when the listing has left it.
@@ -119,11 +92,7 @@ struct Removal {
 
 impl Removal {
     async fn add(&mut self, key: Raw) -> Result<()> {
-        while self
-            .directories
-            .last()
-            .is_some_and(|directory| !key.0.starts_with(&directory.0))
-        {
+        while self.directories.last().is_some_and(|directory| !key.0.starts_with(&directory.0)) {
             self.leave().await?;
         }
         if key.0.ends_with(b"/") {
@@ -131,11 +100,7 @@ impl Removal {
             return Ok(());
         }
         self.batch.push(key);
-        if self.batch.len() >= BATCH_KEYS {
-            self.flush().await
-        } else {
-            Ok(())
-        }
+        if self.batch.len() >= BATCH_KEYS { self.flush().await } else { Ok(()) }
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -151,13 +116,8 @@ impl Removal {
         let Some(path) = self.directories.pop() else {
             return Ok(());
         };
-        let removed: Result<()> = self
-            .backend
-            .call(Operation::RemoveDirectory {
-                bucket: self.bucket.clone(),
-                path: path.clone(),
-            })
-            .await;
+        let removed: Result<()> =
+            self.backend.call(Operation::RemoveDirectory { bucket: self.bucket.clone(), path: path.clone() }).await;
         match removed {
             Ok(()) => self.removed += 1,
             // It vanished with its last entry.
@@ -172,13 +132,8 @@ impl Removal {
             return Ok(());
         }
         let keys = std::mem::take(&mut self.batch);
-        let refusals: Vec<Option<Refusal>> = self
-            .backend
-            .call(Operation::DeleteMany {
-                bucket: self.bucket.clone(),
-                keys: keys.clone(),
-            })
-            .await?;
+        let refusals: Vec<Option<Refusal>> =
+            self.backend.call(Operation::DeleteMany { bucket: self.bucket.clone(), keys: keys.clone() }).await?;
         for (key, refusal) in keys.iter().zip(refusals) {
             match refusal {
                 None => self.removed += 1,
@@ -189,17 +144,10 @@ impl Removal {
     }
 
     fn failed(&mut self, key: &Raw, error: &Error) {
-        let named = Error::new(
-            error.kind(),
-            format!("{}/{}: {error}", self.bucket, show(&key.0)),
-        )
-        .about(error.subject());
+        let named =
+            Error::new(error.kind(), format!("{}/{}: {error}", self.bucket, show(&key.0))).about(error.subject());
         eprintln!("{}", describe(&named, self.as_json));
         self.failed += 1;
-        self.worst = if self.worst == Exit::Damaged {
-            Exit::Damaged
-        } else {
-            exit_of(error.kind())
-        };
+        self.worst = if self.worst == Exit::Damaged { Exit::Damaged } else { exit_of(error.kind()) };
     }
 }

@@ -19,29 +19,16 @@ pub(super) async fn stat(session: &mut Session, args: StatArgs) -> Outcome {
         Place::Object(object) => (object.bucket, object.key),
     };
     let is_now = args.view.version.is_none() && args.view.snapshot.is_none();
-    let at = Named {
-        version: args.view.version,
-        snapshot: args.view.snapshot,
-        ..named(&bucket, &key)
-    };
+    let at = Named { version: args.view.version, snapshot: args.view.snapshot, ..named(&bucket, &key) };
     let record: ObjectRecord = match session.call(Operation::Head { at }).await {
         // What is no object may be a directory.
-        Err(error)
-            if is_now && error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key =>
-        {
-            session
-                .call(Operation::Stat {
-                    bucket: bucket.to_string(),
-                    path: Raw(key.clone()),
-                })
-                .await?
+        Err(error) if is_now && error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {
+            session.call(Operation::Stat { bucket: bucket.to_string(), path: Raw(key.clone()) }).await?
         }
         other => other?,
     };
     let text = describe(&bucket, &record);
-    session
-        .output
-        .answer(object_json(&bucket.to_string(), &record), &text)
+    session.output.answer(object_json(&bucket.to_string(), &record), &text)
 }
 
 fn describe(bucket: &BucketPath, record: &ObjectRecord) -> String {
@@ -49,9 +36,7 @@ fn describe(bucket: &BucketPath, record: &ObjectRecord) -> String {
     let mut text = format!(
         "Path       {bucket}/{}\nType       {}\nSize       {} ({} bytes)\nModified   {}\nVersion    {}{}\nETag       {}\nSegment    {}\nNode       {} ({} names)",
         show(&record.key.0),
-        serde_json::json!(record.file_type)
-            .as_str()
-            .unwrap_or_default(),
+        serde_json::json!(record.file_type).as_str().unwrap_or_default(),
         size(record.size),
         record.size,
         time(record.modified_ns),
@@ -67,14 +52,7 @@ fn describe(bucket: &BucketPath, record: &ObjectRecord) -> String {
         line("Mode", format!("{mode:04o}"));
     }
     if attributes.uid.is_some() || attributes.gid.is_some() {
-        line(
-            "Owner",
-            format!(
-                "{}:{}",
-                attributes.uid.unwrap_or(0),
-                attributes.gid.unwrap_or(0)
-            ),
-        );
+        line("Owner", format!("{}:{}", attributes.uid.unwrap_or(0), attributes.gid.unwrap_or(0)));
     }
     if let Some(device) = attributes.rdev {
         line("Device", device.to_string());
@@ -89,16 +67,10 @@ fn describe(bucket: &BucketPath, record: &ObjectRecord) -> String {
         line("Tag", show(format!("{name}={value}").as_bytes()));
     }
     for (name, value) in &attributes.xattrs {
-        line(
-            "Xattr",
-            format!("{}: {}", show(name.as_bytes()), show(&value.0)),
-        );
+        line("Xattr", format!("{}: {}", show(name.as_bytes()), show(&value.0)));
     }
     for checksum in &record.checksums {
-        line(
-            "Checksum",
-            format!("{} {}", checksum.algorithm, checksum.value),
-        );
+        line("Checksum", format!("{} {}", checksum.algorithm, checksum.value));
     }
     if record.parts > 0 {
         line("Parts", record.parts.to_string());
@@ -113,11 +85,8 @@ pub(super) async fn versions(session: &mut Session, args: VersionsArgs) -> Outco
     let mut found = false;
     let mut after: Option<(Raw, Option<String>)> = None;
     loop {
-        let operation = Operation::Versions {
-            bucket: bucket.to_string(),
-            prefix: Raw(key.clone()),
-            after: after.take(),
-        };
+        let operation =
+            Operation::Versions { bucket: bucket.to_string(), prefix: Raw(key.clone()), after: after.take() };
         let page: VersionsPage = session.call(operation).await?;
         let mut is_past = false;
         for record in page.items {
@@ -159,8 +128,5 @@ pub(super) async fn versions(session: &mut Session, args: VersionsArgs) -> Outco
 }
 
 fn no_version(bucket: &BucketPath, key: &Bytes) -> Error {
-    Error::not_found(
-        Subject::Key,
-        format!("'{bucket}/{}' has no version", show(key)),
-    )
+    Error::not_found(Subject::Key, format!("'{bucket}/{}' has no version", show(key)))
 }

@@ -11,57 +11,29 @@ pub(super) async fn snapshot(session: &mut Session, verb: SnapshotVerb) -> Outco
     match verb {
         SnapshotVerb::Create { bucket, name } => {
             let bucket = place(&bucket)?.bucket()?.to_string();
-            let record: SnapshotRecord = session
-                .call(Operation::CreateSnapshot {
-                    bucket: bucket.clone(),
-                    name,
-                })
-                .await?;
+            let record: SnapshotRecord =
+                session.call(Operation::CreateSnapshot { bucket: bucket.clone(), name }).await?;
             session.output.answer(snapshot_json(&bucket, &record), "")
         }
         SnapshotVerb::List { bucket } => {
             let bucket = place(&bucket)?.bucket()?.to_string();
-            let records: Vec<SnapshotRecord> = session
-                .call(Operation::Snapshots {
-                    bucket: bucket.clone(),
-                })
-                .await?;
+            let records: Vec<SnapshotRecord> = session.call(Operation::Snapshots { bucket: bucket.clone() }).await?;
             let row = |record: &SnapshotRecord| {
-                (
-                    snapshot_json(&bucket, record),
-                    vec![record.name.clone(), short_time(record.created_ns)],
-                )
+                (snapshot_json(&bucket, record), vec![record.name.clone(), short_time(record.created_ns)])
             };
-            session.output.table(
-                &["SNAPSHOT", "CREATED (UTC)"],
-                records.iter().map(row).collect(),
-            )
+            session.output.table(&["SNAPSHOT", "CREATED (UTC)"], records.iter().map(row).collect())
         }
         SnapshotVerb::Delete { bucket, name } => {
             let bucket = place(&bucket)?.bucket()?.to_string();
-            let operation = Operation::DeleteSnapshot {
-                bucket: bucket.clone(),
-                name: name.clone(),
-            };
+            let operation = Operation::DeleteSnapshot { bucket: bucket.clone(), name: name.clone() };
             session.call::<()>(operation).await?;
-            session.output.answer(
-                json!({ "bucket": bucket, "name": name, "deleted": true }),
-                "",
-            )
+            session.output.answer(json!({ "bucket": bucket, "name": name, "deleted": true }), "")
         }
-        SnapshotVerb::Clone {
-            path,
-            target,
-            snapshot,
-        } => {
+        SnapshotVerb::Clone { path, target, snapshot } => {
             let (bucket, prefix) = place(&path)?.bucket_and_directory()?;
             let target = place(&target)?.bucket()?.to_string();
-            let operation = Operation::Clone {
-                bucket: bucket.to_string(),
-                prefix: Raw(prefix),
-                target: target.clone(),
-                snapshot,
-            };
+            let operation =
+                Operation::Clone { bucket: bucket.to_string(), prefix: Raw(prefix), target: target.clone(), snapshot };
             let objects: u64 = session.call(operation).await?;
             session.output.answer(
                 json!({ "bucket": target, "objects": objects }),

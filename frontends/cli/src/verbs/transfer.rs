@@ -22,28 +22,11 @@ const ZEROS: &[u8] = &[0; 64 << 10];
 
 pub(super) async fn put(session: &mut Session, args: PutArgs) -> Outcome {
     let is_stdin = args.file.as_os_str() == "-";
-    let name = if is_stdin {
-        None
-    } else {
-        args.file.file_name().map(OsStr::as_bytes)
-    };
+    let name = if is_stdin { None } else { args.file.file_name().map(OsStr::as_bytes) };
     let target = place(&args.path)?.target(name)?;
-    let file = if is_stdin {
-        None
-    } else {
-        Some(open(&args.file)?)
-    };
-    let total = file
-        .as_ref()
-        .and_then(|file| file.metadata().ok())
-        .filter(|m| m.is_file())
-        .map(|m| m.len());
-    let lower = |pairs: Vec<(String, String)>| {
-        pairs
-            .into_iter()
-            .map(|(k, v)| (k.to_ascii_lowercase(), v))
-            .collect()
-    };
+    let file = if is_stdin { None } else { Some(open(&args.file)?) };
+    let total = file.as_ref().and_then(|file| file.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len());
+    let lower = |pairs: Vec<(String, String)>| pairs.into_iter().map(|(k, v)| (k.to_ascii_lowercase(), v)).collect();
     let request = PutRequest {
         bucket: target.bucket.to_string(),
         key: Raw(target.key.clone()),
@@ -61,44 +44,30 @@ pub(super) async fn put(session: &mut Session, args: PutArgs) -> Outcome {
     };
     progress.finish();
     let record = stored?;
-    session
-        .output
-        .answer(object_json(&target.bucket.to_string(), &record), "")
+    session.output.answer(object_json(&target.bucket.to_string(), &record), "")
 }
 
 fn open(path: &Path) -> Result<std::fs::File> {
     let failed = |e: std::io::Error| {
         let context = format!("'{}' cannot be read", path.display());
         if e.kind() == IoKind::NotFound {
-            Error::not_found(
-                tombolo_core::Subject::Other,
-                format!("there is no file '{}'", path.display()),
-            )
+            Error::not_found(tombolo_core::Subject::Other, format!("there is no file '{}'", path.display()))
         } else {
             Error::io(context, e)
         }
     };
     let file = std::fs::File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
-        let what = format!(
-            "'{}' is a directory; bring it in with: tombolo import",
-            path.display()
-        );
+        let what = format!("'{}' is a directory; bring it in with: tombolo import", path.display());
         return Err(Error::invalid(what));
     }
     Ok(file)
 }
 
-async fn send_file(
-    mut call: Call,
-    file: std::fs::File,
-    path: &Path,
-    progress: &Progress,
-) -> Result<ObjectRecord> {
+async fn send_file(mut call: Call, file: std::fs::File, path: &Path, progress: &Progress) -> Result<ObjectRecord> {
     let mut source = Source::read(file);
     while let Some(frame) = source.next().await {
-        let frame =
-            frame.map_err(|e| Error::io(format!("'{}' cannot be read", path.display()), e))?;
+        let frame = frame.map_err(|e| Error::io(format!("'{}' cannot be read", path.display()), e))?;
         progress.add(bytes_of(&frame));
         if !call.send(frame).await {
             return call.reply().await;
@@ -140,17 +109,8 @@ fn bytes_of(frame: &Frame) -> u64 {
 
 pub(super) async fn get(session: &mut Session, args: GetArgs) -> Outcome {
     let object = place(&args.path)?.object()?;
-    let at = Named {
-        version: args.view.version,
-        snapshot: args.view.snapshot,
-        ..named(&object.bucket, &object.key)
-    };
-    let mut call = session
-        .begin(Operation::Get {
-            at,
-            unless_linked: false,
-        })
-        .await?;
+    let at = Named { version: args.view.version, snapshot: args.view.snapshot, ..named(&object.bucket, &object.key) };
+    let mut call = session.begin(Operation::Get { at, unless_linked: false }).await?;
     let record = match call.next::<()>().await? {
         Piece::Frame(Frame::Record(json)) => decode::<ObjectRecord>(&json)?,
         _ => {
@@ -173,9 +133,7 @@ pub(super) async fn get(session: &mut Session, args: GetArgs) -> Outcome {
     if is_stdout {
         return Ok(());
     }
-    session
-        .output
-        .answer(object_json(&object.bucket.to_string(), &record), "")
+    session.output.answer(object_json(&object.bucket.to_string(), &record), "")
 }
 
 async fn to_stdout(mut call: Call, progress: &Progress) -> Outcome {
@@ -211,27 +169,16 @@ async fn to_file(mut call: Call, path: &Path, size: u64, progress: &Progress) ->
     // What is there and no plain file, such as /dev/null or a pipe, is written, not replaced.
     let in_place = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
     let (file, draft) = if in_place {
-        (
-            std::fs::OpenOptions::new()
-                .write(true)
-                .open(path)
-                .map_err(failed)?,
-            None,
-        )
+        (std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?, None)
     } else {
         let (draft, file) = Draft::create_file_beside(path, 0o666).map_err(failed)?;
         (file, Some(draft))
     };
     let mut sink = Sink::write(file, size);
-    loop {
-        match call.next::<()>().await? {
-            Piece::Frame(frame) => {
-                progress.add(bytes_of(&frame));
-                if !sink.send(frame).await {
-                    break;
-                }
-            }
-            Piece::Reply(()) => break,
+    while let Piece::Frame(frame) = call.next::<()>().await? {
+        progress.add(bytes_of(&frame));
+        if !sink.send(frame).await {
+            break;
         }
     }
     sink.finish().await.map_err(failed)?;

@@ -16,17 +16,10 @@ pub(super) async fn import(session: &mut Session, args: ImportArgs) -> Outcome {
     match std::fs::metadata(&args.from) {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => {
-            return Err(Error::invalid(format!(
-                "'{from}' is no directory; store a file with: tombolo put"
-            ))
-            .into());
+            return Err(Error::invalid(format!("'{from}' is no directory; store a file with: tombolo put")).into());
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::not_found(
-                Subject::Other,
-                format!("there is no directory '{from}'"),
-            )
-            .into());
+            return Err(Error::not_found(Subject::Other, format!("there is no directory '{from}'")).into());
         }
         Err(error) => return Err(Error::io(format!("'{from}' cannot be read"), error).into()),
     }
@@ -44,36 +37,20 @@ pub(super) async fn import(session: &mut Session, args: ImportArgs) -> Outcome {
         by_content: args.checksum,
         one_file_system: args.one_file_system,
         workers: usize::from(args.jobs),
-        except: std::fs::metadata(&session.dir)
-            .ok()
-            .map(|metadata| (metadata.dev(), metadata.ino())),
+        except: std::fs::metadata(&session.dir).ok().map(|metadata| (metadata.dev(), metadata.ino())),
     };
     // A bucket that is not there is one error, not one for each file.
-    session
-        .call::<BucketRecord>(Operation::Bucket {
-            bucket: plan.bucket.to_string(),
-        })
-        .await?;
+    session.call::<BucketRecord>(Operation::Bucket { bucket: plan.bucket.to_string() }).await?;
     tree::import(&session.backend, plan, report.clone()).await?;
     report.finish(&mut session.output, "Imported")
 }
 
 pub(super) async fn export(session: &mut Session, args: ExportArgs) -> Outcome {
     let (bucket, prefix) = place(&args.path)?.bucket_and_directory()?;
-    let record: BucketRecord = session
-        .call(Operation::Bucket {
-            bucket: bucket.to_string(),
-        })
-        .await?;
+    let record: BucketRecord = session.call(Operation::Bucket { bucket: bucket.to_string() }).await?;
     let is_all = prefix.is_empty() && args.snapshot.is_none();
-    let total = record
-        .usage
-        .filter(|_| is_all)
-        .map(|usage| usage.logical_bytes);
-    let report = Arc::new(Report::new(
-        Progress::start(session.output.is_json(), total),
-        session.output.is_json(),
-    ));
+    let total = record.usage.filter(|_| is_all).map(|usage| usage.logical_bytes);
+    let report = Arc::new(Report::new(Progress::start(session.output.is_json(), total), session.output.is_json()));
     let plan = ExportPlan {
         bucket: bucket.clone(),
         prefix: prefix.clone(),

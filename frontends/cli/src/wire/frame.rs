@@ -56,13 +56,7 @@ pub(crate) fn decode_header(header: [u8; HEADER_BYTES]) -> Result<(u8, usize)> {
         OPERATION | RECORD | DONE | FAILED => length <= JSON_BYTES_MAX,
         _ => return Err(protocol(format!("a message of unknown kind {kind}"))),
     };
-    if fits {
-        Ok((kind, length))
-    } else {
-        Err(protocol(format!(
-            "a message of kind {kind} with {length} bytes"
-        )))
-    }
+    if fits { Ok((kind, length)) } else { Err(protocol(format!("a message of kind {kind} with {length} bytes"))) }
 }
 
 /// Reads a payload whose header passed [`decode_header`].
@@ -91,10 +85,7 @@ pub(crate) async fn write_frame(out: &mut (impl AsyncWrite + Unpin), frame: Fram
     let (kind, payload) = match &frame {
         Frame::Hello(version) => (HELLO, fill(&mut small, &[&version.to_le_bytes()])),
         Frame::Hole(length) => (HOLE, fill(&mut small, &[&length.to_le_bytes()])),
-        Frame::Progress(done, total) => (
-            PROGRESS,
-            fill(&mut small, &[&done.to_le_bytes(), &total.to_le_bytes()]),
-        ),
+        Frame::Progress(done, total) => (PROGRESS, fill(&mut small, &[&done.to_le_bytes(), &total.to_le_bytes()])),
         Frame::End => (END, &[][..]),
         Frame::Operation(json) => (OPERATION, json.as_ref()),
         Frame::Record(json) => (RECORD, json.as_ref()),
@@ -110,23 +101,14 @@ pub(crate) async fn write_frame(out: &mut (impl AsyncWrite + Unpin), frame: Fram
     if payload.len() > JSON_BYTES_MAX {
         return Err(Error::new(
             ErrorKind::Failed,
-            format!(
-                "a message of {} bytes is longer than {JSON_BYTES_MAX}",
-                payload.len()
-            ),
+            format!("a message of {} bytes is longer than {JSON_BYTES_MAX}", payload.len()),
         ));
     }
     write_payload(out, kind, payload).await
 }
 
-async fn write_payload(
-    out: &mut (impl AsyncWrite + Unpin),
-    kind: u8,
-    payload: &[u8],
-) -> Result<()> {
-    let [a, b, c, d] = u32::try_from(payload.len())
-        .unwrap_or(u32::MAX)
-        .to_le_bytes();
+async fn write_payload(out: &mut (impl AsyncWrite + Unpin), kind: u8, payload: &[u8]) -> Result<()> {
+    let [a, b, c, d] = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes();
     let lost = |e| Error::new(ErrorKind::Failed, "the control connection broke").because(e);
     out.write_all(&[kind, a, b, c, d]).await.map_err(lost)?;
     out.write_all(payload).await.map_err(lost)
@@ -134,10 +116,7 @@ async fn write_payload(
 
 fn fill<'a>(small: &'a mut [u8; 16], fields: &[&[u8]]) -> &'a [u8] {
     let mut length = 0;
-    for (slot, byte) in small
-        .iter_mut()
-        .zip(fields.iter().flat_map(|field| field.iter()))
-    {
+    for (slot, byte) in small.iter_mut().zip(fields.iter().flat_map(|field| field.iter())) {
         *slot = *byte;
         length += 1;
     }
@@ -152,10 +131,7 @@ pub(crate) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn new(input: R) -> Self {
-        FrameReader {
-            input,
-            buffer: BytesMut::with_capacity(64 << 10),
-        }
+        FrameReader { input, buffer: BytesMut::with_capacity(64 << 10) }
     }
 
     /// The next frame; `None` when the other side closed between two frames.
@@ -172,18 +148,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 }
             }
             // The length is within its limit, so the reservation is bounded.
-            self.buffer
-                .reserve((wanted - self.buffer.len()).max(16 << 10));
+            self.buffer.reserve((wanted - self.buffer.len()).max(16 << 10));
             let read = self.input.read_buf(&mut self.buffer).await;
-            let read = read.map_err(|e| {
-                Error::new(ErrorKind::Failed, "the control connection broke").because(e)
-            })?;
+            let read = read.map_err(|e| Error::new(ErrorKind::Failed, "the control connection broke").because(e))?;
             if read == 0 {
-                return if self.buffer.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(protocol("half a message".into()))
-                };
+                return if self.buffer.is_empty() { Ok(None) } else { Err(protocol("half a message".into())) };
             }
         }
     }
@@ -262,10 +231,7 @@ mod tests {
         }
         let whole = encoded(&frames()).await;
         for cut in 1..HEADER_BYTES + 4 {
-            assert!(
-                FrameReader::new(&whole[..cut]).next().await.is_err(),
-                "cut at {cut}"
-            );
+            assert!(FrameReader::new(&whole[..cut]).next().await.is_err(), "cut at {cut}");
         }
     }
 }

@@ -240,52 +240,35 @@ const SUBJECTS: &[(Subject, &str)] = &[
 
 /// The word for a kind of error in JSON.
 pub(crate) fn kind_word(kind: ErrorKind) -> &'static str {
-    KINDS
-        .iter()
-        .find(|(k, _)| *k == kind)
-        .map_or("failed", |(_, word)| word)
+    KINDS.iter().find(|(k, _)| *k == kind).map_or("failed", |(_, word)| word)
 }
 
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Refusal {
-        let about = SUBJECTS
-            .iter()
-            .find(|(s, _)| *s == error.subject())
-            .map_or("other", |(_, word)| word);
-        Refusal {
-            kind: kind_word(error.kind()).into(),
-            about: about.into(),
-            message: error.to_string(),
-        }
+        let about = SUBJECTS.iter().find(|(s, _)| *s == error.subject()).map_or("other", |(_, word)| word);
+        Refusal { kind: kind_word(error.kind()).into(), about: about.into(), message: error.to_string() }
     }
 }
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Error {
-        let kind = KINDS
-            .iter()
-            .find(|(_, w)| *w == refusal.kind)
-            .map_or(ErrorKind::Failed, |(k, _)| *k);
-        let about = SUBJECTS
-            .iter()
-            .find(|(_, w)| *w == refusal.about)
-            .map_or(Subject::Other, |(s, _)| *s);
+        let kind = KINDS.iter().find(|(_, w)| *w == refusal.kind).map_or(ErrorKind::Failed, |(k, _)| *k);
+        let about = SUBJECTS.iter().find(|(_, w)| *w == refusal.about).map_or(Subject::Other, |(s, _)| *s);
         Error::new(kind, refusal.message).about(about)
     }
 }
 
 /// `value` as JSON for a frame.
 pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|e| {
-        Error::new(ErrorKind::Failed, "a message cannot be written as JSON").because(e)
-    })
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|e| Error::new(ErrorKind::Failed, "a message cannot be written as JSON").because(e))
 }
 
 /// A frame's JSON.
 pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
-    serde_json::from_slice(json).map_err(|e| {
-        Error::invalid("a message over the control connection makes no sense").because(e)
-    })
+    serde_json::from_slice(json)
+        .map_err(|e| Error::invalid("a message over the control connection makes no sense").because(e))
 }
 
 #[cfg(test)]
@@ -309,16 +292,10 @@ mod tests {
     #[test]
     fn operations_survive_the_socket_and_hide_secrets() {
         let keys = Some(("AK".to_string(), SecretText("hush".into())));
-        let operation = Operation::CreateUser {
-            tenant: "C/t".into(),
-            name: "u".into(),
-            keys,
-        };
+        let operation = Operation::CreateUser { tenant: "C/t".into(), name: "u".into(), keys };
         assert!(!format!("{operation:?}").contains("hush"));
         let back: Operation = decode(&encode(&operation).unwrap()).unwrap();
-        assert!(
-            matches!(back, Operation::CreateUser { keys: Some((_, secret)), .. } if secret.0 == "hush")
-        );
+        assert!(matches!(back, Operation::CreateUser { keys: Some((_, secret)), .. } if secret.0 == "hush"));
         let list = Operation::List {
             bucket: "C/t/b".into(),
             prefix: Raw(Bytes::from_static(b"\xff/")),

@@ -4,9 +4,8 @@ use super::text::{Raw, SecretText};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tombolo_core::{
-    Attributes, BucketInfo, BucketPolicy, FileType, GcReport, ListItem, ListPage, ObjectInfo,
-    ObjectSummary, ScrubReport, SegmentStatus, SnapshotInfo, Usage, UserInfo, VersionItem,
-    VersionPage,
+    Attributes, BucketInfo, BucketPolicy, FileType, GcReport, ListItem, ListPage, ObjectInfo, ObjectSummary,
+    ScrubReport, SegmentStatus, SnapshotInfo, Usage, UserInfo, VersionItem, VersionPage,
 };
 
 /// One version of one object, by name.
@@ -87,35 +86,15 @@ pub(crate) struct AttributesRecord {
 
 impl From<Attributes> for AttributesRecord {
     fn from(a: Attributes) -> Self {
-        let xattrs = a
-            .xattrs
-            .into_iter()
-            .map(|(name, value)| (name, Raw(value)))
-            .collect();
-        AttributesRecord {
-            mode: a.mode,
-            uid: a.uid,
-            gid: a.gid,
-            rdev: a.rdev,
-            xattrs,
-        }
+        let xattrs = a.xattrs.into_iter().map(|(name, value)| (name, Raw(value))).collect();
+        AttributesRecord { mode: a.mode, uid: a.uid, gid: a.gid, rdev: a.rdev, xattrs }
     }
 }
 
 impl From<AttributesRecord> for Attributes {
     fn from(a: AttributesRecord) -> Self {
-        let xattrs = a
-            .xattrs
-            .into_iter()
-            .map(|(name, value)| (name, value.0))
-            .collect();
-        Attributes {
-            mode: a.mode,
-            uid: a.uid,
-            gid: a.gid,
-            rdev: a.rdev,
-            xattrs,
-        }
+        let xattrs = a.xattrs.into_iter().map(|(name, value)| (name, value.0)).collect();
+        Attributes { mode: a.mode, uid: a.uid, gid: a.gid, rdev: a.rdev, xattrs }
     }
 }
 
@@ -219,10 +198,7 @@ impl From<ListPage> for Page {
             ListItem::Object(summary) => Item::Object(summary.into()),
             ListItem::Prefix(prefix) => Item::Prefix(Raw(prefix)),
         });
-        Page {
-            items: items.collect(),
-            next: page.next.map(Raw),
-        }
+        Page { items: items.collect(), next: page.next.map(Raw) }
     }
 }
 
@@ -246,13 +222,7 @@ pub(crate) struct VersionsPage {
 impl From<VersionPage> for VersionsPage {
     fn from(page: VersionPage) -> Self {
         let items = page.items.into_iter().filter_map(|item| match item {
-            VersionItem::Version {
-                summary,
-                version,
-                is_current,
-                is_marker,
-                segment,
-            } => Some(VersionRecord {
+            VersionItem::Version { summary, version, is_current, is_marker, segment } => Some(VersionRecord {
                 summary: summary.into(),
                 version: version.to_string(),
                 current: is_current,
@@ -264,9 +234,7 @@ impl From<VersionPage> for VersionsPage {
         });
         VersionsPage {
             items: items.collect(),
-            next: page
-                .next
-                .map(|(key, version)| (Raw(key), version.map(|v| v.to_string()))),
+            next: page.next.map(|(key, version)| (Raw(key), version.map(|v| v.to_string()))),
         }
     }
 }
@@ -352,10 +320,7 @@ pub(crate) struct SnapshotRecord {
 
 impl From<SnapshotInfo> for SnapshotRecord {
     fn from(snapshot: SnapshotInfo) -> Self {
-        SnapshotRecord {
-            name: snapshot.name,
-            created_ns: snapshot.created_ns,
-        }
+        SnapshotRecord { name: snapshot.name, created_ns: snapshot.created_ns }
     }
 }
 

@@ -19,10 +19,7 @@ impl Serialize for Raw {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => serializer.serialize_str(text),
-            Err(_) => Form::Hex {
-                hex: to_hex(&self.0),
-            }
-            .serialize(serializer),
+            Err(_) => Form::Hex { hex: to_hex(&self.0) }.serialize(serializer),
         }
     }
 }
@@ -65,23 +62,18 @@ impl fmt::Debug for SecretText {
 /// Lower-case hexadecimal.
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
     }
-    text.as_bytes()
-        .chunks_exact(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
+    text.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 #[cfg(test)]
@@ -90,27 +82,13 @@ mod tests {
 
     #[test]
     fn any_bytes_survive_json() {
-        for bytes in [
-            &b""[..],
-            b"plain",
-            "h\u{e9}".as_bytes(),
-            b"\xff\x00",
-            b"\"\\\n",
-        ] {
+        for bytes in [&b""[..], b"plain", "h\u{e9}".as_bytes(), b"\xff\x00", b"\"\\\n"] {
             let raw = Raw(Bytes::copy_from_slice(bytes));
             let json = serde_json::to_string(&raw).unwrap();
             assert_eq!(serde_json::from_str::<Raw>(&json).unwrap(), raw, "{json}");
         }
-        assert_eq!(
-            serde_json::to_string(&Raw(Bytes::from_static(b"\xff"))).unwrap(),
-            r#"{"hex":"ff"}"#
-        );
-        for bad in [
-            r#"{"hex":"f"}"#,
-            r#"{"hex":"zz"}"#,
-            r#"{"hex":"\u00e9"}"#,
-            "3",
-        ] {
+        assert_eq!(serde_json::to_string(&Raw(Bytes::from_static(b"\xff"))).unwrap(), r#"{"hex":"ff"}"#);
+        for bad in [r#"{"hex":"f"}"#, r#"{"hex":"zz"}"#, r#"{"hex":"\u00e9"}"#, "3"] {
             assert!(serde_json::from_str::<Raw>(bad).is_err(), "{bad}");
         }
     }
