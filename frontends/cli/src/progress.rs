@@ -50,19 +50,26 @@ impl Progress {
     }
 }
 
+const WITH_TOTAL: &str =
+    "{bar:30} {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+const WITHOUT_TOTAL: &str = "{spinner} {binary_bytes}  {binary_bytes_per_sec}";
+
 fn style(with_total: bool) -> ProgressStyle {
-    let template = if with_total {
-        "{bar:30} {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left"
-    } else {
-        "{spinner} {binary_bytes}  {binary_bytes_per_sec}"
-    };
-    // The templates are fixed and a test reads them.
+    let template = if with_total { WITH_TOTAL } else { WITHOUT_TOTAL };
+    // The templates are fixed, and a test reads them.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn templates_are_well_formed() {
+        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
+            ProgressStyle::with_template(template).unwrap();
+        }
+    }
 
     #[test]
     fn nothing_shows_when_quiet() {
