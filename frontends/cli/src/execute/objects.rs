@@ -1,0 +1,211 @@
+//! Objects, files and directories.
+
+use super::{open, out_of_place};
+use crate::wire::{
+    DeletedRecord, Frame, Named, ObjectRecord, Operation, Page, PutRequest, Refusal, VersionsPage, encode,
+};
+use bytes::Bytes;
+use std::ops::Range;
+use tokio::sync::mpsc;
+use tombolo_core::{
+    Attributes, Condition, CopyOptions, DeleteOptions, Error, ErrorKind, EtagMatch, GetOptions, ListOptions,
+    ListVersionsOptions, Metadata, Object, PutOptions, Result, Segment, VersionId,
+};
+
+/// Keys in one page of a listing.
+const PAGE_KEYS: usize = 1000;
+/// A piece of a hole, for the digest.
+const ZEROS: &[u8] = &[0; 64 << 10];
+
+pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<Bytes> {
+    match operation {
+        Operation::Head { at } => {
+            let bucket = open(segment, &at.bucket).await?;
+            encode(&ObjectRecord::from(&bucket.head(&at.key.0, view(&at)?).await?))
+        }
+        Operation::Stat { bucket, path } => {
+            encode(&ObjectRecord::from(&open(segment, &bucket).await?.stat(&path.0).await?))
+        }
+        Operation::Digest { at } => encode(&digest(&object(segment, &at).await?).await?),
+        Operation::List { bucket, prefix, delimiter, after, snapshot } => {
+            let options = ListOptions {
+                prefix: prefix.0,
+                delimiter: delimiter.then(|| Bytes::from_static(b"/")),
+                after: after.map(|raw| raw.0),
+                limit: PAGE_KEYS,
+                snapshot,
+            };
+            encode(&Page::from(open(segment, &bucket).await?.list(options).await?))
+        }
+        Operation::Versions { bucket, prefix, after } => {
+            let (after, after_version) = match after {
+                Some((key, version)) => (Some(key.0), version.as_deref().map(VersionId::parse).transpose()?),
+                None => (None, None),
+            };
+            let options =
+                ListVersionsOptions { prefix: prefix.0, delimiter: None, after, after_version, limit: PAGE_KEYS };
+            encode(&VersionsPage::from(open(segment, &bucket).await?.list_versions(options).await?))
+        }
+        Operation::Delete { bucket, key, version, if_match } => {
+            let version = version.as_deref().map(VersionId::parse).transpose()?;
+            let if_match = if_match.map(|etag| EtagMatch::OneOf(vec![etag]));
+            let options = DeleteOptions { version, condition: Condition { if_match, ..Condition::default() } };
+            let deleted = open(segment, &bucket).await?.delete(&key.0, options).await?;
+            encode(&DeletedRecord {
+                existed: deleted.existed,
+                version: deleted.version.map(|v| v.to_string()),
+                marker: deleted.is_marker,
+            })
+        }
+        Operation::DeleteMany { bucket, keys } => {
+            let items = keys.into_iter().map(|key| (key.0, DeleteOptions::default())).collect();
+            let results = open(segment, &bucket).await?.delete_many(items).await?;
+            encode(&results.iter().map(|result| result.as_ref().err().map(Refusal::from)).collect::<Vec<_>>())
+        }
+        Operation::Copy { from, bucket, key } => {
+            let source = object(segment, &from).await?;
+            let target = open(segment, &bucket).await?;
+            encode(&ObjectRecord::from(&target.copy(&source, &key.0, CopyOptions::default()).await?))
+        }
+        Operation::Rename { bucket, from, to } => encode(&open(segment, &bucket).await?.rename(&from.0, &to.0).await?),
+        Operation::MakeDirectory { bucket, path, attributes } => {
+            let made = open(segment, &bucket).await?.mkdir(&path.0, Attributes::from(attributes)).await;
+            match made {
+                Ok(()) => encode(&true),
+                Err(error) if error.kind() == ErrorKind::Exists => encode(&false),
+                Err(error) => Err(error),
+            }
+        }
+        Operation::RemoveDirectory { bucket, path } => encode(&open(segment, &bucket).await?.rmdir(&path.0).await?),
+        Operation::Link { bucket, existing, to } => {
+            encode(&open(segment, &bucket).await?.link(&existing.0, &to.0).await?)
+        }
+        Operation::SetAttributes { bucket, path, attributes, modified_ns } => {
+            let bucket = open(segment, &bucket).await?;
+            encode(&bucket.set_attributes(&path.0, attributes.into(), modified_ns).await?)
+        }
+        other => Err(out_of_place(&other)),
+    }
+}
+
+/// Stores the content that comes as frames. An input that ends without `End` stores nothing.
+pub(super) async fn put(segment: &Segment, request: PutRequest, input: &mut mpsc::Receiver<Frame>) -> Result<Bytes> {
+    let bucket = open(segment, &request.bucket).await?;
+    let mut options = PutOptions {
+        metadata: Metadata { headers: request.headers, user: request.user },
+        tags: request.tags,
+        attributes: request.attributes.map(Attributes::from),
+        modified_ns: request.modified_ns,
+        file_type: request.file_type.into(),
+        ..PutOptions::default()
+    };
+    if request.if_absent {
+        options.condition.if_none_match = Some(EtagMatch::Any);
+    }
+    let key = request.key.0;
+    // A content of one piece needs no pipeline.
+    let first = taken(input).await?;
+    let second = match &first {
+        Frame::End => {
+            return encode(&ObjectRecord::from(&bucket.put(&key, Bytes::new(), options).await?));
+        }
+        _ => taken(input).await?,
+    };
+    if let (Frame::Data(data), Frame::End) = (&first, &second) {
+        return encode(&ObjectRecord::from(&bucket.put(&key, data.clone(), options).await?));
+    }
+    let mut writer = bucket.writer(&key, options).await?;
+    let mut held = Some(second);
+    let mut frame = first;
+    loop {
+        match frame {
+            Frame::Data(data) => writer.push(data).await?,
+            Frame::Hole(length) => writer.push_hole(length).await?,
+            Frame::End => break,
+            _ => return Err(Error::invalid("a content is made of data and holes only")),
+        }
+        frame = match held.take() {
+            Some(frame) => frame,
+            None => taken(input).await?,
+        };
+    }
+    encode(&ObjectRecord::from(&writer.seal().await?.commit().await?))
+}
+
+async fn taken(input: &mut mpsc::Receiver<Frame>) -> Result<Frame> {
+    let gone = || Error::new(ErrorKind::Failed, "the content ended early; nothing was stored");
+    input.recv().await.ok_or_else(gone)
+}
+
+/// Gives an object's record, then its content.
+pub(super) async fn get(
+    segment: &Segment,
+    at: Named,
+    unless_linked: bool,
+    output: &mpsc::Sender<Frame>,
+) -> Result<Bytes> {
+    let object = object(segment, &at).await?;
+    let info = object.info();
+    give(output, Frame::Record(encode(&ObjectRecord::from(info))?)).await?;
+    let (size, done) = (info.size, encode(&())?);
+    if unless_linked && info.links > 1 {
+        return Ok(done);
+    }
+    let mut offset = 0;
+    while offset < size {
+        let data = next_data(&object, offset, size).await?;
+        if data.start > offset {
+            give(output, Frame::Hole(data.start - offset)).await?;
+        }
+        let mut reader = object.read(data.clone());
+        while let Some(piece) = reader.next().await? {
+            give(output, Frame::Data(piece)).await?;
+        }
+        offset = data.end;
+    }
+    Ok(done)
+}
+
+async fn give(output: &mpsc::Sender<Frame>, frame: Frame) -> Result<()> {
+    let gone = |_| Error::new(ErrorKind::Failed, "nobody takes the content any more");
+    output.send(frame).await.map_err(gone)
+}
+
+async fn digest(object: &Object) -> Result<String> {
+    let size = object.info().size;
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    while offset < size {
+        let data = next_data(object, offset, size).await?;
+        let mut hole = data.start.saturating_sub(offset);
+        while hole > 0 {
+            let piece = usize::try_from(hole).unwrap_or(usize::MAX).min(ZEROS.len());
+            hasher.update(ZEROS.get(..piece).unwrap_or_default());
+            hole -= piece as u64;
+        }
+        let mut reader = object.read(data.clone());
+        while let Some(piece) = reader.next().await? {
+            hasher.update(&piece);
+        }
+        offset = data.end;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The next stretch of data, `size..size` when only a hole is left. It always ends after `offset`.
+async fn next_data(object: &Object, offset: u64, size: u64) -> Result<Range<u64>> {
+    let data = object.next_data(offset).await?.unwrap_or(size..size);
+    if data.start < offset || data.end <= offset || data.end < data.start {
+        return Err(Error::damaged(format!("the extents of {:?} at {offset} make no sense", object.info().key)));
+    }
+    Ok(data)
+}
+
+async fn object(segment: &Segment, at: &Named) -> Result<Object> {
+    open(segment, &at.bucket).await?.get(&at.key.0, view(at)?).await
+}
+
+fn view(at: &Named) -> Result<GetOptions> {
+    let version = at.version.as_deref().map(VersionId::parse).transpose()?;
+    Ok(GetOptions { version, snapshot: at.snapshot.clone() })
+}

@@ -1,0 +1,157 @@
+//! Figures in Prometheus' text format, version 0.0.4.
+
+use crate::control::ControlMetrics;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+use tombolo_core::{Result, Segment};
+
+/// Buckets that get figures of their own; labels without bound would burden whoever scrapes.
+const BUCKETS_MAX: usize = 1000;
+/// Figures of buckets are read again when they are older than this.
+const BUCKETS_AGE: Duration = Duration::from_secs(10);
+
+/// Where the figures come from.
+pub(super) struct Metrics {
+    segment: Segment,
+    control: Arc<ControlMetrics>,
+    stopped: watch::Receiver<bool>,
+    started: Instant,
+    buckets: Mutex<Option<(Instant, String)>>,
+}
+
+impl Metrics {
+    pub(super) fn new(segment: Segment, control: Arc<ControlMetrics>, stopped: watch::Receiver<bool>) -> Metrics {
+        Metrics { segment, control, stopped, started: Instant::now(), buckets: Mutex::new(None) }
+    }
+
+    /// Whether requests are taken: the segment answers and nobody asked to stop. `Err` says why not.
+    pub(super) async fn ready(&self) -> Result<String, String> {
+        if *self.stopped.borrow() {
+            return Err("stopping\n".into());
+        }
+        match self.segment.status().await {
+            Ok(status) if status.is_full => Ok("ready for reads and deletes; the disk is full\n".into()),
+            Ok(_) => Ok("ready\n".into()),
+            Err(error) => Err(format!("{error}\n")),
+        }
+    }
+
+    /// All figures as text.
+    pub(super) async fn text(&self) -> Result<String> {
+        let mut out = String::new();
+        for (name, help, is_counter, value) in self.segment.metrics() {
+            let name = if name.starts_with("tombolo_") { name.to_string() } else { format!("tombolo_{name}") };
+            figure(&mut out, &name, help, is_counter, value);
+        }
+        let status = self.segment.status().await?;
+        for (name, help, value) in [
+            ("tombolo_segment_chunks", "Distinct chunks stored.", status.chunks),
+            ("tombolo_segment_unique_bytes", "Bytes of distinct chunks before compression.", status.unique_bytes),
+            ("tombolo_segment_stored_bytes", "Bytes of pack files.", status.stored_bytes),
+            ("tombolo_segment_packs", "Pack files.", status.packs),
+            ("tombolo_segment_free_bytes", "Free bytes on the file system.", status.free_bytes),
+            ("tombolo_segment_damaged_chunks", "Damaged chunks found and not yet healed.", status.damaged_chunks),
+            ("tombolo_segment_full", "1 while writes are refused for lack of space.", u64::from(status.is_full)),
+        ] {
+            figure(&mut out, name, help, false, value as f64);
+        }
+        for (name, help, value) in [
+            ("tombolo_control_operations_total", "Operations of commands.", &self.control.operations),
+            ("tombolo_control_failures_total", "Operations of commands that failed.", &self.control.failures),
+        ] {
+            figure(&mut out, name, help, true, value.load(Ordering::Relaxed) as f64);
+        }
+        let uptime = self.started.elapsed().as_secs_f64();
+        figure(&mut out, "tombolo_uptime_seconds", "Time since the daemon started.", false, uptime);
+        if let Some(bytes) = resident_bytes() {
+            figure(&mut out, "process_resident_memory_bytes", "Resident memory.", false, bytes as f64);
+        }
+        out.push_str(&self.buckets().await?);
+        Ok(out)
+    }
+
+    async fn buckets(&self) -> Result<String> {
+        let mut kept = self.buckets.lock().await;
+        if let Some((read, text)) = kept.as_ref()
+            && read.elapsed() < BUCKETS_AGE
+        {
+            return Ok(text.clone());
+        }
+        let mut usages = Vec::new();
+        let catalog = self.segment.catalog();
+        'all: for cluster in catalog.clusters().await? {
+            for tenant in catalog.tenants(&cluster).await? {
+                for bucket in catalog.buckets(&tenant).await? {
+                    if usages.len() >= BUCKETS_MAX {
+                        break 'all;
+                    }
+                    usages.push((bucket.path.to_string(), self.segment.bucket(&bucket.path).await?.usage().await?));
+                }
+            }
+        }
+        let mut out = String::new();
+        for (name, help, value) in [
+            ("tombolo_bucket_objects", "Objects that show.", (|u| u.objects) as fn(&tombolo_core::Usage) -> u64),
+            ("tombolo_bucket_bytes", "Their sizes added up.", |u| u.logical_bytes),
+            ("tombolo_bucket_old_versions", "Kept older versions and delete markers.", |u| u.old_versions),
+            ("tombolo_bucket_old_bytes", "Their sizes added up.", |u| u.old_bytes),
+        ] {
+            if usages.is_empty() {
+                break;
+            }
+            head(&mut out, name, help, false);
+            for (path, usage) in &usages {
+                // Names have letters, digits, '.', '-' and '_' only: nothing to escape.
+                let _ = writeln!(out, "{name}{{bucket=\"{path}\"}} {}", value(usage));
+            }
+        }
+        *kept = Some((Instant::now(), out.clone()));
+        Ok(out)
+    }
+}
+
+fn head(out: &mut String, name: &str, help: &str, is_counter: bool) {
+    let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+    let kind = if is_counter { "counter" } else { "gauge" };
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn figure(out: &mut String, name: &str, help: &str, is_counter: bool, value: f64) {
+    head(out, name, help, is_counter);
+    let _ = writeln!(out, "{name} {value}");
+}
+
+/// Resident memory of this process, where `/proc` says it.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_in_the_text_format() {
+        let mut out = String::new();
+        figure(&mut out, "tombolo_x_total", "Two\nlines.", true, 3.0);
+        figure(&mut out, "tombolo_y", "A gauge.", false, 0.5);
+        assert_eq!(
+            out,
+            "# HELP tombolo_x_total Two\\nlines.\n# TYPE tombolo_x_total counter\ntombolo_x_total 3\n\
+             # HELP tombolo_y A gauge.\n# TYPE tombolo_y gauge\ntombolo_y 0.5\n"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_known() {
+        assert!(resident_bytes().unwrap() > 0);
+    }
+}

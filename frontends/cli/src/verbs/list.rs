@@ -1,0 +1,92 @@
+//! `ls`
+
+use super::{Session, catalog, named, place};
+use crate::arguments::LsArgs;
+use crate::failure::Outcome;
+use crate::output::{Output, prefix_json, summary_json};
+use crate::path::{Place, directory_prefix};
+use crate::quantity::{short_time, size};
+use crate::wire::{Item, ObjectRecord, Operation, SummaryRecord};
+use bytes::Bytes;
+use tombolo_core::{BucketPath, Error, ErrorKind, Subject};
+
+pub(super) async fn list(session: &mut Session, args: LsArgs) -> Outcome {
+    match place(&args.path)? {
+        Place::Root => catalog::clusters(session).await,
+        Place::Cluster(cluster) => catalog::tenants(session, &cluster).await,
+        Place::Tenant(tenant) => catalog::buckets(session, &tenant.to_string()).await,
+        Place::Bucket(bucket) => keys(session, &bucket, Bytes::new(), &args).await,
+        Place::Object(object) => keys(session, &object.bucket, object.key, &args).await,
+    }
+}
+
+/// Lists the object `key`, if there is one, and what is in the directory `key`.
+async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsArgs) -> Outcome {
+    session.output.begin()?;
+    let mut found = key.is_empty();
+    if !key.is_empty() && !key.ends_with(b"/") {
+        let mut at = named(bucket, &key);
+        at.snapshot = args.snapshot.clone();
+        match session.call::<ObjectRecord>(Operation::Head { at }).await {
+            Ok(record) => {
+                found = true;
+                let summary = SummaryRecord {
+                    key: record.key,
+                    size: record.size,
+                    modified_ns: record.modified_ns,
+                    etag: record.etag,
+                    file_type: record.file_type,
+                };
+                print(&mut session.output, &Item::Object(summary), 0, args)?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let prefix = directory_prefix(&key);
+    let cut = if args.recursive { 0 } else { prefix.len() };
+    let mut listing = session.listing(bucket, prefix.clone(), !args.recursive, args.snapshot.clone());
+    while let Some(page) = listing.next().await? {
+        for item in page.items {
+            found = true;
+            // A directory is not inside itself.
+            let is_itself = matches!(&item, Item::Object(summary) if summary.key.0 == prefix);
+            if !is_itself {
+                print(&mut session.output, &item, cut, args)?;
+            }
+        }
+    }
+    if !found {
+        let what = format!("there is nothing at '{bucket}/{}'", crate::path::show(&key));
+        return Err(Error::not_found(Subject::Key, what).into());
+    }
+    session.output.end()
+}
+
+/// Prints an item, in text without the first `cut` bytes of its key.
+fn print(output: &mut Output, item: &Item, cut: usize, args: &LsArgs) -> Outcome {
+    let key = match item {
+        Item::Object(summary) => &summary.key,
+        Item::Prefix(prefix) => prefix,
+    };
+    let name = output.key(key.0.get(cut..).unwrap_or_default());
+    output.item(
+        || match item {
+            Item::Object(summary) => summary_json(summary),
+            Item::Prefix(prefix) => prefix_json(prefix),
+        },
+        || match item {
+            _ if !args.long => name,
+            Item::Object(summary) => {
+                let columns = format!(
+                    "{} {:>9}  {}  ",
+                    summary.file_type.letter(),
+                    size(summary.size),
+                    short_time(summary.modified_ns)
+                );
+                [columns.as_bytes(), &name].concat()
+            }
+            Item::Prefix(_) => [format!("d {:>9}  {:19}  ", "", "").as_bytes(), &name].concat(),
+        },
+    )
+}

@@ -1,0 +1,168 @@
+//! The verbs, a file for each noun.
+
+mod catalog;
+mod copy;
+mod init;
+mod list;
+mod maintenance;
+mod remove;
+mod show;
+mod snapshot;
+mod transfer;
+mod tree;
+mod user;
+
+use crate::arguments::{Cli, Verb};
+use crate::backend::{Backend, Call, Piece};
+use crate::failure::Outcome;
+use crate::output::Output;
+use crate::path::Place;
+use crate::wire::{Named, Operation, Page, Raw};
+use bytes::Bytes;
+use clap::CommandFactory;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use tombolo_core::{BucketPath, Error, Result};
+
+/// What a verb works with: a segment, and somewhere to print.
+pub(crate) struct Session {
+    pub(crate) backend: Backend,
+    pub(crate) output: Output,
+    /// The data directory.
+    pub(crate) dir: PathBuf,
+}
+
+/// Runs a command line.
+pub(crate) async fn run(cli: Cli) -> Outcome {
+    let mut output = Output::new(cli.json);
+    let dir = cli.dir.ok_or_else(|| Error::invalid("no data directory: give --dir DIR or set TOMBOLO_DIR"));
+    match cli.verb {
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tombolo", &mut script);
+            output.line(script.trim_ascii_end())?;
+            output.flush()
+        }
+        Verb::Init(args) => init::init(&mut output, &dir?, args).await,
+        Verb::Serve(args) => crate::serve::serve(&mut output, &dir?, args).await,
+        verb => {
+            let dir = dir?;
+            let backend = Backend::open(&dir).await?;
+            let mut session = Session { backend, output, dir };
+            let outcome = session.run(verb).await;
+            let closed = session.backend.close().await;
+            let flushed = session.output.flush();
+            outcome?;
+            closed?;
+            flushed
+        }
+    }
+}
+
+impl Session {
+    async fn run(&mut self, verb: Verb) -> Outcome {
+        match verb {
+            // These have no segment yet; `run` took them.
+            Verb::Completions { .. } | Verb::Init(_) | Verb::Serve(_) => Ok(()),
+            Verb::Cluster(verb) => catalog::cluster(self, verb).await,
+            Verb::Tenant(verb) => catalog::tenant(self, verb).await,
+            Verb::Bucket(verb) => catalog::bucket(self, verb).await,
+            Verb::User(verb) => user::user(self, verb).await,
+            Verb::Put(args) => transfer::put(self, args).await,
+            Verb::Get(args) => transfer::get(self, args).await,
+            Verb::Ls(args) => list::list(self, args).await,
+            Verb::Stat(args) => show::stat(self, args).await,
+            Verb::Rm(args) => remove::remove(self, args).await,
+            Verb::Cp(args) => copy::copy(self, args).await,
+            Verb::Mv(args) => copy::rename(self, args).await,
+            Verb::Versions(args) => show::versions(self, args).await,
+            Verb::Import(args) => tree::import(self, args).await,
+            Verb::Export(args) => tree::export(self, args).await,
+            Verb::Snapshot(verb) => snapshot::snapshot(self, verb).await,
+            Verb::Status(args) => maintenance::status(self, args).await,
+            Verb::Scrub(args) => maintenance::scrub(self, args).await,
+            Verb::Gc => maintenance::gc(self).await,
+        }
+    }
+
+    async fn call<R: serde::de::DeserializeOwned>(&self, operation: Operation) -> Result<R> {
+        self.backend.call(operation).await
+    }
+
+    async fn begin(&self, operation: Operation) -> Result<Call> {
+        self.backend.begin(operation).await
+    }
+
+    fn listing(&self, bucket: &BucketPath, prefix: Bytes, delimiter: bool, snapshot: Option<String>) -> Listing {
+        Listing::new(self.backend.clone(), bucket, prefix, delimiter, snapshot)
+    }
+}
+
+/// A listing, page by page.
+pub(crate) struct Listing {
+    backend: Backend,
+    bucket: String,
+    prefix: Raw,
+    delimiter: bool,
+    snapshot: Option<String>,
+    after: Option<Raw>,
+    is_over: bool,
+}
+
+impl Listing {
+    pub(crate) fn new(
+        backend: Backend,
+        bucket: &BucketPath,
+        prefix: Bytes,
+        delimiter: bool,
+        snapshot: Option<String>,
+    ) -> Listing {
+        let (bucket, prefix) = (bucket.to_string(), Raw(prefix));
+        Listing { backend, bucket, prefix, delimiter, snapshot, after: None, is_over: false }
+    }
+
+    /// The next page; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Page>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let page: Page = self
+            .backend
+            .call(Operation::List {
+                bucket: self.bucket.clone(),
+                prefix: self.prefix.clone(),
+                delimiter: self.delimiter,
+                after: self.after.take(),
+                snapshot: self.snapshot.clone(),
+            })
+            .await?;
+        self.is_over = page.next.is_none();
+        self.after = page.next.clone();
+        Ok(Some(page))
+    }
+}
+
+fn place(argument: &OsStr) -> Result<Place> {
+    Place::from_argument(argument)
+}
+
+fn named(bucket: &BucketPath, key: &Bytes) -> Named {
+    Named { bucket: bucket.to_string(), key: Raw(key.clone()), version: None, snapshot: None }
+}
+
+/// Waits for an operation that only answers, showing its progress.
+async fn with_progress<R: serde::de::DeserializeOwned>(
+    mut call: Call,
+    progress: &crate::progress::Progress,
+) -> Result<R> {
+    loop {
+        match call.next().await? {
+            Piece::Frame(crate::wire::Frame::Progress(done, total)) => {
+                progress.set_total(total);
+                progress.set(done);
+            }
+            Piece::Frame(_) => {}
+            Piece::Reply(reply) => return Ok(reply),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `rm`
+
+use super::{Session, place};
+use crate::arguments::RmArgs;
+use crate::backend::Backend;
+use crate::failure::{Exit, Failure, Outcome, describe, exit_of};
+use crate::path::{directory_prefix, show};
+use crate::wire::{DeletedRecord, Item, Operation, Raw, Refusal};
+use bytes::Bytes;
+use serde_json::json;
+use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
+
+/// Keys deleted in one commit.
+const BATCH_KEYS: usize = 1000;
+
+pub(super) async fn remove(session: &mut Session, args: RmArgs) -> Outcome {
+    let (bucket, key) = place(&args.path)?.bucket_and_key()?;
+    if args.recursive {
+        return remove_tree(session, &bucket, key).await;
+    }
+    if key.is_empty() {
+        let next = format!("to empty it: tombolo rm -r {bucket}; to delete it: tombolo bucket delete {bucket}");
+        return Err(Error::invalid(format!("'{bucket}' is a bucket; {next}")).into());
+    }
+    let path = || format!("{bucket}/{}", show(&key));
+    if key.ends_with(b"/") && args.version.is_none() {
+        session.call::<()>(Operation::RemoveDirectory { bucket: bucket.to_string(), path: Raw(key.clone()) }).await?;
+        return session.output.answer(json!({ "path": path(), "existed": true }), "");
+    }
+    let operation =
+        Operation::Delete { bucket: bucket.to_string(), key: Raw(key.clone()), version: args.version, if_match: None };
+    let deleted: DeletedRecord = session.call(operation).await?;
+    if !deleted.existed {
+        return Err(Error::not_found(Subject::Key, format!("there is no object '{}'", path())).into());
+    }
+    session
+        .output
+        .answer(json!({ "path": path(), "existed": true, "version": deleted.version, "marker": deleted.marker }), "")
+}
+
+/// Deletes the object `key`, if there is one, and all below the directory `key`, itself included.
+async fn remove_tree(session: &mut Session, bucket: &BucketPath, key: Bytes) -> Outcome {
+    let mut removal = Removal {
+        backend: session.backend.clone(),
+        bucket: bucket.to_string(),
+        batch: Vec::new(),
+        directories: Vec::new(),
+        as_json: session.output.is_json(),
+        removed: 0,
+        failed: 0,
+        worst: Exit::Done,
+    };
+    let mut found = key.is_empty();
+    if !key.is_empty() && !key.ends_with(b"/") {
+        let operation =
+            Operation::Delete { bucket: bucket.to_string(), key: Raw(key.clone()), version: None, if_match: None };
+        let deleted: DeletedRecord = session.call(operation).await?;
+        found = deleted.existed;
+        removal.removed += u64::from(deleted.existed);
+    }
+    let mut listing = session.listing(bucket, directory_prefix(&key), false, None);
+    while let Some(page) = listing.next().await? {
+        for item in page.items {
+            let Item::Object(summary) = item else {
+                continue;
+            };
+            found = true;
+            removal.add(summary.key).await?;
+        }
+    }
+    removal.finish().await?;
+    if !found {
+        let what = format!("there is nothing at '{bucket}/{}'", show(&key));
+        return Err(Error::not_found(Subject::Key, what).into());
+    }
+    session.output.answer(json!({ "removed": removal.removed, "failed": removal.failed }), "")?;
+    if removal.worst == Exit::Done { Ok(()) } else { Err(Failure::Reported(removal.worst)) }
+}
+
+/// Keys on their way out, in key order: files in batches, a directory when the listing has left it.
+struct Removal {
+    backend: Backend,
+    bucket: String,
+    batch: Vec<Raw>,
+    /// Directories that the listing is inside of, outermost first.
+    directories: Vec<Raw>,
+    as_json: bool,
+    removed: u64,
+    failed: u64,
+    worst: Exit,
+}
+
+impl Removal {
+    async fn add(&mut self, key: Raw) -> Result<()> {
+        while self.directories.last().is_some_and(|directory| !key.0.starts_with(&directory.0)) {
+            self.leave().await?;
+        }
+        if key.0.ends_with(b"/") {
+            self.directories.push(key);
+            return Ok(());
+        }
+        self.batch.push(key);
+        if self.batch.len() >= BATCH_KEYS { self.flush().await } else { Ok(()) }
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.flush().await?;
+        while !self.directories.is_empty() {
+            self.leave().await?;
+        }
+        Ok(())
+    }
+
+    async fn leave(&mut self) -> Result<()> {
+        self.flush().await?;
+        let Some(path) = self.directories.pop() else {
+            return Ok(());
+        };
+        let removed: Result<()> =
+            self.backend.call(Operation::RemoveDirectory { bucket: self.bucket.clone(), path: path.clone() }).await;
+        match removed {
+            Ok(()) => self.removed += 1,
+            // It vanished with its last entry.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => self.failed(&path, &error),
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let keys = std::mem::take(&mut self.batch);
+        let refusals: Vec<Option<Refusal>> =
+            self.backend.call(Operation::DeleteMany { bucket: self.bucket.clone(), keys: keys.clone() }).await?;
+        for (key, refusal) in keys.iter().zip(refusals) {
+            match refusal {
+                None => self.removed += 1,
+                Some(refusal) => self.failed(key, &refusal.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, key: &Raw, error: &Error) {
+        let named =
+            Error::new(error.kind(), format!("{}/{}: {error}", self.bucket, show(&key.0))).about(error.subject());
+        eprintln!("{}", describe(&named, self.as_json));
+        self.failed += 1;
+        self.worst = if self.worst == Exit::Damaged { Exit::Damaged } else { exit_of(error.kind()) };
+    }
+}

@@ -1,0 +1,291 @@
+//! Single objects: put, get, ls, stat, rm, cp, mv, versions and snapshots, without a daemon and with one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test panics when something is not as it must be"
+)]
+
+mod site;
+
+use serde_json::Value;
+use site::{BUCKET, Site, both_ways};
+use std::process::Stdio;
+
+fn path(key: &str) -> String {
+    format!("{BUCKET}/{key}")
+}
+
+/// Bytes that neither compress nor repeat.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+#[test]
+fn what_is_put_is_what_is_got() {
+    both_ways(|site| {
+        for (name, content) in [("empty", vec![]), ("small", b"hello".to_vec()), ("large", noise(9_000_001))] {
+            let from = site.file(name, &content);
+            let stored = site.json(&["put", from.to_str().unwrap(), BUCKET]);
+            assert_eq!(stored["key"], name);
+            assert_eq!(stored["size"], content.len());
+            assert_eq!(stored["bucket"], BUCKET);
+            let to = site.place("got");
+            site.run(&["get", &path(name), to.to_str().unwrap()]).ok();
+            assert!(std::fs::read(&to).unwrap() == content, "{name}");
+            assert!(site.run(&["get", &path(name), "-"]).ok() == content, "{name}");
+            site.feed(&["put", "-", &path("piped")], &content).ok();
+            assert!(site.run(&["get", &path("piped"), "-"]).ok() == content, "{name}");
+        }
+        let into = site.place("into");
+        std::fs::create_dir(&into).unwrap();
+        site.run(&["get", &path("small"), into.to_str().unwrap()]).ok();
+        assert_eq!(std::fs::read(into.join("small")).unwrap(), b"hello");
+        assert_eq!(std::fs::read_dir(&into).unwrap().count(), 1);
+        site.run(&["get", &path("small"), "/dev/null"]).ok();
+    });
+}
+
+#[test]
+fn what_goes_with_an_object_is_kept() {
+    both_ways(|site| {
+        let args = [
+            "put",
+            "-",
+            &path("k"),
+            "--header",
+            "Content-Type=text/x-test",
+            "--metadata",
+            "Origin=there",
+            "--tag",
+            "colour=red",
+        ];
+        site.feed(&args, b"x").ok();
+        let shown = site.json(&["stat", &path("k")]);
+        assert_eq!(shown["headers"]["content-type"], "text/x-test");
+        assert_eq!(shown["metadata"]["origin"], "there");
+        assert_eq!(shown["tags"]["colour"], "red");
+        assert_eq!(shown["type"], "file");
+        assert_eq!(shown["current"], true);
+        let time = shown["time"].as_str().unwrap();
+        assert!(time.len() == 30 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
+        let text = site.run(&["stat", &path("k")]).text();
+        assert!(text.contains("text/x-test") && text.contains("colour=red"), "{text}");
+        site.feed(&["put", "-", &path("k"), "--if-absent"], b"y").fails(1, "");
+        assert_eq!(site.get("k"), "x");
+    });
+}
+
+#[test]
+fn listings_have_one_level_or_all() {
+    both_ways(|site| {
+        for key in ["a", "a/b", "a/c/d", "e f", "z"] {
+            site.put(key, key);
+        }
+        assert_eq!(site.run(&["ls", BUCKET]).text(), "a\na/\ne f\nz\n");
+        assert_eq!(site.run(&["ls", &path("a/")]).text(), "b\nc/\n");
+        assert_eq!(site.run(&["ls", "-r", &path("a/")]).text(), "a/b\na/c/d\n");
+        assert_eq!(site.keys(BUCKET), ["a", "a/b", "a/c/d", "e f", "z"]);
+        // A path that is both an object and a directory shows both.
+        let listed = site.json(&["ls", &path("a")]);
+        let keys: Vec<_> = listed.as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap()).collect();
+        assert_eq!(keys, ["a", "a/b", "a/c/"]);
+        assert_eq!(listed[1]["size"], 3);
+        assert_eq!(listed[2]["type"], "prefix");
+        assert!(listed[1]["etag"].is_string() && listed[1]["time"].is_string());
+        let long = site.run(&["ls", "-l", BUCKET]).text();
+        assert!(long.lines().next().unwrap().contains("1 B"), "{long}");
+        site.run(&["ls", &path("none")]).fails(3, "none");
+        site.run(&["ls", "Test/lab/none"]).fails(3, "none");
+    });
+}
+
+#[test]
+fn listings_go_past_a_page() {
+    let site = Site::with_daemon();
+    let from = site.place("many");
+    std::fs::create_dir(&from).unwrap();
+    for number in 0..2500 {
+        std::fs::write(from.join(format!("f{number:04}")), b"").unwrap();
+    }
+    site.run(&["import", from.to_str().unwrap(), BUCKET]).ok();
+    let keys = site.keys(BUCKET);
+    assert_eq!(keys.len(), 2500);
+    assert_eq!(keys.last().unwrap(), "f2499");
+    let removed = site.json(&["rm", "-r", BUCKET]);
+    assert_eq!(removed["removed"], 2500);
+    assert!(site.keys(BUCKET).is_empty());
+}
+
+#[test]
+fn what_is_removed_is_gone() {
+    both_ways(|site| {
+        for key in ["a", "a/b", "a/c/d", "ab", "z"] {
+            site.put(key, key);
+        }
+        site.run(&["rm", &path("z")]).ok();
+        site.run(&["get", &path("z"), "-"]).fails(3, "z");
+        site.run(&["rm", &path("z")]).fails(3, "z");
+        site.run(&["rm", BUCKET]).fails(2, "rm -r");
+        site.run(&["rm", "-r", &path("a")]).ok();
+        assert_eq!(site.keys(BUCKET), ["ab"]);
+        site.run(&["rm", "-r", &path("a")]).fails(3, "a");
+        site.run(&["get", &path("none"), site.place("out").to_str().unwrap()]).fails(3, "none");
+        assert!(!site.place("out").exists());
+        site.run(&["put", site.place("out").to_str().unwrap(), BUCKET]).fails(3, "out");
+    });
+}
+
+#[test]
+fn copies_and_renames() {
+    both_ways(|site| {
+        site.run(&["bucket", "create", "Test/lab/other"]).ok();
+        site.put("a/x", "one");
+        site.put("a/y/z", "two");
+        site.run(&["cp", &path("a/x"), &path("b")]).ok();
+        assert_eq!(site.get("b"), "one");
+        site.run(&["cp", &path("a/x"), "Test/lab/other/"]).ok();
+        assert_eq!(site.run(&["get", "Test/lab/other/x", "-"]).text(), "one");
+        site.run(&["cp", "-r", &path("a"), "Test/lab/other/copy"]).ok();
+        assert_eq!(site.keys("Test/lab/other"), ["copy/x", "copy/y/z", "x"]);
+        site.run(&["cp", "-r", &path("a"), &path("a/inside")]).fails(2, "inside");
+
+        site.run(&["mv", &path("b"), &path("c")]).ok();
+        site.run(&["mv", &path("a"), &path("moved")]).ok();
+        assert_eq!(site.keys(BUCKET), ["c", "moved/x", "moved/y/z"]);
+        site.run(&["mv", &path("c"), "Test/lab/other/"]).ok();
+        assert_eq!(site.run(&["get", "Test/lab/other/c", "-"]).text(), "one");
+        site.run(&["get", &path("c"), "-"]).fails(3, "c");
+        site.run(&["mv", &path("moved"), "Test/lab/other/m"]).fails(2, "cp -r");
+        site.run(&["mv", &path("none"), &path("n")]).fails(3, "none");
+        site.run(&["cp", &path("none"), &path("n")]).fails(3, "none");
+    });
+}
+
+#[test]
+fn versions_can_be_listed_read_and_removed() {
+    both_ways(|site| {
+        site.run(&["bucket", "set", BUCKET, "versioning=on"]).ok();
+        site.put("k", "one");
+        site.put("k", "three");
+        site.put("kk", "other");
+        site.run(&["rm", &path("k")]).ok();
+        let versions = site.json(&["versions", &path("k")]);
+        let versions = versions.as_array().unwrap();
+        assert_eq!(versions.len(), 3);
+        for version in versions {
+            for field in ["version", "key", "size", "segment", "time", "current"] {
+                assert!(!version[field].is_null(), "{field}: {version}");
+            }
+            assert_eq!(version["key"], "k");
+        }
+        let column = |name: &str| versions.iter().map(|v| v[name].clone()).collect::<Vec<Value>>();
+        assert_eq!(column("current"), [true, false, false]);
+        assert_eq!(column("marker"), [true, false, false]);
+        assert_eq!(column("size"), [0, 5, 3]);
+        let oldest = versions[2]["version"].as_str().unwrap();
+        assert_eq!(site.run(&["get", &path("k"), "-", "--version", oldest]).text(), "one");
+        assert_eq!(site.json(&["stat", &path("k"), "--version", oldest])["size"], 3);
+        site.run(&["get", &path("k"), "-"]).fails(3, "k");
+        site.run(&["rm", &path("k"), "--version", versions[0]["version"].as_str().unwrap()]).ok();
+        assert_eq!(site.get("k"), "three");
+        site.run(&["cp", &path("k"), &path("old"), "--version", oldest]).ok();
+        assert_eq!(site.get("old"), "one");
+        assert_eq!(site.json(&["versions", BUCKET]).as_array().unwrap().len(), 4);
+        assert_eq!(site.run(&["versions", &path("k")]).text().lines().count(), 2);
+        site.run(&["versions", &path("none")]).fails(3, "none");
+        site.run(&["get", &path("k"), "-", "--version", "nonsense"]).fails(2, "nonsense");
+    });
+}
+
+#[test]
+fn snapshots_and_clones() {
+    both_ways(|site| {
+        site.put("a/x", "old");
+        site.put("b", "b");
+        let made = site.json(&["snapshot", "create", BUCKET, "first"]);
+        assert_eq!(made["name"], "first");
+        site.put("a/x", "new");
+        site.run(&["rm", &path("b")]).ok();
+        assert_eq!(site.run(&["get", &path("a/x"), "-", "--snapshot", "first"]).text(), "old");
+        assert_eq!(site.run(&["ls", "-r", BUCKET, "--snapshot", "first"]).text(), "a/x\nb\n");
+        let listed = site.json(&["snapshot", "list", BUCKET]);
+        assert_eq!(listed[0]["name"], "first");
+        assert!(listed[0]["created"].is_string());
+        let cloned = site.json(&["snapshot", "clone", BUCKET, "Test/lab/copy", "--snapshot", "first"]);
+        assert_eq!(cloned["objects"], 2);
+        assert_eq!(site.run(&["get", "Test/lab/copy/a/x", "-"]).text(), "old");
+        site.run(&["snapshot", "clone", &path("a"), "Test/lab/part"]).ok();
+        let part = site.keys("Test/lab/part");
+        assert_eq!(part.len(), 1, "{part:?}");
+        site.run(&["snapshot", "create", BUCKET, "first"]).fails(1, "first");
+        site.run(&["snapshot", "delete", BUCKET, "first"]).ok();
+        site.run(&["snapshot", "delete", BUCKET, "first"]).fails(3, "first");
+        assert_eq!(site.json(&["snapshot", "list", BUCKET]), serde_json::json!([]));
+    });
+}
+
+#[test]
+fn status_scrub_and_gc() {
+    both_ways(|site| {
+        let from = site.file("large", &noise(4 << 20));
+        site.run(&["put", from.to_str().unwrap(), BUCKET]).ok();
+        let status = site.json(&["status", "--buckets"]);
+        assert_eq!(status["name"], "test");
+        assert_eq!(status["cluster"], "Test");
+        assert!(status["chunks"].as_u64().unwrap() > 0);
+        assert_eq!(status["buckets"][0]["usage"]["objects"], 1);
+        assert!(site.run(&["status"]).text().contains("test"));
+        let scrub = site.json(&["scrub"]);
+        assert_eq!(scrub["damage"], serde_json::json!([]));
+        assert!(scrub["bytes"].as_u64().unwrap() >= 4 << 20);
+        site.run(&["rm", &path("large")]).ok();
+        let gc = site.json(&["gc"]);
+        assert!(gc["chunks_dropped"].as_u64().unwrap() > 0, "{gc}");
+    });
+}
+
+/// The key space of S3 is wider than what people type; names must come back as they went in.
+#[test]
+fn any_key_is_taken() {
+    both_ways(|site| {
+        for key in ["a//b", "/lead", "..", ".", "spa ce", "\u{e9}\u{1f30a}", "new\nline"] {
+            site.put(key, key);
+            assert_eq!(site.get(key), key);
+        }
+        let long = "k".repeat(1024);
+        site.put(&long, "long");
+        assert_eq!(site.get(&long), "long");
+        site.run(&["stat", &path(&"k".repeat(1025))]).fails(2, "1024");
+        let keys = site.keys(BUCKET);
+        assert_eq!(keys.len(), 8);
+        let mut sorted = keys.clone();
+        sorted.sort();
+        assert_eq!(keys, sorted);
+    });
+}
+
+/// A reader that has seen enough ends the command quietly.
+#[test]
+fn a_closed_pipe_is_no_noise() {
+    let site = Site::new();
+    let from = site.file("large", &noise(8 << 20));
+    site.run(&["put", from.to_str().unwrap(), BUCKET]).ok();
+    let mut child =
+        site.command(&["get", &path("large"), "-"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

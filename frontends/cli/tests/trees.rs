@@ -1,0 +1,276 @@
+//! Directory trees in and out again, without a daemon and with one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test panics when something is not as it must be"
+)]
+
+mod site;
+
+use site::{BUCKET, Site, both_ways};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+/// A tree with one of everything that needs no privileges.
+fn plant(root: &Path) {
+    std::fs::create_dir_all(root.join("deep/er/est")).unwrap();
+    std::fs::create_dir(root.join("empty")).unwrap();
+    std::fs::write(root.join("plain"), b"plain").unwrap();
+    std::fs::write(root.join("nothing"), b"").unwrap();
+    std::fs::write(root.join("deep/er/est/big"), vec![0xa5; 3_000_000]).unwrap();
+    std::fs::write(root.join("deep/run"), b"#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(root.join("deep/run"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+    std::fs::hard_link(root.join("plain"), root.join("deep/second")).unwrap();
+    std::fs::hard_link(root.join("plain"), root.join("zz-third")).unwrap();
+    symlink("../plain", root.join("deep/pointer")).unwrap();
+    symlink("no such thing", root.join("dangling")).unwrap();
+    std::fs::write(root.join(std::ffi::OsStr::from_bytes(b"not utf-8 \xff\xfe")), b"bytes").unwrap();
+    let sparse = std::fs::File::create(root.join("sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    sparse.write_all_at(b"island", 20 << 20).unwrap();
+    assert!(Command::new("mkfifo").arg(root.join("pipe")).status().unwrap().success());
+    for (name, time) in [
+        ("plain", "2001-02-03T04:05:06.123456789Z"),
+        ("empty", "1969-12-31T00:00:00Z"),
+        ("deep", "2030-01-01T00:00:00.5Z"),
+    ] {
+        assert!(Command::new("touch").args(["-d", time]).arg(root.join(name)).status().unwrap().success());
+    }
+    assert!(
+        Command::new("touch")
+            .args(["-h", "-d", "2005-01-01T00:00:00Z"])
+            .arg(root.join("dangling"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    std::fs::set_permissions(root.join("empty"), std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// Everything about a tree that must come back: a line for each entry.
+fn describe(root: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut stack = vec![root.to_path_buf()];
+    while let Some(dir) = stack.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            let content = if metadata.is_file() {
+                format!("{:?}", content_hash(&std::fs::read(&path).unwrap()))
+            } else if metadata.is_symlink() {
+                format!("{:?}", std::fs::read_link(&path).unwrap())
+            } else {
+                String::new()
+            };
+            let links = if metadata.is_file() { metadata.nlink() } else { 0 };
+            lines.push(format!(
+                "{:?} {:o} {}:{} {}.{:09} links {links} {content}",
+                path.strip_prefix(root).unwrap(),
+                metadata.mode(),
+                metadata.uid(),
+                metadata.gid(),
+                metadata.mtime(),
+                metadata.mtime_nsec(),
+            ));
+            if metadata.is_dir() {
+                stack.push(path);
+            }
+        }
+    }
+    lines.sort();
+    lines
+}
+
+fn content_hash(bytes: &[u8]) -> (usize, u64) {
+    use std::hash::{DefaultHasher, Hasher};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    (bytes.len(), hasher.finish())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_tree_comes_back_as_it_was() {
+    both_ways(|site| {
+        let (from, to) = (site.place("from"), site.place("to"));
+        std::fs::create_dir(&from).unwrap();
+        plant(&from);
+        let target = format!("{BUCKET}/some/where");
+        let imported = site.json(&["import", text(&from), &target]);
+        assert_eq!(imported["errors"], 0, "{imported}");
+        assert_eq!(imported["links"], 2);
+        assert_eq!(imported["symlinks"], 2);
+        assert_eq!(imported["special"], 1);
+        let exported = site.json(&["export", &target, text(&to)]);
+        assert_eq!(exported["errors"], 0, "{exported}");
+        assert_eq!(describe(&from), describe(&to));
+        let inode = |name: &str| std::fs::metadata(to.join(name)).unwrap().ino();
+        assert_eq!(inode("plain"), inode("deep/second"));
+        assert_eq!(inode("plain"), inode("zz-third"));
+        // Holes stay holes where the file system has any.
+        let blocks = |root: &Path| std::fs::metadata(root.join("sparse")).unwrap().blocks();
+        if blocks(&from) * 512 < 1 << 20 {
+            assert!(blocks(&to) * 512 < 1 << 20, "{} blocks", blocks(&to));
+        }
+        let names: Vec<_> = std::fs::read_dir(&to).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(!names.iter().any(|name| name.as_bytes().ends_with(b".part")), "{names:?}");
+    });
+}
+
+#[test]
+fn a_second_run_finds_nothing_to_do() {
+    both_ways(|site| {
+        let (from, to) = (site.place("from"), site.place("to"));
+        std::fs::create_dir(&from).unwrap();
+        plant(&from);
+        site.run(&["import", text(&from), BUCKET]).ok();
+        for flags in [&[][..], &["--checksum"]] {
+            let again = site.json(&[&["import", text(&from), BUCKET], flags].concat());
+            assert_eq!(
+                (&again["files"], &again["bytes"], &again["errors"]),
+                (&0.into(), &0.into(), &0.into()),
+                "{again}"
+            );
+            // Two further names of a file of three are found to be links already.
+            assert_eq!(again["links"], 0, "{again}");
+        }
+        site.run(&["export", BUCKET, text(&to)]).ok();
+        for flags in [&[][..], &["--checksum"]] {
+            let again = site.json(&[&["export", BUCKET, text(&to)], flags].concat());
+            assert_eq!(
+                (&again["files"], &again["bytes"], &again["errors"]),
+                (&0.into(), &0.into(), &0.into()),
+                "{again}"
+            );
+            assert_eq!(describe(&from), describe(&to));
+        }
+    });
+}
+
+#[test]
+fn what_changed_is_brought_up_to_date() {
+    both_ways(|site| {
+        let (from, to) = (site.place("from"), site.place("to"));
+        std::fs::create_dir(&from).unwrap();
+        plant(&from);
+        site.run(&["import", text(&from), BUCKET]).ok();
+        site.run(&["export", BUCKET, text(&to)]).ok();
+        std::fs::write(from.join("deep/er/est/big"), b"no longer").unwrap();
+        std::fs::write(from.join("new"), b"new").unwrap();
+        std::fs::set_permissions(from.join("nothing"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let again = site.json(&["import", text(&from), BUCKET]);
+        assert_eq!(again["files"], 2, "{again}");
+        let again = site.json(&["export", BUCKET, text(&to)]);
+        assert_eq!(again["files"], 2, "{again}");
+        assert_eq!(describe(&from), describe(&to));
+    });
+}
+
+#[test]
+fn only_content_tells_a_forged_time() {
+    let site = Site::new();
+    let from = site.place("from");
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("f"), b"one").unwrap();
+    let stamp = site.file("stamp", b"");
+    let forge = || {
+        let status = Command::new("touch").arg("-r").arg(&stamp).arg(from.join("f")).status();
+        assert!(status.unwrap().success());
+    };
+    forge();
+    site.run(&["import", text(&from), BUCKET]).ok();
+    std::fs::write(from.join("f"), b"two").unwrap();
+    forge();
+    site.run(&["import", text(&from), BUCKET]).ok();
+    assert_eq!(site.get("f"), "one");
+    site.run(&["import", "--checksum", text(&from), BUCKET]).ok();
+    assert_eq!(site.get("f"), "two");
+}
+
+#[test]
+fn one_bad_name_does_not_hold_up_the_rest() {
+    both_ways(|site| {
+        let from = site.place("from");
+        // Five levels of 250 bytes make a key of more than 1,024.
+        let deep: std::path::PathBuf = std::iter::repeat_n("d".repeat(250), 5).collect();
+        std::fs::create_dir_all(from.join(&deep)).unwrap();
+        std::fs::write(from.join(&deep).join("f"), b"too deep").unwrap();
+        std::fs::write(from.join("fine"), b"fine").unwrap();
+        let ran = site.run(&["import", text(&from), BUCKET, "--json"]);
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert!(ran.stderr.contains("1024"), "{}", ran.stderr);
+        let summary: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert!(summary["errors"].as_u64().unwrap() >= 1);
+        assert!(summary["failed"][0]["path"].as_str().unwrap().starts_with(text(&from)));
+        assert_eq!(site.get("fine"), "fine");
+    });
+}
+
+/// Keys come from anywhere; none of them may lead out of the directory that is exported to.
+#[test]
+fn no_key_leads_out_of_the_target() {
+    both_ways(|site| {
+        let (victim, to) = (site.place("victim"), site.place("to"));
+        std::fs::create_dir(&victim).unwrap();
+        let links = site.place("links");
+        std::fs::create_dir(&links).unwrap();
+        symlink(&victim, links.join("door")).unwrap();
+        site.run(&["import", text(&links), BUCKET]).ok();
+        for key in ["../out", "a/../../out", "door/in", "/root", "a//b", "./here", "fine"] {
+            site.put(key, "x");
+        }
+        let ran = site.run(&["export", BUCKET, text(&to)]);
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
+        assert!(!site.place("out").exists());
+        assert_eq!(std::fs::read(to.join("fine")).unwrap(), b"x");
+        assert!(ran.stderr.contains("tombolo get"), "{}", ran.stderr);
+    });
+}
+
+#[test]
+fn a_snapshot_is_exported_as_it_was() {
+    let site = Site::new();
+    site.put("a/x", "old");
+    site.put("b", "b");
+    site.run(&["snapshot", "create", BUCKET, "s"]).ok();
+    site.put("a/x", "new");
+    site.run(&["rm", &format!("{BUCKET}/b")]).ok();
+    let to = site.place("to");
+    site.run(&["export", BUCKET, text(&to), "--snapshot", "s"]).ok();
+    assert_eq!(std::fs::read(to.join("a/x")).unwrap(), b"old");
+    assert_eq!(std::fs::read(to.join("b")).unwrap(), b"b");
+}
+
+#[test]
+fn what_is_not_there_is_said_at_once() {
+    both_ways(|site| {
+        let from = site.place("from");
+        site.run(&["import", text(&from), BUCKET]).fails(3, "from");
+        std::fs::create_dir(&from).unwrap();
+        site.run(&["import", text(&from), "Test/lab/none"]).fails(3, "none");
+        site.run(&["import", text(&site.file("file", b"")), BUCKET]).fails(2, "tombolo put");
+        site.run(&["export", &format!("{BUCKET}/none"), text(&from)]).fails(3, "none");
+        site.run(&["put", text(&from), BUCKET]).fails(2, "tombolo import");
+    });
+}
+
+/// The segment's own directory, found inside the tree, is left out.
+#[test]
+fn a_segment_is_not_imported_into_itself() {
+    let site = Site::new();
+    site.file("beside", b"beside");
+    let root = site.dir().parent().unwrap().to_path_buf();
+    site.run(&["import", text(&root), BUCKET]).ok();
+    let keys = site.keys(BUCKET);
+    assert!(keys.contains(&"beside".to_string()));
+    assert!(!keys.iter().any(|key| key.starts_with("data")), "{keys:?}");
+}
