@@ -6,9 +6,7 @@ use std::sync::OnceLock;
 
 /// The root of the repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests package lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests package lies in the repository")
 }
 
 /// A binary (or, as `examples/NAME`, an example) of the workspace in the profile of the running test. Builds them first,
@@ -16,21 +14,13 @@ pub fn repository() -> &'static Path {
 pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     let test = std::env::current_exe().expect("the running test has a path");
-    let profile = test
-        .ancestors()
-        .find(|dir| dir.ends_with("debug") || dir.ends_with("release"));
+    let profile = test.ancestors().find(|dir| dir.ends_with("debug") || dir.ends_with("release"));
     let profile = profile.expect("tests run from a target directory");
     BUILT.get_or_init(|| {
         if std::env::var_os("TOMBOLO_PREBUILT").is_none() {
             let mut build = Command::new(env!("CARGO"));
             // The whole workspace, so that the dependencies' features are those of the tests and nothing builds twice.
-            build.current_dir(repository()).args([
-                "build",
-                "--workspace",
-                "--bins",
-                "--examples",
-                "--quiet",
-            ]);
+            build.current_dir(repository()).args(["build", "--workspace", "--bins", "--examples", "--quiet"]);
             if profile.ends_with("release") {
                 build.arg("--release");
             }
@@ -38,21 +28,14 @@ pub fn binary(name: &str) -> PathBuf {
         }
     });
     let path = profile.join(name);
-    assert!(
-        path.is_file(),
-        "{} is not there: cargo build --workspace --bins --examples",
-        path.display()
-    );
+    assert!(path.is_file(), "{} is not there: cargo build --workspace --bins --examples", path.display());
     path
 }
 
 /// `tombolo ARGS`.
 pub fn tombolo<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
     let mut command = Command::new(binary("tombolo"));
-    command
-        .args(args)
-        .env_remove("TOMBOLO_DIR")
-        .env("NO_COLOR", "1");
+    command.args(args).env_remove("TOMBOLO_DIR").env("NO_COLOR", "1");
     command
 }
 
@@ -64,9 +47,7 @@ pub fn tool(name: &str) -> PathBuf {
         return environment;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{name} is not installed: ./test tools"))
 }
 
@@ -107,10 +88,7 @@ impl Finished {
 /// Runs a program to its end, without standard input.
 pub fn run(command: &mut Command) -> Finished {
     let line = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{line}: {error}"));
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{line}: {error}"));
     Finished {
         command: line,
         code: output.status.code(),

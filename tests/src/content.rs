@@ -50,9 +50,7 @@ impl Content {
 
     /// The content behind `bytes` that were stored under `label`; an explanation if they don't belong together.
     pub fn recognise(label: &str, bytes: &[u8]) -> Result<Content, String> {
-        let parts = label
-            .split_once('-')
-            .and_then(|(seed, size)| Some((seed.parse().ok()?, size.parse().ok()?)));
+        let parts = label.split_once('-').and_then(|(seed, size)| Some((seed.parse().ok()?, size.parse().ok()?)));
         let (seed, size) = parts.ok_or_else(|| format!("'{label}' is no label of a content"))?;
         let content = Content { seed, size };
         if size != bytes.len() {

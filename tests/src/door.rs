@@ -7,6 +7,7 @@ pub use engine::EngineDoor;
 pub use s3::{PART_BYTES_MIN, S3Door};
 
 use crate::content::Content;
+use std::fmt;
 
 /// Why an operation did not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,19 @@ impl Failure {
         Failure::Lie(format!("'{}': {what}", key.escape_ascii()))
     }
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, what) = match self {
+            Failure::Refused(what) => ("refused", what),
+            Failure::Unknown(what) => ("no answer", what),
+            Failure::Lie(what) => ("an answer that cannot be true", what),
+        };
+        write!(f, "{kind}: {what}")
+    }
+}
+
+impl std::error::Error for Failure {}
 
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +85,7 @@ pub trait Door {
     /// Stores a content with its label. With `only_if_absent`, answers whether it did.
     fn put(&mut self, key: &[u8], content: Content, only_if_absent: bool) -> Result<bool, Failure>;
     /// Stores a content as a multipart upload, the parts sent last to first.
-    fn multipart(&mut self, key: &[u8], content: Content, part_bytes: usize)
-    -> Result<(), Failure>;
+    fn multipart(&mut self, key: &[u8], content: Content, part_bytes: usize) -> Result<(), Failure>;
     /// Copies with metadata; answers whether there was a source.
     fn copy(&mut self, from: &[u8], to: &[u8]) -> Result<bool, Failure>;
     /// Deletes, in one request.

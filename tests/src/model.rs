@@ -13,21 +13,13 @@ pub enum Op {
     /// Stores a content unless the key has one. Answers whether it did.
     PutIfAbsent { key: Vec<u8>, content: Content },
     /// Stores a content in parts of this size.
-    Multipart {
-        key: Vec<u8>,
-        content: Content,
-        part_bytes: usize,
-    },
+    Multipart { key: Vec<u8>, content: Content, part_bytes: usize },
     /// Copies. Answers whether there was a source.
     Copy { from: Vec<u8>, to: Vec<u8> },
     /// Deletes, several in one request if there are several.
     Delete { keys: Vec<Vec<u8>> },
     /// Deletes for good the `index`-th version (newest first) or delete marker of a key.
-    DeleteVersion {
-        key: Vec<u8>,
-        index: usize,
-        is_marker: bool,
-    },
+    DeleteVersion { key: Vec<u8>, index: usize, is_marker: bool },
     /// Switches versioning on, or suspends it.
     Versioning { on: bool },
 }
@@ -85,14 +77,9 @@ impl Model {
     pub fn is_defined(&self, op: &Op) -> bool {
         match op {
             Op::Delete { keys } => {
-                self.versioning == Versioning::Off
-                    || keys.iter().all(|key| self.current(key).is_some())
+                self.versioning == Versioning::Off || keys.iter().all(|key| self.current(key).is_some())
             }
-            Op::DeleteVersion {
-                key,
-                index,
-                is_marker,
-            } => self.position(key, *index, *is_marker).is_some(),
+            Op::DeleteVersion { key, index, is_marker } => self.position(key, *index, *is_marker).is_some(),
             Op::Copy { from, to } => from != to,
             _ => true,
         }
@@ -101,9 +88,7 @@ impl Model {
     /// Carries out `op`; gives the answer a door must give.
     pub fn apply(&mut self, op: &Op) -> bool {
         match op {
-            Op::Put { key, content } | Op::Multipart { key, content, .. } => {
-                self.write(key, Some(*content))
-            }
+            Op::Put { key, content } | Op::Multipart { key, content, .. } => self.write(key, Some(*content)),
             Op::PutIfAbsent { key, content } => {
                 if self.current(key).is_some() {
                     return false;
@@ -120,11 +105,7 @@ impl Model {
                 Versioning::Off => drop(self.keys.remove(key)),
                 Versioning::On | Versioning::Suspended => self.write(key, None),
             }),
-            Op::DeleteVersion {
-                key,
-                index,
-                is_marker,
-            } => {
+            Op::DeleteVersion { key, index, is_marker } => {
                 let Some(position) = self.position(key, *index, *is_marker) else {
                     return false;
                 };
@@ -135,11 +116,7 @@ impl Model {
                 }
             }
             Op::Versioning { on } => {
-                self.versioning = if *on {
-                    Versioning::On
-                } else {
-                    Versioning::Suspended
-                };
+                self.versioning = if *on { Versioning::On } else { Versioning::Suspended };
             }
         }
         true
@@ -153,22 +130,11 @@ impl Model {
     /// Everything in it.
     pub fn state(&self) -> State {
         let kept = |versions: &Vec<Version>| Kept {
-            contents: versions
-                .iter()
-                .filter_map(|version| version.content)
-                .collect(),
-            markers: versions
-                .iter()
-                .filter(|version| version.content.is_none())
-                .count(),
-            is_live: versions
-                .first()
-                .is_some_and(|version| version.content.is_some()),
+            contents: versions.iter().filter_map(|version| version.content).collect(),
+            markers: versions.iter().filter(|version| version.content.is_none()).count(),
+            is_live: versions.first().is_some_and(|version| version.content.is_some()),
         };
-        self.keys
-            .iter()
-            .map(|(key, versions)| (key.clone(), kept(versions)))
-            .collect()
+        self.keys.iter().map(|(key, versions)| (key.clone(), kept(versions))).collect()
     }
 
     /// What a listing of `prefix` shows after `start`.
@@ -182,9 +148,7 @@ impl Model {
                 continue;
             };
             let cut = delimiter.and_then(|delimiter| {
-                rest.windows(delimiter.len())
-                    .position(|window| window == delimiter)
-                    .map(|at| at + delimiter.len())
+                rest.windows(delimiter.len()).position(|window| window == delimiter).map(|at| at + delimiter.len())
             });
             let item = match cut {
                 Some(length) => Item::Prefix(key[..prefix.len() + length].to_vec()),
@@ -218,22 +182,12 @@ pub fn perform(door: &mut dyn Door, op: &Op) -> Result<bool, Failure> {
     match op {
         Op::Put { key, content } => door.put(key, *content, false),
         Op::PutIfAbsent { key, content } => door.put(key, *content, true),
-        Op::Multipart {
-            key,
-            content,
-            part_bytes,
-        } => door.multipart(key, *content, *part_bytes).map(|()| true),
+        Op::Multipart { key, content, part_bytes } => door.multipart(key, *content, *part_bytes).map(|()| true),
         Op::Copy { from, to } => door.copy(from, to),
         Op::Delete { keys } => door.delete(keys).map(|()| true),
-        Op::DeleteVersion {
-            key,
-            index,
-            is_marker,
-        } => {
+        Op::DeleteVersion { key, index, is_marker } => {
             let rows = door.versions(key)?;
-            let mut matching = rows
-                .iter()
-                .filter(|row| row.key == *key && row.is_marker == *is_marker);
+            let mut matching = rows.iter().filter(|row| row.key == *key && row.is_marker == *is_marker);
             let Some(row) = matching.nth(*index) else {
                 return Ok(false);
             };
@@ -246,13 +200,7 @@ pub fn perform(door: &mut dyn Door, op: &Op) -> Result<bool, Failure> {
 /// Reads everything below `prefix` through a door, verifying every byte of every version against its label.
 pub fn observe(door: &mut dyn Door, prefix: &[u8]) -> Result<State, Failure> {
     let mut state = State::new();
-    for VersionRow {
-        key,
-        version,
-        is_current,
-        is_marker,
-    } in door.versions(prefix)?
-    {
+    for VersionRow { key, version, is_current, is_marker } in door.versions(prefix)? {
         let kept = state.entry(key.clone()).or_default();
         if is_current {
             kept.is_live = !is_marker;
@@ -262,27 +210,16 @@ pub fn observe(door: &mut dyn Door, prefix: &[u8]) -> Result<State, Failure> {
             continue;
         }
         let content = door.read(&key, Some(&version))?;
-        kept.contents
-            .push(content.ok_or_else(|| Failure::lie(&key, "a listed version cannot be read"))?);
+        kept.contents.push(content.ok_or_else(|| Failure::lie(&key, "a listed version cannot be read"))?);
         if is_current && door.read(&key, None)? != kept.contents.first().copied() {
             return Err(Failure::lie(&key, "the current version is not the newest"));
         }
     }
     // What shows must be what is kept, and nothing more.
-    let live: Vec<_> = state
-        .iter()
-        .filter(|(_, kept)| kept.is_live)
-        .map(|(key, _)| key.clone())
-        .collect();
-    let shown: Vec<_> = list_all(door, prefix, None, None, 1000)?
-        .iter()
-        .map(|item| item.name().to_vec())
-        .collect();
+    let live: Vec<_> = state.iter().filter(|(_, kept)| kept.is_live).map(|(key, _)| key.clone()).collect();
+    let shown: Vec<_> = list_all(door, prefix, None, None, 1000)?.iter().map(|item| item.name().to_vec()).collect();
     if live != shown {
-        return Err(Failure::lie(
-            prefix,
-            &format!("a listing shows {shown:?}, but {live:?} are there"),
-        ));
+        return Err(Failure::lie(prefix, &format!("a listing shows {shown:?}, but {live:?} are there")));
     }
     Ok(state)
 }
@@ -300,10 +237,7 @@ pub fn list_all(
     loop {
         let page = door.list(prefix, delimiter, start, next.as_deref(), limit)?;
         if page.items.len() > limit || (page.items.is_empty() && page.next.is_some()) {
-            return Err(Failure::lie(
-                prefix,
-                &format!("a page of {} items, limit {limit}", page.items.len()),
-            ));
+            return Err(Failure::lie(prefix, &format!("a page of {} items, limit {limit}", page.items.len())));
         }
         items.extend(page.items);
         next = page.next;

@@ -50,10 +50,7 @@ pub struct Response {
 impl Response {
     /// The value of header `name` (lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -82,12 +79,7 @@ impl Response {
 impl Client {
     /// A client of the endpoint at `address`. Connects with the first request.
     pub fn new(address: SocketAddr, credentials: Credentials) -> Client {
-        Client {
-            address,
-            credentials,
-            connection: None,
-            unsigned_payload: false,
-        }
+        Client { address, credentials, connection: None, unsigned_payload: false }
     }
 
     /// Sends a request and reads the whole answer. After an error the connection is dropped; nothing is sent twice.
@@ -99,11 +91,7 @@ impl Client {
     }
 
     /// As [`Client::send`], but the body goes to `sink` piece by piece.
-    pub fn send_into(
-        &mut self,
-        request: &Request<'_>,
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<Response> {
+    pub fn send_into(&mut self, request: &Request<'_>, sink: &mut dyn FnMut(&[u8])) -> io::Result<Response> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect()?,
@@ -117,10 +105,7 @@ impl Client {
             stream.write_all(request.body)?;
         }
         let response = read_response(&mut connection, request.method == "HEAD", sink)?;
-        if response
-            .header("connection")
-            .is_none_or(|value| !value.eq_ignore_ascii_case("close"))
-        {
+        if response.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
             self.connection = Some(connection);
         }
         Ok(response)
@@ -146,16 +131,10 @@ impl Client {
     fn head(&self, request: &Request<'_>) -> String {
         let path = encode(request.path, true);
         let timestamp = timestamp();
-        let payload_hash = if self.unsigned_payload {
-            "UNSIGNED-PAYLOAD".to_string()
-        } else {
-            sha256_hex(request.body)
-        };
-        let mut headers: Vec<(String, String)> = request
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
+        let payload_hash =
+            if self.unsigned_payload { "UNSIGNED-PAYLOAD".to_string() } else { sha256_hex(request.body) };
+        let mut headers: Vec<(String, String)> =
+            request.headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         headers.push(("host".into(), self.address.to_string()));
         headers.push(("x-amz-date".into(), timestamp.clone()));
         headers.push(("x-amz-content-sha256".into(), payload_hash.clone()));
@@ -171,10 +150,7 @@ impl Client {
         if !query.is_empty() {
             query.insert(0, '?');
         }
-        let mut head = format!(
-            "{} {path}{query} HTTP/1.1\r\nauthorization: {authorization}\r\n",
-            request.method
-        );
+        let mut head = format!("{} {path}{query} HTTP/1.1\r\nauthorization: {authorization}\r\n", request.method);
         for (name, value) in &headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -192,40 +168,26 @@ fn read_response(
     sink: &mut dyn FnMut(&[u8]),
 ) -> io::Result<Response> {
     let status_line = read_line(connection)?;
-    let status = status_line
-        .split(' ')
-        .nth(1)
-        .and_then(|text| text.parse().ok());
-    let status: u16 =
-        status.ok_or_else(|| invalid(format!("'{status_line}' is no status line")))?;
+    let status = status_line.split(' ').nth(1).and_then(|text| text.parse().ok());
+    let status: u16 = status.ok_or_else(|| invalid(format!("'{status_line}' is no status line")))?;
     let mut headers = Vec::new();
     loop {
         let line = read_line(connection)?;
         if line.is_empty() {
             break;
         }
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| invalid(format!("'{line}' is no header")))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| invalid(format!("'{line}' is no header")))?;
         headers.push((name.trim().to_ascii_lowercase(), value.trim().to_string()));
     }
-    let response = Response {
-        status,
-        headers,
-        body: Vec::new(),
-    };
+    let response = Response { status, headers, body: Vec::new() };
     if is_head || status == 204 || status == 304 {
         return Ok(response);
     }
-    if response
-        .header("transfer-encoding")
-        .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
-    {
+    if response.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
         loop {
             let line = read_line(connection)?;
             let digits = line.split(';').next().unwrap_or_default().trim();
-            let length = u64::from_str_radix(digits, 16)
-                .map_err(|_| invalid(format!("'{line}' is no chunk size")))?;
+            let length = u64::from_str_radix(digits, 16).map_err(|_| invalid(format!("'{line}' is no chunk size")))?;
             if length == 0 {
                 while !read_line(connection)?.is_empty() {}
                 return Ok(response);
@@ -240,20 +202,13 @@ fn read_response(
     Ok(response)
 }
 
-fn read_body(
-    connection: &mut BufReader<TcpStream>,
-    length: u64,
-    sink: &mut dyn FnMut(&[u8]),
-) -> io::Result<()> {
+fn read_body(connection: &mut BufReader<TcpStream>, length: u64, sink: &mut dyn FnMut(&[u8])) -> io::Result<()> {
     let mut left = length;
     while left > 0 {
         let piece = connection.fill_buf()?;
         let take = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         if take == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("{left} bytes of the body are missing"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{left} bytes of the body are missing")));
         }
         sink(&piece[..take]);
         connection.consume(take);
@@ -264,15 +219,9 @@ fn read_body(
 
 fn read_line(connection: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut line = Vec::new();
-    connection
-        .by_ref()
-        .take(64 << 10)
-        .read_until(b'\n', &mut line)?;
+    connection.by_ref().take(64 << 10).read_until(b'\n', &mut line)?;
     if line.pop() != Some(b'\n') {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the connection ended inside the head",
-        ));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended inside the head"));
     }
     if line.last() == Some(&b'\r') {
         line.pop();

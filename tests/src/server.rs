@@ -31,20 +31,14 @@ impl Site {
     /// A new segment in a temporary directory.
     pub fn new() -> Site {
         let temporary = tempfile::tempdir().expect("a temporary directory");
-        let site = Site {
-            root: temporary.path().to_path_buf(),
-            _temporary: Some(temporary),
-        };
+        let site = Site { root: temporary.path().to_path_buf(), _temporary: Some(temporary) };
         site.set_up();
         site
     }
 
     /// A new segment below `root`, which stays.
     pub fn below(root: &Path) -> Site {
-        let site = Site {
-            root: root.to_path_buf(),
-            _temporary: None,
-        };
+        let site = Site { root: root.to_path_buf(), _temporary: None };
         site.set_up();
         site
     }
@@ -121,36 +115,15 @@ impl Server {
         // Somebody else may take the port between looking and binding: then once more.
         for _ in 0..5 {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-            let output = File::options()
-                .create(true)
-                .append(true)
-                .open(log)
-                .expect("the server's log");
+            let output = File::options().create(true).append(true).open(log).expect("the server's log");
             let errors = output.try_clone().expect("the server's log");
             let mut command = Command::new(binary("tombolo"));
-            command
-                .arg("serve")
-                .arg("--dir")
-                .arg(dir)
-                .arg("--s3")
-                .arg(address.to_string())
-                .env_remove("TOMBOLO_DIR");
-            let child = command
-                .stdin(Stdio::null())
-                .stdout(output)
-                .stderr(errors)
-                .spawn()
-                .expect("tombolo starts");
-            let mut server = Server {
-                child,
-                address,
-                log: log.to_path_buf(),
-            };
-            let ended = wait::until("the server to answer", || {
-                match server.child.try_wait().expect("its state") {
-                    Some(status) => Some(Some(status)),
-                    None => TcpStream::connect(address).is_ok().then_some(None),
-                }
+            command.arg("serve").arg("--dir").arg(dir).arg("--s3").arg(address.to_string()).env_remove("TOMBOLO_DIR");
+            let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().expect("tombolo starts");
+            let mut server = Server { child, address, log: log.to_path_buf() };
+            let ended = wait::until("the server to answer", || match server.child.try_wait().expect("its state") {
+                Some(status) => Some(Some(status)),
+                None => TcpStream::connect(address).is_ok().then_some(None),
             });
             match ended {
                 None => return server,
@@ -189,16 +162,9 @@ impl Server {
     /// Ends it as an operator would: SIGTERM. Panics unless it ends with 0.
     pub fn stop(mut self) {
         let process = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process, rustix::process::Signal::TERM)
-            .expect("SIGTERM is sent");
-        let status = wait::until("the server to stop", || {
-            self.child.try_wait().expect("its state")
-        });
-        assert!(
-            status.success(),
-            "the server ended with {status}\n{}",
-            self.log()
-        );
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("SIGTERM is sent");
+        let status = wait::until("the server to stop", || self.child.try_wait().expect("its state"));
+        assert!(status.success(), "the server ended with {status}\n{}", self.log());
     }
 
     /// Kills it in place, for callers that share it.

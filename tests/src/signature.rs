@@ -41,23 +41,12 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// The time now, as `YYYYMMDDTHHMMSSZ`.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a signature carries the wall-clock time"
-)]
+#[expect(clippy::disallowed_methods, reason = "a signature carries the wall-clock time")]
 pub fn timestamp() -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a clock after 1970")
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
     let (year, month, day) = civil_date((now / 86_400) as i64);
     let second = now % 86_400;
-    format!(
-        "{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Year, month and day of a day number since 1970-01-01.
@@ -66,55 +55,28 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// The query string as it goes on the wire: sorted and encoded.
 pub fn query_string(query: &[(&str, &str)]) -> String {
-    let mut pairs: Vec<_> = query
-        .iter()
-        .map(|(name, value)| {
-            (
-                encode(name.as_bytes(), false),
-                encode(value.as_bytes(), false),
-            )
-        })
-        .collect();
+    let mut pairs: Vec<_> =
+        query.iter().map(|(name, value)| (encode(name.as_bytes(), false), encode(value.as_bytes(), false))).collect();
     pairs.sort();
-    pairs
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect::<Vec<_>>()
-        .join("&")
+    pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
 /// The value of the `Authorization` header.
 pub fn authorization(credentials: &Credentials, request: &Unsigned<'_>, timestamp: &str) -> String {
-    let mut headers: Vec<_> = request
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.trim()))
-        .collect();
+    let mut headers: Vec<_> = request.headers.iter().map(|(name, value)| (name.as_str(), value.trim())).collect();
     headers.sort();
-    let signed_names = headers
-        .iter()
-        .map(|(name, _)| *name)
-        .collect::<Vec<_>>()
-        .join(";");
-    let canonical_headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}:{value}\n"))
-        .collect();
+    let signed_names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
+    let canonical_headers: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
     let canonical = format!(
         "{}\n{}\n{}\n{canonical_headers}\n{signed_names}\n{}",
         request.method,
@@ -124,10 +86,7 @@ pub fn authorization(credentials: &Credentials, request: &Unsigned<'_>, timestam
     );
     let day = &timestamp[..8];
     let scope = format!("{day}/{REGION}/s3/aws4_request");
-    let to_sign = format!(
-        "AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{}",
-        sha256_hex(canonical.as_bytes())
-    );
+    let to_sign = format!("AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{}", sha256_hex(canonical.as_bytes()));
     let mut key = format!("AWS4{}", credentials.secret_key).into_bytes();
     for part in [day, REGION, "s3", "aws4_request"] {
         key = hmac(&key, part.as_bytes());
@@ -140,8 +99,7 @@ pub fn authorization(credentials: &Credentials, request: &Unsigned<'_>, timestam
 }
 
 fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
-    let mut mac =
-        <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(data);
     mac.finalize().into_bytes().to_vec()
 }
@@ -181,9 +139,7 @@ mod tests {
         };
         let value = authorization(&credentials, &request, "20130524T000000Z");
         assert!(
-            value.ends_with(
-                "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
-            ),
+            value.ends_with("Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"),
             "{value}"
         );
     }

@@ -7,14 +7,7 @@ use std::path::Path;
 /// Writes `files` files of mixed sizes (empty, small, some hundred KiB, a few MiB) in nested directories below `root`. The
 /// contents follow from `seed`; some repeat others.
 pub fn write(root: &Path, seed: u64, files: usize) {
-    let odd_names = [
-        "plain.txt",
-        "with space.txt",
-        "Ünïcödé.dat",
-        "plus+and&.bin",
-        "percent%41.txt",
-        "q?uestion=1",
-    ];
+    let odd_names = ["plain.txt", "with space.txt", "Ünïcödé.dat", "plus+and&.bin", "percent%41.txt", "q?uestion=1"];
     for number in 0..files {
         let size = match number % 6 {
             0 => 0,
@@ -26,9 +19,7 @@ pub fn write(root: &Path, seed: u64, files: usize) {
             _ => 20_000 + number,
         };
         let content = Content::new(seed + (number as u64 % 40), size);
-        let dir = root
-            .join(format!("level-{}", number % 3))
-            .join(format!("deeper {}", number % 5));
+        let dir = root.join(format!("level-{}", number % 3)).join(format!("deeper {}", number % 5));
         std::fs::create_dir_all(&dir).expect("a directory");
         let name = odd_names[number % odd_names.len()];
         std::fs::write(dir.join(format!("{number:03}-{name}")), content.bytes()).expect("a file");
@@ -40,18 +31,12 @@ pub fn read(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut directories = vec![root.to_path_buf()];
     while let Some(directory) = directories.pop() {
-        for entry in
-            std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()))
-        {
+        for entry in std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display())) {
             let path = entry.expect("a directory entry").path();
             if path.is_dir() {
                 directories.push(path);
             } else {
-                let name = path
-                    .strip_prefix(root)
-                    .expect("a path below the root")
-                    .to_string_lossy()
-                    .into_owned();
+                let name = path.strip_prefix(root).expect("a path below the root").to_string_lossy().into_owned();
                 files.insert(name, std::fs::read(&path).expect("a readable file"));
             }
         }

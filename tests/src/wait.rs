@@ -12,18 +12,12 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            start.elapsed() < DEADLINE,
-            "still waiting after {DEADLINE:?}: {what}"
-        );
+        assert!(start.elapsed() < DEADLINE, "still waiting after {DEADLINE:?}: {what}");
         pause();
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the pause between two looks at a condition"
-)]
+#[expect(clippy::disallowed_methods, reason = "the pause between two looks at a condition")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }

@@ -25,46 +25,24 @@ pub struct Limits {
 
 impl Limits {
     /// The engine: parts of any size.
-    pub const ENGINE: Limits = Limits {
-        part_bytes_min: 10_000,
-        multipart_one_in: 8,
-    };
+    pub const ENGINE: Limits = Limits { part_bytes_min: 10_000, multipart_one_in: 8 };
     /// S3: large parts, so fewer of them.
-    pub const S3: Limits = Limits {
-        part_bytes_min: crate::door::PART_BYTES_MIN,
-        multipart_one_in: 25,
-    };
+    pub const S3: Limits = Limits { part_bytes_min: crate::door::PART_BYTES_MIN, multipart_one_in: 25 };
 }
 
 /// The bucket a task works in. Odd tasks work in one that keeps versions.
 pub fn bucket_of(task: usize) -> tombolo_core::Result<BucketPath> {
-    BucketPath::new(
-        CLUSTER,
-        "lab",
-        if task.is_multiple_of(2) {
-            "plain"
-        } else {
-            "kept"
-        },
-    )
+    BucketPath::new(CLUSTER, "lab", if task.is_multiple_of(2) { "plain" } else { "kept" })
 }
 
 /// The next operation of a task that has the keys `live`.
 pub fn next(random: &mut StdRng, task: usize, live: &BTreeSet<Vec<u8>>, limits: Limits) -> Op {
-    let any =
-        |random: &mut StdRng| format!("{task}/key-{}", random.random_range(0..KEYS)).into_bytes();
+    let any = |random: &mut StdRng| format!("{task}/key-{}", random.random_range(0..KEYS)).into_bytes();
     let key = any(random);
     if random.random_ratio(1, limits.multipart_one_in) {
         let part_bytes = limits.part_bytes_min + random.random_range(0..5_000);
-        let content = Content::new(
-            random.random(),
-            part_bytes + random.random_range(1..part_bytes),
-        );
-        return Op::Multipart {
-            key,
-            content,
-            part_bytes,
-        };
+        let content = Content::new(random.random(), part_bytes + random.random_range(1..part_bytes));
+        return Op::Multipart { key, content, part_bytes };
     }
     let content = Content::new(random.random(), size(random));
     match random.random_range(0..10) {
@@ -72,25 +50,13 @@ pub fn next(random: &mut StdRng, task: usize, live: &BTreeSet<Vec<u8>>, limits: 
         5 => Op::PutIfAbsent { key, content },
         6 | 7 => {
             let to = any(random);
-            if to == key {
-                Op::Put { key, content }
-            } else {
-                Op::Copy { from: key, to }
-            }
+            if to == key { Op::Put { key, content } } else { Op::Copy { from: key, to } }
         }
         // While versions are kept, only what is there may be deleted: see `Model::is_defined`.
         8 if live.contains(&key) => Op::Delete { keys: vec![key] },
         9 if !live.is_empty() => {
-            let keys = live
-                .iter()
-                .filter(|_| random.random_ratio(1, 2))
-                .cloned()
-                .collect::<Vec<_>>();
-            if keys.is_empty() {
-                Op::Put { key, content }
-            } else {
-                Op::Delete { keys }
-            }
+            let keys = live.iter().filter(|_| random.random_ratio(1, 2)).cloned().collect::<Vec<_>>();
+            if keys.is_empty() { Op::Put { key, content } } else { Op::Delete { keys } }
         }
         _ => Op::Put { key, content },
     }
@@ -100,11 +66,15 @@ pub fn next(random: &mut StdRng, task: usize, live: &BTreeSet<Vec<u8>>, limits: 
 pub fn note(live: &mut BTreeSet<Vec<u8>>, op: &Op, answer: bool) {
     match op {
         Op::Put { key, .. } | Op::PutIfAbsent { key, .. } | Op::Multipart { key, .. } => {
-            drop(live.insert(key.clone()))
+            live.insert(key.clone());
         }
-        Op::Copy { to, .. } if answer => drop(live.insert(to.clone())),
-        Op::Delete { keys } => keys.iter().for_each(|key| drop(live.remove(key))),
-        Op::Copy { .. } | Op::DeleteVersion { .. } | Op::Versioning { .. } => {}
+        Op::Copy { to, .. } => {
+            if answer {
+                live.insert(to.clone());
+            }
+        }
+        Op::Delete { keys } => live.retain(|key| !keys.contains(key)),
+        Op::DeleteVersion { .. } | Op::Versioning { .. } => {}
     }
 }
 

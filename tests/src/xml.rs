@@ -2,11 +2,7 @@
 
 /// The inner text of every element `name`, in document order. Elements of the same name do not nest in S3's answers.
 pub fn blocks<'a>(xml: &'a str, name: &str) -> Vec<&'a str> {
-    let (open, empty, close) = (
-        format!("<{name}"),
-        format!("<{name}/>"),
-        format!("</{name}>"),
-    );
+    let (open, empty, close) = (format!("<{name}"), format!("<{name}/>"), format!("</{name}>"));
     let mut found = Vec::new();
     let mut rest = xml;
     while let Some(start) = rest.find(&open) {
@@ -37,22 +33,13 @@ pub fn text(xml: &str, name: &str) -> Option<String> {
 }
 
 fn unescape(raw: &str) -> String {
-    let named = raw
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&apos;", "'");
-    named
-        .replace("&#34;", "\"")
-        .replace("&#39;", "'")
-        .replace("&amp;", "&")
+    let named = raw.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
+    named.replace("&#34;", "\"").replace("&#39;", "'").replace("&amp;", "&")
 }
 
 /// `raw` as element text.
 pub fn escape(raw: &str) -> String {
-    raw.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    raw.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

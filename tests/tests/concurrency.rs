@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tombolo_core::{
-    BucketPath, Condition, CreateOptions, ErrorKind, EtagMatch, GetOptions, OpenOptions,
-    PutOptions, Segment,
+    BucketPath, Condition, CreateOptions, ErrorKind, EtagMatch, GetOptions, OpenOptions, PutOptions, Segment,
 };
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, EngineDoor, S3Door};
@@ -23,22 +22,9 @@ struct Engine {
 fn engine() -> Engine {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let create = CreateOptions {
-        name: "test".into(),
-        cluster: "Test".into(),
-    };
-    let segment = runtime
-        .block_on(Segment::create(
-            dir.path().join("data"),
-            create,
-            OpenOptions::default(),
-        ))
-        .unwrap();
-    Engine {
-        runtime,
-        segment,
-        _dir: dir,
-    }
+    let create = CreateOptions { name: "test".into(), cluster: "Test".into() };
+    let segment = runtime.block_on(Segment::create(dir.path().join("data"), create, OpenOptions::default())).unwrap();
+    Engine { runtime, segment, _dir: dir }
 }
 
 impl Engine {
@@ -64,8 +50,7 @@ fn overwritten_and_read<D: Door>(open: impl Fn() -> D + Sync) {
                 scope.spawn(move || {
                     let mut door = open();
                     for round in 0..ROUNDS {
-                        door.put(b"contended", content(writer, round), false)
-                            .unwrap();
+                        door.put(b"contended", content(writer, round), false).unwrap();
                     }
                 })
             })
@@ -75,9 +60,7 @@ fn overwritten_and_read<D: Door>(open: impl Fn() -> D + Sync) {
             scope.spawn(move || {
                 let mut door = open();
                 while writing.load(Ordering::Relaxed) {
-                    door.read(b"contended", None)
-                        .expect("one whole version")
-                        .expect("the key never goes away");
+                    door.read(b"contended", None).expect("one whole version").expect("the key never goes away");
                 }
             });
         }
@@ -86,10 +69,7 @@ fn overwritten_and_read<D: Door>(open: impl Fn() -> D + Sync) {
         ended.into_iter().for_each(|end| end.unwrap());
     });
     let last = open().read(b"contended", None).unwrap().unwrap();
-    assert!(
-        (0..WRITERS).any(|writer| content(writer, ROUNDS - 1) == last),
-        "{last:?} is nobody's last write"
-    );
+    assert!((0..WRITERS).any(|writer| content(writer, ROUNDS - 1) == last), "{last:?} is nobody's last write");
 }
 
 #[test]
@@ -117,21 +97,9 @@ fn an_open_version_outlives_overwrites_and_collection() {
     engine.runtime.block_on(async {
         let object = bucket.get("key", GetOptions::default()).await.unwrap();
         let mut reader = object.read(0..u64::MAX);
-        let mut bytes = reader
-            .next()
-            .await
-            .unwrap()
-            .expect("a first piece")
-            .to_vec();
+        let mut bytes = reader.next().await.unwrap().expect("a first piece").to_vec();
         for round in 0..5 {
-            bucket
-                .put(
-                    "key",
-                    Content::new(100 + round, 500_000).bytes(),
-                    PutOptions::default(),
-                )
-                .await
-                .unwrap();
+            bucket.put("key", Content::new(100 + round, 500_000).bytes(), PutOptions::default()).await.unwrap();
             engine.segment.gc().await.unwrap();
         }
         bucket.delete("key", Default::default()).await.unwrap();
@@ -139,10 +107,7 @@ fn an_open_version_outlives_overwrites_and_collection() {
         while let Some(piece) = reader.next().await.unwrap() {
             bytes.extend_from_slice(&piece);
         }
-        assert!(
-            bytes == content.bytes(),
-            "the bytes changed under the reader"
-        );
+        assert!(bytes == content.bytes(), "the bytes changed under the reader");
         assert_eq!(object.info().size, content.size as u64);
     });
     assert_eq!(door.read(b"key", None).unwrap(), None);
@@ -156,10 +121,7 @@ fn conditional_puts_lose_no_update() {
     let engine = engine();
     let bucket = engine.door().bucket().clone();
     engine.runtime.block_on(async {
-        bucket
-            .put("counter", "0", PutOptions::default())
-            .await
-            .unwrap();
+        bucket.put("counter", "0", PutOptions::default()).await.unwrap();
         let tasks: Vec<_> = (0..TASKS)
             .map(|_| {
                 let bucket = bucket.clone();
@@ -170,18 +132,9 @@ fn conditional_puts_lose_no_update() {
                         let text = object.bytes(0..100).await.unwrap();
                         let count: u64 = std::str::from_utf8(&text).unwrap().parse().unwrap();
                         let if_match = Some(EtagMatch::OneOf(vec![object.info().etag.to_string()]));
-                        let condition = Condition {
-                            if_match,
-                            ..Condition::default()
-                        };
-                        let options = PutOptions {
-                            condition,
-                            ..PutOptions::default()
-                        };
-                        match bucket
-                            .put("counter", (count + 1).to_string(), options)
-                            .await
-                        {
+                        let condition = Condition { if_match, ..Condition::default() };
+                        let options = PutOptions { condition, ..PutOptions::default() };
+                        match bucket.put("counter", (count + 1).to_string(), options).await {
                             Ok(_) => left -= 1,
                             Err(error) => {
                                 assert_eq!(error.kind(), ErrorKind::Precondition, "{error}")
@@ -195,10 +148,7 @@ fn conditional_puts_lose_no_update() {
             task.await.unwrap();
         }
         let object = bucket.get("counter", GetOptions::default()).await.unwrap();
-        assert_eq!(
-            object.bytes(0..100).await.unwrap(),
-            (TASKS * EACH).to_string()
-        );
+        assert_eq!(object.bytes(0..100).await.unwrap(), (TASKS * EACH).to_string());
     });
 }
 
@@ -217,22 +167,13 @@ fn one_of_many_creators_wins() {
                     scope.spawn(move || {
                         let mut door = S3Door::open(server.client(), "bucket").unwrap();
                         let content = Content::new(round * 100 + writer, 200);
-                        door.put(key, content, true)
-                            .unwrap()
-                            .then_some(content.seed)
+                        door.put(key, content, true).unwrap().then_some(content.seed)
                     })
                 })
                 .collect();
-            tries
-                .into_iter()
-                .filter_map(|winner| winner.join().unwrap())
-                .collect()
+            tries.into_iter().filter_map(|winner| winner.join().unwrap()).collect()
         });
-        let stored = S3Door::open(server.client(), "bucket")
-            .unwrap()
-            .read(&key, None)
-            .unwrap()
-            .unwrap();
+        let stored = S3Door::open(server.client(), "bucket").unwrap().read(&key, None).unwrap().unwrap();
         assert_eq!(winners, BTreeSet::from([stored.seed]), "round {round}");
     }
     server.stop();

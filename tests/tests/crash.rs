@@ -22,14 +22,11 @@ use tombolo_tests::workload::{self, Limits, TASKS, bucket_of};
 const ACKNOWLEDGED_MAX: usize = 120;
 
 fn cycles() -> usize {
-    std::env::var("TOMBOLO_CRASH_CYCLES").map_or(10, |text| {
-        text.parse().expect("TOMBOLO_CRASH_CYCLES is a number")
-    })
+    std::env::var("TOMBOLO_CRASH_CYCLES").map_or(10, |text| text.parse().expect("TOMBOLO_CRASH_CYCLES is a number"))
 }
 
 fn seed() -> u64 {
-    let seed = std::env::var("TOMBOLO_SEED")
-        .map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
+    let seed = std::env::var("TOMBOLO_SEED").map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
     eprintln!("TOMBOLO_SEED={seed}");
     seed
 }
@@ -49,10 +46,7 @@ impl Task {
                 if task % 2 == 1 {
                     model.apply(&Op::Versioning { on: true });
                 }
-                Task {
-                    model,
-                    pending: None,
-                }
+                Task { model, pending: None }
             })
             .collect()
     }
@@ -76,10 +70,7 @@ impl Task {
         if found == after.state() {
             self.model = after;
         } else {
-            assert_eq!(
-                found, before,
-                "task {number}, before {op:?} (it does not hold what follows it either)"
-            );
+            assert_eq!(found, before, "task {number}, before {op:?} (it does not hold what follows it either)");
         }
     }
 }
@@ -97,26 +88,16 @@ fn acknowledged_work_through_the_library_survives_sigkill() {
             continue;
         }
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let segment = runtime
-            .block_on(Segment::open(&data, OpenOptions::default()))
-            .expect("it opens without repair");
+        let segment = runtime.block_on(Segment::open(&data, OpenOptions::default())).expect("it opens without repair");
         for (number, task) in tasks.iter_mut().enumerate() {
-            let mut door =
-                EngineDoor::open(runtime.handle(), &segment, &bucket_of(number).unwrap()).unwrap();
+            let mut door = EngineDoor::open(runtime.handle(), &segment, &bucket_of(number).unwrap()).unwrap();
             task.settle(number, &mut door);
         }
         let report = runtime.block_on(segment.scrub(0, |_, _| {})).unwrap();
-        assert_eq!(
-            report.damage,
-            Vec::<String>::new(),
-            "a crash damages nothing"
-        );
+        assert_eq!(report.damage, Vec::<String>::new(), "a crash damages nothing");
         runtime.block_on(segment.close()).unwrap();
     }
-    assert!(
-        acknowledged_total > 0,
-        "nothing was ever acknowledged: this proves nothing"
-    );
+    assert!(acknowledged_total > 0, "nothing was ever acknowledged: this proves nothing");
 }
 
 /// Starts a worker, kills it after some acknowledgements, reads what it said to the end; gives their number.
@@ -155,11 +136,7 @@ fn run_and_kill(data: &Path, random: &mut StdRng, tasks: &mut [Task]) -> usize {
             killed = true;
         }
     }
-    assert!(
-        killed,
-        "the worker ended by itself with {:?}",
-        worker.0.wait()
-    );
+    assert!(killed, "the worker ended by itself with {:?}", worker.0.wait());
     acknowledged
 }
 
@@ -184,26 +161,19 @@ fn acknowledged_work_through_s3_survives_sigkill() {
             let mut door = s3_door(server.client(), number);
             task.get_mut().unwrap().settle(number, &mut door);
         }
-        let (limit, seed) = (
-            random.random_range(1..ACKNOWLEDGED_MAX),
-            random.random::<u64>(),
-        );
+        let (limit, seed) = (random.random_range(1..ACKNOWLEDGED_MAX), random.random::<u64>());
         let acknowledged = AtomicUsize::new(0);
         let (enough, told) = mpsc::channel();
         std::thread::scope(|scope| {
             for (number, task) in tasks.iter().enumerate() {
-                let (client, acknowledged, enough) =
-                    (server.client(), &acknowledged, enough.clone());
+                let (client, acknowledged, enough) = (server.client(), &acknowledged, enough.clone());
                 scope.spawn(move || {
                     let mut door = s3_door(client, number);
                     let mut random = StdRng::seed_from_u64(seed ^ ((number as u64) << 56));
                     let mut task = task.lock().unwrap();
                     let state = task.model.state();
-                    let mut live: BTreeSet<_> = state
-                        .iter()
-                        .filter(|(_, kept)| kept.is_live)
-                        .map(|(key, _)| key.clone())
-                        .collect();
+                    let mut live: BTreeSet<_> =
+                        state.iter().filter(|(_, kept)| kept.is_live).map(|(key, _)| key.clone()).collect();
                     loop {
                         let op = workload::next(&mut random, number, &live, Limits::S3);
                         task.pending = Some(op.clone());
@@ -231,15 +201,10 @@ fn acknowledged_work_through_s3_survives_sigkill() {
     }
     let server = site.serve();
     for (number, task) in tasks.iter_mut().enumerate() {
-        task.get_mut()
-            .unwrap()
-            .settle(number, &mut s3_door(server.client(), number));
+        task.get_mut().unwrap().settle(number, &mut s3_door(server.client(), number));
     }
     server.stop();
-    assert!(
-        acknowledged_total >= cycles(),
-        "next to nothing was acknowledged: this proves nothing"
-    );
+    assert!(acknowledged_total >= cycles(), "next to nothing was acknowledged: this proves nothing");
 }
 
 fn s3_door(client: tombolo_tests::s3::Client, task: usize) -> S3Door {

@@ -1,11 +1,13 @@
 //! Random sequences of operations against a model that is nothing but maps, through the engine and through S3.
 //!
-//! `PROPTEST_CASES` sets how many sequences; failures shrink, and proptest prints the seed that replays them.
+//! `PROPTEST_CASES` sets how many sequences. A failure shrinks to its smallest sequence, which is printed;
+//! `PROPTEST_RNG_SEED` repeats a run's choices.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use std::sync::atomic::{AtomicU32, Ordering};
 use tombolo_core::{BucketPath, CreateOptions, OpenOptions, Segment};
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, EngineDoor, Failure, PART_BYTES_MIN, S3Door};
@@ -38,17 +40,8 @@ const KEYS: &[&[u8]] = &[
 ];
 /// Keys that S3's XML cannot say, for the engine.
 const BINARY_KEYS: &[&[u8]] = &[b"\0", b"a\0b", b"a/\xff", b"\xff\xff", b"a\x01/b"];
-const PREFIXES: &[&[u8]] = &[
-    b"", b"a", b"a/", b"a/b", b"/", b"b", b"c/d/", b"zzz", b"a//",
-];
-const DELIMITERS: &[Option<&[u8]>] = &[
-    None,
-    Some(b"/"),
-    Some(b"/"),
-    Some(b"b"),
-    Some(b"/b"),
-    Some(b"//"),
-];
+const PREFIXES: &[&[u8]] = &[b"", b"a", b"a/", b"a/b", b"/", b"b", b"c/d/", b"zzz", b"a//"];
+const DELIMITERS: &[Option<&[u8]>] = &[None, Some(b"/"), Some(b"/"), Some(b"b"), Some(b"/b"), Some(b"//")];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -88,16 +81,12 @@ fn step(size: &Size) -> impl Strategy<Value = Step> + use<> {
     let key = select(size.keys.clone()).prop_map(<[u8]>::to_vec);
     let part_bytes = size.part_bytes;
     let put = (key.clone(), content()).prop_map(|(key, content)| Op::Put { key, content });
-    let put_if_absent =
-        (key.clone(), content()).prop_map(|(key, content)| Op::PutIfAbsent { key, content });
-    let multipart =
-        (key.clone(), any::<u64>(), 1..part_bytes * 2).prop_map(move |(key, seed, bytes)| {
-            Op::Multipart {
-                key,
-                content: Content::new(seed, bytes),
-                part_bytes,
-            }
-        });
+    let put_if_absent = (key.clone(), content()).prop_map(|(key, content)| Op::PutIfAbsent { key, content });
+    let multipart = (key.clone(), any::<u64>(), 1..part_bytes * 2).prop_map(move |(key, seed, bytes)| Op::Multipart {
+        key,
+        content: Content::new(seed, bytes),
+        part_bytes,
+    });
     let copy = (key.clone(), key.clone()).prop_map(|(from, to)| Op::Copy { from, to });
     let delete = key.clone().prop_map(|key| Op::Delete { keys: vec![key] });
     let delete_many = vec(key.clone(), 2..5).prop_map(|mut keys| {
@@ -105,32 +94,20 @@ fn step(size: &Size) -> impl Strategy<Value = Step> + use<> {
         keys.dedup();
         Op::Delete { keys }
     });
-    let delete_version =
-        (key.clone(), 0..4_usize, any::<bool>()).prop_map(|(key, index, is_marker)| {
-            Op::DeleteVersion {
-                key,
-                index,
-                is_marker,
-            }
-        });
+    let delete_version = (key.clone(), 0..4_usize, any::<bool>())
+        .prop_map(|(key, index, is_marker)| Op::DeleteVersion { key, index, is_marker });
     let versioning = prop::bool::weighted(0.7).prop_map(|on| Op::Versioning { on });
-    let list = (
-        select(PREFIXES),
-        select(DELIMITERS),
-        1..6_usize,
-        prop::option::weighted(0.3, select(KEYS)),
-    )
-        .prop_map(
-            // With a delimiter, what `start` inside a common prefix means is the implementation's choice.
-            |(prefix, delimiter, limit, start)| Step::List {
-                prefix,
-                delimiter,
-                limit,
-                start: start.filter(|_| delimiter.is_none()),
-            },
-        );
-    let range = (key, any::<Index>(), 1..100_000_usize)
-        .prop_map(|(key, from, length)| Step::Range { key, from, length });
+    let list = (select(PREFIXES), select(DELIMITERS), 1..6_usize, prop::option::weighted(0.3, select(KEYS))).prop_map(
+        // With a delimiter, what `start` inside a common prefix means is the implementation's choice.
+        |(prefix, delimiter, limit, start)| Step::List {
+            prefix,
+            delimiter,
+            limit,
+            start: start.filter(|_| delimiter.is_none()),
+        },
+    );
+    let range =
+        (key, any::<Index>(), 1..100_000_usize).prop_map(|(key, from, length)| Step::Range { key, from, length });
     prop_oneof![
         12 => put.prop_map(Step::Do),
         2 => put_if_absent.prop_map(Step::Do),
@@ -150,12 +127,11 @@ fn wrong(what: impl std::fmt::Debug) -> TestCaseError {
     TestCaseError::fail(format!("{what:?}"))
 }
 
-/// Carries out `steps` through `door`; `snapshot` takes a snapshot of a name and gives a door to it.
-fn follow(
-    door: &mut dyn Door,
-    steps: &[Step],
-    snapshot: &mut dyn FnMut(&str) -> Result<Option<Box<dyn Door>>, Failure>,
-) -> Result<(), TestCaseError> {
+/// Takes a snapshot of this name and gives a door to it, where the door has snapshots.
+type TakeSnapshot<'a> = &'a mut dyn FnMut(&str) -> Result<Option<Box<dyn Door>>, Failure>;
+
+/// Carries out `steps` through `door`, and holds every answer and the end against the model.
+fn follow(door: &mut dyn Door, steps: &[Step], snapshot: TakeSnapshot<'_>) -> Result<(), TestCaseError> {
     let mut model = Model::new();
     let mut snapshots = Vec::new();
     for (number, step) in steps.iter().enumerate() {
@@ -168,20 +144,9 @@ fn follow(
                 let answer = perform(door, op).map_err(|failure| wrong((op, failure)))?;
                 prop_assert_eq!(answer, expected, "step {}: {:?}", number, op);
             }
-            Step::List {
-                prefix,
-                delimiter,
-                limit,
-                start,
-            } => {
+            Step::List { prefix, delimiter, limit, start } => {
                 let shown = list_all(door, prefix, *delimiter, *start, *limit).map_err(wrong)?;
-                prop_assert_eq!(
-                    shown,
-                    model.list(prefix, *delimiter, *start),
-                    "step {}: {:?}",
-                    number,
-                    step
-                );
+                prop_assert_eq!(shown, model.list(prefix, *delimiter, *start), "step {}: {:?}", number, step);
             }
             Step::Range { key, from, length } => {
                 let Some(content) = model.current(key).filter(|content| content.size > 0) else {
@@ -189,17 +154,8 @@ fn follow(
                 };
                 let from = from.index(content.size);
                 let to = (from + length).min(content.size);
-                let read = door
-                    .read_range(key, from as u64..to as u64)
-                    .map_err(wrong)?;
-                prop_assert!(
-                    read == content.bytes()[from..to],
-                    "step {}: {}..{} of {:?}",
-                    number,
-                    from,
-                    to,
-                    key
-                );
+                let read = door.read_range(key, from as u64..to as u64).map_err(wrong)?;
+                prop_assert!(read == content.bytes()[from..to], "step {}: {}..{} of {:?}", number, from, to, key);
             }
             Step::Snapshot => {
                 let name = format!("at-{number}");
@@ -212,15 +168,9 @@ fn follow(
     let found = observe(door, b"").map_err(wrong)?;
     prop_assert_eq!(found, model.state());
     for (mut past, then) in snapshots {
-        prop_assert_eq!(
-            list_all(&mut *past, b"", None, None, 3).map_err(wrong)?,
-            then.list(b"", None, None)
-        );
+        prop_assert_eq!(list_all(&mut *past, b"", None, None, 3).map_err(wrong)?, then.list(b"", None, None));
         for item in then.list(b"", None, None) {
-            prop_assert_eq!(
-                past.read(item.name(), None).map_err(wrong)?,
-                then.current(item.name())
-            );
+            prop_assert_eq!(past.read(item.name(), None).map_err(wrong)?, then.current(item.name()));
         }
     }
     Ok(())
@@ -230,30 +180,14 @@ fn follow(
 fn the_engine_does_what_the_model_does() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let create = CreateOptions {
-        name: "test".into(),
-        cluster: "Test".into(),
-    };
-    let segment = runtime
-        .block_on(Segment::create(
-            dir.path().join("data"),
-            create,
-            OpenOptions::default(),
-        ))
-        .unwrap();
+    let create = CreateOptions { name: "test".into(), cluster: "Test".into() };
+    let segment = runtime.block_on(Segment::create(dir.path().join("data"), create, OpenOptions::default())).unwrap();
     let keys = [KEYS, BINARY_KEYS].concat();
-    let size = Size {
-        part_bytes: 100_000,
-        keys,
-        has_snapshots: true,
-    };
-    let mut number = 0;
-    let mut runner = TestRunner::new(Config {
-        cases: cases(48),
-        ..Config::default()
-    });
+    let size = Size { part_bytes: 100_000, keys, has_snapshots: true };
+    let numbers = AtomicU32::new(0);
+    let mut runner = TestRunner::new(Config { cases: cases(48), ..Config::default() });
     let result = runner.run(&vec(step(&size), 1..60), |steps| {
-        number += 1;
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
         let path = BucketPath::new("Test", "lab", &format!("bucket-{number}")).unwrap();
         let mut door = EngineDoor::open(runtime.handle(), &segment, &path).map_err(wrong)?;
         let bucket = door.clone();
@@ -276,18 +210,11 @@ fn the_engine_does_what_the_model_does() {
 fn s3_does_what_the_model_does() {
     let site = Site::new();
     let server = site.serve();
-    let size = Size {
-        part_bytes: PART_BYTES_MIN,
-        keys: KEYS.to_vec(),
-        has_snapshots: false,
-    };
-    let mut number = 0;
-    let mut runner = TestRunner::new(Config {
-        cases: cases(24),
-        ..Config::default()
-    });
+    let size = Size { part_bytes: PART_BYTES_MIN, keys: KEYS.to_vec(), has_snapshots: false };
+    let numbers = AtomicU32::new(0);
+    let mut runner = TestRunner::new(Config { cases: cases(24), ..Config::default() });
     let result = runner.run(&vec(step(&size), 1..50), |steps| {
-        number += 1;
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
         let mut door = S3Door::open(server.client(), &format!("bucket-{number}")).map_err(wrong)?;
         follow(&mut door, &steps, &mut |_| Ok(None))
     });
@@ -297,9 +224,5 @@ fn s3_does_what_the_model_does() {
 
 /// `PROPTEST_CASES` if it is set, which [`Config::default`] reads, else `fallback`.
 fn cases(fallback: u32) -> u32 {
-    if std::env::var_os("PROPTEST_CASES").is_some() {
-        Config::default().cases
-    } else {
-        fallback
-    }
+    if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { fallback }
 }
