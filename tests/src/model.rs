@@ -4,9 +4,10 @@ use crate::content::Content;
 use crate::door::{Door, Failure, Item, VersionRow};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// An operation on a bucket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Stores a content.
     Put { key: Vec<u8>, content: Content },
@@ -22,6 +23,30 @@ pub enum Op {
     DeleteVersion { key: Vec<u8>, index: usize, is_marker: bool },
     /// Switches versioning on, or suspends it.
     Versioning { on: bool },
+}
+
+impl fmt::Debug for Op {
+    /// Keys as text, so that a failing sequence can be read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let content = |content: &Content| format!("seed {}, {} bytes", content.seed, content.size);
+        match self {
+            Op::Put { key, content: c } => write!(f, "Put '{}' {}", key.escape_ascii(), content(c)),
+            Op::PutIfAbsent { key, content: c } => write!(f, "PutIfAbsent '{}' {}", key.escape_ascii(), content(c)),
+            Op::Multipart { key, content: c, part_bytes } => {
+                write!(f, "Multipart '{}' {} in parts of {part_bytes}", key.escape_ascii(), content(c))
+            }
+            Op::Copy { from, to } => write!(f, "Copy '{}' to '{}'", from.escape_ascii(), to.escape_ascii()),
+            Op::Delete { keys } => {
+                write!(f, "Delete")?;
+                keys.iter().try_for_each(|key| write!(f, " '{}'", key.escape_ascii()))
+            }
+            Op::DeleteVersion { key, index, is_marker } => {
+                let kind = if *is_marker { "marker" } else { "version" };
+                write!(f, "Delete {kind} {index} of '{}'", key.escape_ascii())
+            }
+            Op::Versioning { on } => write!(f, "Versioning {}", if *on { "on" } else { "suspended" }),
+        }
+    }
 }
 
 /// The states of a bucket's versioning.
@@ -81,6 +106,8 @@ impl Model {
             }
             Op::DeleteVersion { key, index, is_marker } => self.position(key, *index, *is_marker).is_some(),
             Op::Copy { from, to } => from != to,
+            // Suspending what never was on.
+            Op::Versioning { on } => *on || self.versioning != Versioning::Off,
             _ => true,
         }
     }

@@ -64,7 +64,6 @@ enum Step {
 struct Size {
     part_bytes: usize,
     keys: Vec<&'static [u8]>,
-    has_snapshots: bool,
 }
 
 fn content() -> impl Strategy<Value = Content> {
@@ -119,7 +118,7 @@ fn step(size: &Size) -> impl Strategy<Value = Step> + use<> {
         1 => versioning.prop_map(Step::Do),
         4 => list,
         3 => range,
-        u32::from(size.has_snapshots) => Just(Step::Snapshot),
+        1 => Just(Step::Snapshot),
     ]
 }
 
@@ -183,7 +182,7 @@ fn the_engine_does_what_the_model_does() {
     let create = CreateOptions { name: "test".into(), cluster: "Test".into() };
     let segment = runtime.block_on(Segment::create(dir.path().join("data"), create, OpenOptions::default())).unwrap();
     let keys = [KEYS, BINARY_KEYS].concat();
-    let size = Size { part_bytes: 100_000, keys, has_snapshots: true };
+    let size = Size { part_bytes: 100_000, keys };
     let numbers = AtomicU32::new(0);
     let mut runner = TestRunner::new(Config { cases: cases(48), ..Config::default() });
     let result = runner.run(&vec(step(&size), 1..60), |steps| {
@@ -210,7 +209,7 @@ fn the_engine_does_what_the_model_does() {
 fn s3_does_what_the_model_does() {
     let site = Site::new();
     let server = site.serve();
-    let size = Size { part_bytes: PART_BYTES_MIN, keys: KEYS.to_vec(), has_snapshots: false };
+    let size = Size { part_bytes: PART_BYTES_MIN, keys: KEYS.to_vec() };
     let numbers = AtomicU32::new(0);
     let mut runner = TestRunner::new(Config { cases: cases(24), ..Config::default() });
     let result = runner.run(&vec(step(&size), 1..50), |steps| {
