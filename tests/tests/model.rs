@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tombolo_core::{BucketPath, CreateOptions, OpenOptions, Segment};
 use tombolo_tests::content::Content;
@@ -43,7 +44,7 @@ const BINARY_KEYS: &[&[u8]] = &[b"\0", b"a\0b", b"a/\xff", b"\xff\xff", b"a\x01/
 const PREFIXES: &[&[u8]] = &[b"", b"a", b"a/", b"a/b", b"/", b"b", b"c/d/", b"zzz", b"a//"];
 const DELIMITERS: &[Option<&[u8]>] = &[None, Some(b"/"), Some(b"/"), Some(b"b"), Some(b"/b"), Some(b"//")];
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Step {
     Do(Op),
     List {
@@ -59,6 +60,22 @@ enum Step {
     },
     /// Takes a snapshot; at the end it must still show what was there.
     Snapshot,
+}
+
+impl fmt::Debug for Step {
+    /// Keys as text, so that a failing sequence can be read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes: &[u8]| format!("'{}'", bytes.escape_ascii());
+        match self {
+            Step::Do(op) => op.fmt(f),
+            Step::List { prefix, delimiter, limit, start } => {
+                let (delimiter, start) = (delimiter.map(text), start.map(text));
+                write!(f, "List {} delimiter {delimiter:?} after {start:?}, pages of {limit}", text(prefix))
+            }
+            Step::Range { key, length, .. } => write!(f, "Range of {length} bytes of {}", text(key)),
+            Step::Snapshot => f.write_str("Snapshot"),
+        }
+    }
 }
 
 struct Size {
@@ -184,7 +201,7 @@ fn the_engine_does_what_the_model_does() {
     let keys = [KEYS, BINARY_KEYS].concat();
     let size = Size { part_bytes: 100_000, keys };
     let numbers = AtomicU32::new(0);
-    let mut runner = TestRunner::new(Config { cases: cases(48), ..Config::default() });
+    let mut runner = TestRunner::new(config(48));
     let result = runner.run(&vec(step(&size), 1..60), |steps| {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         let path = BucketPath::new("Test", "lab", &format!("bucket-{number}")).unwrap();
@@ -211,7 +228,7 @@ fn s3_does_what_the_model_does() {
     let server = site.serve();
     let size = Size { part_bytes: PART_BYTES_MIN, keys: KEYS.to_vec() };
     let numbers = AtomicU32::new(0);
-    let mut runner = TestRunner::new(Config { cases: cases(24), ..Config::default() });
+    let mut runner = TestRunner::new(config(24));
     let result = runner.run(&vec(step(&size), 1..50), |steps| {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         let mut door = S3Door::open(server.client(), &format!("bucket-{number}")).map_err(wrong)?;
@@ -221,7 +238,11 @@ fn s3_does_what_the_model_does() {
     server.stop();
 }
 
-/// `PROPTEST_CASES` if it is set, which [`Config::default`] reads, else `fallback`.
-fn cases(fallback: u32) -> u32 {
-    if std::env::var_os("PROPTEST_CASES").is_some() { Config::default().cases } else { fallback }
+/// `fallback` cases, unless `PROPTEST_CASES` says otherwise. A step shrinks slowly, as it touches the disk.
+fn config(fallback: u32) -> Config {
+    let mut config = Config { failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = fallback;
+    }
+    config
 }
