@@ -1,0 +1,154 @@
+//! A full disk: writes are refused with "no space", reads and deletes go on, collecting garbage gives space back, and
+//! nothing that was acknowledged is lost.
+//!
+//! Each test mounts a small tmpfs, so it needs to be root (or able to `sudo` without a password).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tombolo_core::{BucketPath, CreateOptions, DeleteOptions, ErrorKind, GetOptions, OpenOptions, PutOptions, Segment};
+use tombolo_tests::command::run;
+use tombolo_tests::content::Content;
+use tombolo_tests::door::{Door, EngineDoor, Failure, S3Door};
+use tombolo_tests::server::Site;
+
+/// A file system of its own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, mib: u32) -> SmallDisk {
+        std::fs::create_dir_all(at).unwrap();
+        let options = format!("size={mib}m,mode=0777");
+        run(as_root("mount").args(["-t", "tmpfs", "-o", &options, "tombolo-test"]).arg(at)).success();
+        SmallDisk(at.to_path_buf())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, as a failing test may still have files open.
+        run(as_root("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["--non-interactive", program]);
+    command
+}
+
+fn content(number: u64) -> Content {
+    Content::new(number * 4 + 1, 3 << 20)
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("object-{number:04}").into_bytes()
+}
+
+#[test]
+fn the_s3_door_on_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&dir.path().join("disk"), 768);
+    let site = Site::below(&disk.0);
+    let mut server = site.serve();
+    let mut door = S3Door::open(server.client(), "bucket").unwrap();
+    let mut stored = 0;
+    let refusal = loop {
+        match door.put(&key(stored), content(stored), false) {
+            Ok(_) => stored += 1,
+            Err(Failure::Refused(answer)) => break answer,
+            Err(other) => panic!("object {stored}: {other}"),
+        }
+        assert!(stored < 300, "900 MiB fit on a disk of 768 MiB");
+    };
+    assert!(stored > 20, "only {stored} objects fitted");
+    assert!(refusal.starts_with("507") || refusal.starts_with("503"), "{refusal}");
+
+    // The command line says the same, with its own code.
+    let file = dir.path().join("file");
+    std::fs::write(&file, content(stored).bytes()).unwrap();
+    let put = run(&mut site.command(&["put", &file.to_string_lossy(), "Test/lab/bucket/more"])).exits(1);
+    assert!(put.stderr.to_lowercase().contains("space"), "{}", put.stderr);
+
+    // A restart on the full disk changes nothing.
+    server.stop();
+    server = site.serve();
+    door = S3Door::open(server.client(), "bucket").unwrap();
+    for number in 0..stored {
+        assert_eq!(door.read(&key(number), None).unwrap(), Some(content(number)), "reads go on");
+    }
+    assert_eq!(door.read(&key(stored), None).unwrap(), None, "what was refused is not there");
+    for number in (0..stored).filter(|number| number % 2 == 0) {
+        door.delete(&[key(number)]).expect("deletes go on");
+    }
+    site.tombolo(&["gc"]);
+    for number in 1000..1010 {
+        door.put(&key(number), content(number), false).expect("there is space again");
+    }
+    for number in (0..stored).filter(|number| number % 2 == 1).chain(1000..1010) {
+        assert_eq!(door.read(&key(number), None).unwrap(), Some(content(number)));
+    }
+    server.stop();
+    site.tombolo(&["scrub"]);
+    drop(disk);
+}
+
+/// The same without the reserve that keeps writers away from the very end: here it is the file system that says no, in the
+/// middle of whatever the engine was writing.
+#[test]
+fn the_engine_when_the_file_system_itself_runs_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&dir.path().join("disk"), 384);
+    let data = disk.0.join("data");
+    let path = BucketPath::new("Test", "lab", "bucket").unwrap();
+    let options = || OpenOptions { reserve_bytes: 0, ..OpenOptions::default() };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let create = CreateOptions { name: "test".into(), cluster: "Test".into() };
+    let segment = runtime.block_on(Segment::create(&data, create, options())).unwrap();
+    let mut stored = 0_u64;
+    let bucket = EngineDoor::open(runtime.handle(), &segment, &path).unwrap().bucket().clone();
+    let error = runtime.block_on(async {
+        loop {
+            match bucket.put(key(stored), content(stored).bytes(), PutOptions::default()).await {
+                Ok(_) => stored += 1,
+                Err(error) => break error,
+            }
+            assert!(stored < 200, "600 MiB fit on a disk of 384 MiB");
+        }
+    });
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    assert!(stored > 5, "only {stored} objects fitted");
+    runtime.block_on(async {
+        for number in 0..stored {
+            let object = bucket.get(key(number), GetOptions::default()).await.expect("reads go on");
+            assert!(object.bytes(0..u64::MAX).await.unwrap() == content(number).bytes());
+        }
+    });
+    drop(bucket);
+    // Whether or not closing can still write everything, nothing acknowledged may hang on it.
+    let _ = runtime.block_on(segment.close());
+    drop(segment);
+
+    let segment = runtime.block_on(Segment::open(&data, options())).expect("a full segment opens");
+    let mut door = EngineDoor::open(runtime.handle(), &segment, &path).unwrap();
+    for number in 0..stored {
+        assert_eq!(door.read(&key(number), None).unwrap(), Some(content(number)));
+    }
+    let bucket = door.bucket().clone();
+    runtime.block_on(async {
+        for number in (0..stored).filter(|number| number % 3 != 0) {
+            bucket.delete(key(number), DeleteOptions::default()).await.expect("deletes go on");
+        }
+        segment.gc().await.expect("collecting needs no space that is not there");
+    });
+    for number in 1000..1005 {
+        door.put(&key(number), content(number), false).expect("there is space again");
+    }
+    for number in (0..stored).filter(|number| number % 3 == 0).chain(1000..1005) {
+        assert_eq!(door.read(&key(number), None).unwrap(), Some(content(number)));
+    }
+    let report = runtime.block_on(segment.scrub(0, |_, _| {})).unwrap();
+    assert_eq!(report.damage, Vec::<String>::new());
+}
