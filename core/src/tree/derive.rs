@@ -36,7 +36,8 @@ pub struct ShownFile {
     pub entry: Option<Dot>,
     /// Why it shows under a derived name, or at all.
     pub conflict: Option<ConflictKind>,
-    /// Whether this is the content that the node shows under its plain names; `false` for the loser of two edits of one file.
+    /// Whether a change of this file is a change of the node. Otherwise it is one of several contents of the node (the loser of two edits, or all of them when a
+    /// file is rescued), and to change it means to make it a file of its own: a new node with a name here, and a tombstone over just this content.
     pub is_main: bool,
 }
 
@@ -128,7 +129,7 @@ type Stray = (Place, Dot, Rank);
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct FileWish {
     name: Bytes,
-    /// Named files by their entry's place among rivals, then the contents of one file; what was rescued comes last.
+    /// Named files by their entry's place among rivals, then the contents of one file; what was rescued comes last. The second is 0 for a content that stands for its file.
     order: (usize, usize),
     rescued_by: Reverse<Rank>,
     dot: Dot,
@@ -281,10 +282,11 @@ fn collect_files<S: RegisterSource>(source: &S, rules: &Rules) -> HashMap<NodeId
     });
     // Live content without a name shows where it was last written (rule 5).
     for (node, contents) in strays {
+        let several = usize::from(contents.len() > 1);
         for (place, dot, rank) in contents {
             wishes.entry(place.parent).or_default().push(FileWish {
                 name: place.name,
-                order: (usize::MAX, 0),
+                order: (usize::MAX, several),
                 rescued_by: Reverse(rank),
                 dot,
                 node,
@@ -301,7 +303,7 @@ fn name_files(directory: &NodeId, mut wishes: Vec<FileWish>, rules: &Rules, show
     let mut taken: BTreeSet<Bytes> = BTreeSet::new();
     let mut losers = Vec::new();
     let mut show = |wish: &FileWish, name: Bytes, conflict: Option<ConflictKind>| {
-        let is_main = wish.entry.is_none() || wish.order.1 == 0;
+        let is_main = wish.order.1 == 0;
         let place = Place::new(*directory, wish.name.clone());
         let file = ShownFile { node: wish.node, place, content: wish.content, entry: wish.entry, conflict, is_main };
         shown.files.insert(Place::new(*directory, name), file);
