@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p tombolo-benches --bin kv -- figures DIR [CREATES] [INLINE_BYTES]
+//! cargo run --release -p tombolo-benches --bin kv -- churn fjall|redb DIR [INLINE_BYTES]
 //! cargo run --release -p tombolo-benches --bin kv -- full fjall|redb DIR_ON_A_SMALL_FILE_SYSTEM
 //! ```
 //!
@@ -38,8 +39,10 @@ async fn main() -> Outcome<()> {
             load(engine, Path::new(dir), creates.parse()?, inline.parse()?).await
         }
         ["read", engine, dir, creates] => read(engine, Path::new(dir), creates.parse()?).await,
+        ["churn", engine, dir] => churn(engine, Path::new(dir), INLINE_BYTES).await,
+        ["churn", engine, dir, inline] => churn(engine, Path::new(dir), inline.parse()?).await,
         ["full", engine, dir] => full(engine, Path::new(dir)).await,
-        _ => Err("usage: kv figures DIR [CREATES] [INLINE_BYTES] | kv full fjall|redb DIR".into()),
+        _ => Err("usage: kv figures DIR [CREATES] [INLINE_BYTES] | kv churn fjall|redb DIR [INLINE_BYTES] | kv full fjall|redb DIR".into()),
     }
 }
 
@@ -226,6 +229,32 @@ async fn read(engine: &str, dir: &Path, creates: u64) -> Outcome<()> {
     println!(
         "{engine}: {:.0} snapshots/s",
         f64::from(snapshots) / start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Writes the same objects again and again: how much more than what is live stays on disk.
+async fn churn(engine: &str, dir: &Path, inline: usize) -> Outcome<()> {
+    const LIVE: u64 = 20_000;
+    let store = open(engine, dir)?;
+    for pass in 1..=10 {
+        let start = Instant::now();
+        for first in (0..LIVE).step_by(250) {
+            store
+                .commit(create(first..first + 250, inline), Durability::Sync)
+                .await?;
+        }
+        let disk = disk_bytes(&dir.join("store"))?;
+        println!(
+            "{engine}: pass {pass} over {LIVE} objects: {:.0} creates/s, {} bytes on disk per live object",
+            LIVE as f64 / start.elapsed().as_secs_f64(),
+            disk / LIVE
+        );
+    }
+    println!(
+        "{engine}: {} bytes written per create; memory {}",
+        written_bytes()? / (10 * LIVE),
+        memory()?
     );
     Ok(())
 }

@@ -24,8 +24,8 @@ use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{CompressionPolicy, HashRatioPolicy};
 use fjall::{
-    AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode,
-    Readable,
+    AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions,
+    KvSeparationOptions, PersistMode, Readable,
 };
 use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,9 @@ const FREE_BYTES_MIN: u64 = 128 << 20;
 const FREE_PART_MIN: u64 = 32;
 /// Small tables keep compactions short and what they need beside the old tables small: about a hundred MiB.
 const TABLE_BYTES: u64 = 8 << 20;
+/// Values of at least this size in [`Space::Nodes`] are kept in files of their own.
+const SEPARATED_BYTES_MIN: u32 = 1 << 10;
+const SEPARATED_FILE_BYTES: u64 = 16 << 20;
 /// fjall halts writers at 4 sealed write buffers and at 30 runs in a space; this store waits just before that.
 const SEALED_BUFFERS_MAX: usize = 3;
 const RUNS_MAX: usize = 28;
@@ -496,6 +499,13 @@ fn options(space: Space) -> KeyspaceCreateOptions {
         Space::Chunks => options
             .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
             .data_block_hash_ratio_policy(HashRatioPolicy::all(1.0)),
+        // Contents of up to a few KiB lie in nodes. Kept out of the tables they are not rewritten with each compaction.
+        Space::Nodes => options.with_kv_separation(Some(
+            KvSeparationOptions::default()
+                .separation_threshold(SEPARATED_BYTES_MIN)
+                .file_target_size(SEPARATED_FILE_BYTES)
+                .compression(CompressionType::None),
+        )),
         _ => options,
     }
 }
