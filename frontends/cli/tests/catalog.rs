@@ -122,7 +122,7 @@ fn wrong_usage_is_2_and_help_is_0() {
     site.run(&["fly"]).fails(2, "fly");
     site.run(&["ls", "//"]).fails(2, "CLUSTER/TENANT/BUCKET");
     site.run(&["bucket", "set", BUCKET]).fails(2, "KEY=VALUE");
-    assert!(site.run(&["help", "import"]).text().contains("resumed"));
+    assert!(site.run(&["import", "--help"]).text().contains("resumed"));
     assert!(site.run(&["--help"]).text().contains("Exit codes"));
     assert!(site.run(&["completions", "bash"]).text().contains("_tombolo"));
     let mut bare = std::process::Command::new(env!("CARGO_BIN_EXE_tombolo"));

@@ -93,6 +93,8 @@ impl ControlDoor {
                 drop(place);
             });
         }
+        // New work is refused from here on, while what is under way ends.
+        drop(self);
         drop(segment);
         while connections.join_next().await.is_some() {}
     }
