@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
-use tombolo_core::{Error, ErrorKind, Result, Segment};
+use tombolo_core::{Result, Segment};
 
 /// A door that listens already.
 pub(crate) struct Door {
@@ -22,6 +22,17 @@ pub(crate) async fn s3(
     drain: Duration,
     stop: watch::Receiver<bool>,
 ) -> Result<Door> {
-    drop((segment, drain, stop));
-    Err(Error::new(ErrorKind::Failed, format!("S3 on {address}: this build has no S3 door")))
+    let mut options = tombolo_s3::S3Options::default();
+    options.limits.drain_timeout = drain;
+    let door = tombolo_s3::S3Door::bind(segment, &[address], options).await?;
+    let addresses = door.addresses()?;
+    let serving = Box::pin(async move {
+        door.serve(async move {
+            let mut stop = stop;
+            // An error means that who could say stop is gone, which is as good.
+            let _ = stop.wait_for(|stop| *stop).await;
+        })
+        .await;
+    });
+    Ok(Door { addresses, serving })
 }
