@@ -1,6 +1,13 @@
 //! P1 and P3 for the chunk store: what was synced survives every crash, and what is not what it should be is never
 //! returned, but named, and does not touch its neighbours.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;

@@ -6,6 +6,13 @@
 //!
 //! `FIGURES_MIB` sets the amount (default 2,048), `FIGURES_THREADS` the number of appending threads (default: one per core).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
 use bytes::Bytes;
 use std::fs::File;
 use std::hint::black_box;

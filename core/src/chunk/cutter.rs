@@ -212,7 +212,7 @@ mod tests {
             .update(&seed.to_le_bytes())
             .finalize_xof()
             .fill(&mut bytes);
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             bytes[length / 3..length / 2].fill(0);
         }
         Bytes::from(bytes)

@@ -89,7 +89,7 @@ mod tests {
             },
             Location {
                 pack: u64::MAX,
-                offset: u64::MAX & !7,
+                offset: !7,
                 stored: 5,
                 raw: CHUNK_BYTES_MAX,
             },

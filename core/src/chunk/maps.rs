@@ -81,7 +81,7 @@ mod tests {
                 [number as u8]
             );
         };
-        [1, 2, 1, 3, 1, 2].map(get);
+        [1, 2, 1, 3, 1, 2].into_iter().for_each(get);
         assert_eq!(*made.borrow(), [1, 2, 3, 2]);
         cache.remove(2);
         get(2);

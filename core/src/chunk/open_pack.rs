@@ -226,3 +226,84 @@ impl OpenPack {
         Ok(end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::record::{Codec, RecordHeader};
+    use crate::chunk::scan::scan;
+    use crate::disk::FaultyDisk;
+    use crate::id::ChunkId;
+
+    const SEGMENT: SegmentId = SegmentId([1; 16]);
+
+    fn put(pack: &OpenPack, raw: &[u8], offset: u64) -> IndexEntry {
+        let length = raw.len() as u32;
+        let header = RecordHeader {
+            codec: Codec::Raw,
+            id: ChunkId::of(raw),
+            raw: length,
+            stored: length,
+        };
+        pack.file
+            .write_at(&[IoSlice::new(&header.encode()), IoSlice::new(raw)], offset)
+            .unwrap();
+        IndexEntry {
+            id: header.id,
+            offset,
+            stored: length,
+            raw: length,
+        }
+    }
+
+    #[test]
+    fn a_failed_sync_is_final() {
+        let disk = FaultyDisk::new();
+        let pack = OpenPack::create(&disk, &SEGMENT, 0).unwrap();
+        disk.set_fails_syncs(true);
+        assert_eq!(pack.flush().unwrap_err().kind(), ErrorKind::Failed);
+        disk.set_fails_syncs(false);
+        assert_eq!(
+            pack.flush().unwrap_err().kind(),
+            ErrorKind::Failed,
+            "the next success would prove nothing"
+        );
+        pack.set_full();
+        assert_eq!(pack.seal().unwrap_err().kind(), ErrorKind::Failed);
+    }
+
+    #[test]
+    fn a_write_that_failed_between_others_is_a_gap() {
+        for seed in 0..20 {
+            let disk = FaultyDisk::new();
+            let pack = OpenPack::create(&disk, &SEGMENT, 0).unwrap();
+            let [first, second, third, last] =
+                [0; 4].map(|_| pack.reserve(4_000, 1 << 20).unwrap());
+            let third = put(&pack, &[3; 3_944], third);
+            let first = put(&pack, &[1; 3_944], first);
+            assert_eq!(pack.complete(third, 4_000, u64::MAX), Due::Nothing);
+            assert_eq!(pack.abandon(second, 4_000), Due::Nothing);
+            assert_eq!(pack.abandon(last, 4_000), Due::Nothing);
+            assert_eq!(pack.bytes(), last, "nobody came after the last one");
+            assert!(!pack.set_full());
+            assert_eq!(pack.complete(first, 4_000, u64::MAX), Due::Seal);
+            pack.flush().unwrap();
+            disk.sync_dir().unwrap();
+            if seed % 2 == 0 {
+                disk.crash(seed);
+                let found = scan(&*disk.open(&pack_name(0)).unwrap()).unwrap();
+                assert_eq!(found.entries, [first, third]);
+                assert_eq!((found.gap_bytes, found.end), (4_000, last));
+            } else {
+                let bytes = pack.seal().unwrap();
+                assert_eq!(bytes, pack.file.len().unwrap());
+                disk.crash(seed);
+                let read =
+                    crate::chunk::read::read_index(&*disk.open(&pack_name(0)).unwrap(), 0).unwrap();
+                let mut expected = vec![first, third];
+                expected.sort();
+                assert_eq!(read, expected);
+            }
+        }
+    }
+}

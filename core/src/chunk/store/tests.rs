@@ -332,7 +332,7 @@ fn arguments_that_can_not_be_are_refused() {
     store.seal_active().unwrap();
     for bad in [
         Location {
-            offset: u64::MAX & !7,
+            offset: !7,
             ..location
         },
         Location {
