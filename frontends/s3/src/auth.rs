@@ -27,10 +27,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(segment: &Segment, tenant: Option<TenantPath>) -> Keys {
-        Keys {
-            catalog: segment.catalog(),
-            tenant,
-        }
+        Keys { catalog: segment.catalog(), tenant }
     }
 
     /// The user and the secret of a key.
@@ -38,11 +35,7 @@ impl Keys {
     /// # Errors
     /// `InvalidAccessKeyId`, also for keys of tenants that this door does not serve.
     pub(crate) async fn find(&self, access_key: &str) -> S3Result<(Caller, SecretKey)> {
-        let found = self
-            .catalog
-            .find_key(access_key)
-            .await
-            .map_err(from_engine)?;
+        let found = self.catalog.find_key(access_key).await.map_err(from_engine)?;
         let (user, secret) = found
             .filter(|(user, _)| self.tenant.as_ref().is_none_or(|only| *only == user.tenant))
             .ok_or_else(unknown_key)?;
@@ -57,26 +50,17 @@ fn unknown_key() -> S3Error {
 
 /// What anonymous callers get.
 pub(crate) fn anonymous() -> S3Error {
-    refuse(
-        S3ErrorCode::AccessDenied,
-        "Access Denied: requests must be signed",
-    )
+    refuse(S3ErrorCode::AccessDenied, "Access Denied: requests must be signed")
 }
 
 /// Checks `x-amz-expected-bucket-owner`: a tenant is known as its name or as `cluster/tenant`.
 pub(crate) fn check_owner(headers: &http::HeaderMap, tenant: &TenantPath) -> S3Result<()> {
-    for name in [
-        "x-amz-expected-bucket-owner",
-        "x-amz-source-expected-bucket-owner",
-    ] {
+    for name in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
         if let Some(owner) = headers.get(name)
             && owner.as_bytes() != tenant.tenant.as_bytes()
             && owner.as_bytes() != tenant.to_string().as_bytes()
         {
-            return Err(refuse(
-                S3ErrorCode::AccessDenied,
-                "Access Denied: the bucket has another owner",
-            ));
+            return Err(refuse(S3ErrorCode::AccessDenied, "Access Denied: the bucket has another owner"));
         }
     }
     Ok(())
@@ -117,11 +101,6 @@ mod tests {
         assert!(check_owner(&http::HeaderMap::new(), &tenant).is_ok());
         assert!(check_owner(&headers("lab"), &tenant).is_ok());
         assert!(check_owner(&headers("west/lab"), &tenant).is_ok());
-        assert_eq!(
-            check_owner(&headers("111122223333"), &tenant)
-                .unwrap_err()
-                .code(),
-            &S3ErrorCode::AccessDenied
-        );
+        assert_eq!(check_owner(&headers("111122223333"), &tenant).unwrap_err().code(), &S3ErrorCode::AccessDenied);
     }
 }

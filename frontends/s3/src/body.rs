@@ -56,9 +56,7 @@ impl std::error::Error for Refused {}
 pub(crate) fn chunk_error(error: &ChunkError) -> S3Error {
     let message = error.to_string();
     match error {
-        ChunkError::ChunkTooLarge(..) => {
-            custom("InvalidChunkSizeError", StatusCode::BAD_REQUEST, message)
-        }
+        ChunkError::ChunkTooLarge(..) => custom("InvalidChunkSizeError", StatusCode::BAD_REQUEST, message),
         ChunkError::TooLong | ChunkError::TooShort => refuse(S3ErrorCode::IncompleteBody, message),
         ChunkError::Trailer => custom("MalformedTrailerError", StatusCode::BAD_REQUEST, message),
         ChunkError::Header | ChunkError::DataEnd => refuse(S3ErrorCode::InvalidRequest, message),
@@ -190,11 +188,7 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
         if now != before {
             self.permit = None;
             let units = now.div_ceil(BUDGET_UNIT_BYTES);
-            self.wanted_units = if now > FREE_CHUNK_BYTES {
-                u32::try_from(units).unwrap_or(u32::MAX)
-            } else {
-                0
-            };
+            self.wanted_units = if now > FREE_CHUNK_BYTES { u32::try_from(units).unwrap_or(u32::MAX) } else { 0 };
         }
         Ok(())
     }
@@ -202,9 +196,7 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
     fn verify(&mut self) -> Result<(), StdError> {
         if let Some((hasher, declared)) = self.digest.take() {
             let (checksums, md5) = hasher.finish();
-            declared
-                .verify(&checksums, md5)
-                .map_err(|error| self.refuse(error))?;
+            declared.verify(&checksums, md5).map_err(|error| self.refuse(error))?;
         }
         Ok(())
     }
@@ -217,10 +209,7 @@ where
     type Data = Bytes;
     type Error = StdError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
         let this = self.get_mut();
         loop {
             ready!(this.poll_budget(context));
@@ -279,18 +268,10 @@ mod tests {
 
     fn guard(rechunker: Option<Rechunker>, digest: Option<Declared>) -> Guard {
         let budget = PollSemaphore::new(Arc::new(Semaphore::new(4)));
-        Guard {
-            rechunker,
-            digest,
-            idle_timeout: Duration::from_secs(5),
-            budget,
-        }
+        Guard { rechunker, digest, idle_timeout: Duration::from_secs(5), budget }
     }
 
-    async fn collect<B: Body<Data = Bytes> + Unpin>(
-        inner: B,
-        guard: Guard,
-    ) -> (Result<Bytes, StdError>, Fault)
+    async fn collect<B: Body<Data = Bytes> + Unpin>(inner: B, guard: Guard) -> (Result<Bytes, StdError>, Fault)
     where
         StdError: From<B::Error>,
     {
@@ -302,12 +283,7 @@ mod tests {
     #[tokio::test]
     async fn plain_bodies_pass_with_their_size() {
         let full = || Full::new(Bytes::from_static(b"hello"));
-        let body = GuardBody::new(
-            full(),
-            guard(None, None),
-            Fault::default(),
-            Leftover::default(),
-        );
+        let body = GuardBody::new(full(), guard(None, None), Fault::default(), Leftover::default());
         assert_eq!(body.size_hint().exact(), Some(5));
         let (bytes, fault) = collect(full(), guard(None, None)).await;
         assert_eq!(bytes.unwrap(), "hello");
@@ -316,50 +292,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_digest_that_does_not_match_ends_the_body_with_bad_digest() {
-        let md5 = |value: [u8; 16]| {
-            Some(Declared {
-                md5: Some(value),
-                ..Declared::default()
-            })
-        };
-        let (bytes, fault) = collect(
-            Full::new(Bytes::from_static(b"hello")),
-            guard(None, md5([0; 16])),
-        )
-        .await;
+        let md5 = |value: [u8; 16]| Some(Declared { md5: Some(value), ..Declared::default() });
+        let (bytes, fault) = collect(Full::new(Bytes::from_static(b"hello")), guard(None, md5([0; 16]))).await;
         assert!(bytes.is_err());
         assert_eq!(fault.take().unwrap().code(), &S3ErrorCode::BadDigest);
         let mut hasher = Hasher::new(&[], true);
         hasher.update(b"hello");
         let right = md5(hasher.finish().1.unwrap());
-        assert_eq!(
-            collect(Full::new(Bytes::from_static(b"hello")), guard(None, right))
-                .await
-                .0
-                .unwrap(),
-            "hello"
-        );
+        assert_eq!(collect(Full::new(Bytes::from_static(b"hello")), guard(None, right)).await.0.unwrap(), "hello");
     }
 
     #[tokio::test]
     async fn a_bad_chunk_leaves_its_own_error() {
         let rechunker = Rechunker::new(ChunkMode::Unsigned, 5, 0, &[]);
-        let (bytes, fault) = collect(
-            Full::new(Bytes::from_static(b"5\r\nhello\r\n")),
-            guard(Some(rechunker), None),
-        )
-        .await;
+        let (bytes, fault) =
+            collect(Full::new(Bytes::from_static(b"5\r\nhello\r\n")), guard(Some(rechunker), None)).await;
         assert!(bytes.is_err());
         assert_eq!(fault.take().unwrap().code(), &S3ErrorCode::IncompleteBody);
         let rechunker = Rechunker::new(ChunkMode::Unsigned, 5, 0, &[]);
         let whole = Full::new(Bytes::from_static(b"5\r\nhello\r\n0\r\n\r\n"));
-        assert_eq!(
-            collect(whole, guard(Some(rechunker), None))
-                .await
-                .0
-                .unwrap(),
-            "5\r\nhello\r\n0\r\n\r\n"
-        );
+        assert_eq!(collect(whole, guard(Some(rechunker), None)).await.0.unwrap(), "5\r\nhello\r\n0\r\n\r\n");
     }
 
     #[tokio::test(start_paused = true)]
@@ -378,8 +330,7 @@ mod tests {
         let mut rest = vec![1u8; size as usize];
         rest.extend(format!("\r\n0;chunk-signature={signature}\r\n\r\n").into_bytes());
         let total = first.len() + rest.len();
-        let frames = [Bytes::from(first), Bytes::from(rest)]
-            .map(|piece| Ok::<_, StdError>(Frame::data(piece)));
+        let frames = [Bytes::from(first), Bytes::from(rest)].map(|piece| Ok::<_, StdError>(Frame::data(piece)));
         let budget = Arc::new(Semaphore::new(5));
         let taken = budget.clone().acquire_many_owned(1).await.unwrap();
         let guard = Guard {

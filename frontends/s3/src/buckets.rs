@@ -24,24 +24,11 @@ impl Operations {
         check_features(&req.headers)?;
         let name = req.input.bucket;
         if !is_s3_bucket_name(&name) {
-            return Err(refuse(
-                S3ErrorCode::InvalidBucketName,
-                "The specified bucket is not valid.",
-            ));
+            return Err(refuse(S3ErrorCode::InvalidBucketName, "The specified bucket is not valid."));
         }
-        let path = caller(&req.extensions)?
-            .tenant()
-            .bucket(&name)
-            .map_err(from_engine)?;
-        match self
-            .segment
-            .catalog()
-            .create_bucket(&path, BucketPolicy::default())
-            .await
-        {
-            Ok(_) => Ok(S3Response::new(CreateBucketOutput {
-                location: Some(format!("/{name}")),
-            })),
+        let path = caller(&req.extensions)?.tenant().bucket(&name).map_err(from_engine)?;
+        match self.segment.catalog().create_bucket(&path, BucketPolicy::default()).await {
+            Ok(_) => Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) })),
             Err(error) if error.kind() == tombolo_core::ErrorKind::Exists => {
                 let message = "Your previous request to create the named bucket succeeded and you already own it.";
                 Err(refuse(S3ErrorCode::BucketAlreadyOwnedByYou, message))
@@ -58,22 +45,17 @@ impl Operations {
         match self.segment.catalog().delete_bucket(bucket.path()).await {
             Ok(()) => Ok(S3Response::new(DeleteBucketOutput {})),
             Err(error) if error.kind() == tombolo_core::ErrorKind::NotEmpty => {
-                let message = "The bucket you tried to delete is not empty. You must delete all versions in the bucket.";
+                let message =
+                    "The bucket you tried to delete is not empty. You must delete all versions in the bucket.";
                 Err(refuse(S3ErrorCode::BucketNotEmpty, message))
             }
             Err(error) => Err(from_engine(error)),
         }
     }
 
-    pub(crate) async fn head_bucket(
-        &self,
-        req: S3Request<HeadBucketInput>,
-    ) -> S3Result<S3Response<HeadBucketOutput>> {
+    pub(crate) async fn head_bucket(&self, req: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
         self.bucket(&req.extensions, &req.input.bucket).await?;
-        Ok(S3Response::new(HeadBucketOutput {
-            bucket_region: Some(REGION.to_owned()),
-            ..Default::default()
-        }))
+        Ok(S3Response::new(HeadBucketOutput { bucket_region: Some(REGION.to_owned()), ..Default::default() }))
     }
 
     pub(crate) async fn list_buckets(
@@ -87,29 +69,15 @@ impl Operations {
             let message = "max-buckets must be an integer between 1 and 10000";
             return Err(refuse(S3ErrorCode::InvalidArgument, message));
         }
-        let after = input
-            .continuation_token
-            .as_deref()
-            .map(read_token)
-            .transpose()?;
-        let mut all = self
-            .segment
-            .catalog()
-            .buckets(&tenant)
-            .await
-            .map_err(from_engine)?;
+        let after = input.continuation_token.as_deref().map(read_token).transpose()?;
+        let mut all = self.segment.catalog().buckets(&tenant).await.map_err(from_engine)?;
         all.sort_by(|a, b| a.path.bucket.cmp(&b.path.bucket));
         let prefix = input.prefix.as_deref().unwrap_or("");
-        let wanted = |name: &str| {
-            name.starts_with(prefix) && after.as_deref().is_none_or(|after| name > after)
-        };
+        let wanted = |name: &str| name.starts_with(prefix) && after.as_deref().is_none_or(|after| name > after);
         all.retain(|info| wanted(&info.path.bucket));
         let is_truncated = all.len() > usize::try_from(max).unwrap_or(usize::MAX);
         all.truncate(usize::try_from(max).unwrap_or(usize::MAX));
-        let next = all
-            .last()
-            .filter(|_| is_truncated)
-            .map(|info| URL_SAFE_NO_PAD.encode(&info.path.bucket));
+        let next = all.last().filter(|_| is_truncated).map(|info| URL_SAFE_NO_PAD.encode(&info.path.bucket));
         let buckets = all
             .into_iter()
             .map(|info| Bucket {
@@ -133,17 +101,10 @@ impl Operations {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let status = match bucket.info().await.map_err(from_engine)?.policy.versioning {
             Versioning::Off => None,
-            Versioning::On => Some(BucketVersioningStatus::from_static(
-                BucketVersioningStatus::ENABLED,
-            )),
-            Versioning::Suspended => Some(BucketVersioningStatus::from_static(
-                BucketVersioningStatus::SUSPENDED,
-            )),
+            Versioning::On => Some(BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED)),
+            Versioning::Suspended => Some(BucketVersioningStatus::from_static(BucketVersioningStatus::SUSPENDED)),
         };
-        Ok(S3Response::new(GetBucketVersioningOutput {
-            mfa_delete: None,
-            status,
-        }))
+        Ok(S3Response::new(GetBucketVersioningOutput { mfa_delete: None, status }))
     }
 
     pub(crate) async fn put_versioning(
@@ -152,49 +113,27 @@ impl Operations {
     ) -> S3Result<S3Response<PutBucketVersioningOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let configuration = req.input.versioning_configuration;
-        if configuration
-            .mfa_delete
-            .as_ref()
-            .is_some_and(|mfa| mfa.as_str() == MFADelete::ENABLED)
-        {
-            return Err(refuse(
-                S3ErrorCode::NotImplemented,
-                "MFA delete is not implemented",
-            ));
+        if configuration.mfa_delete.as_ref().is_some_and(|mfa| mfa.as_str() == MFADelete::ENABLED) {
+            return Err(refuse(S3ErrorCode::NotImplemented, "MFA delete is not implemented"));
         }
         let versioning = match configuration.status.as_ref().map(|status| status.as_str()) {
             Some(BucketVersioningStatus::ENABLED) => Versioning::On,
             Some(BucketVersioningStatus::SUSPENDED) => Versioning::Suspended,
             _ => {
                 let message = "The Versioning element must be specified as Enabled or Suspended";
-                return Err(refuse(
-                    S3ErrorCode::IllegalVersioningConfigurationException,
-                    message,
-                ));
+                return Err(refuse(S3ErrorCode::IllegalVersioningConfigurationException, message));
             }
         };
         let policy = bucket.info().await.map_err(from_engine)?.policy;
         if policy.versioning != versioning {
-            let policy = BucketPolicy {
-                versioning,
-                ..policy
-            };
-            self.segment
-                .catalog()
-                .set_policy(bucket.path(), policy)
-                .await
-                .map_err(from_engine)?;
+            let policy = BucketPolicy { versioning, ..policy };
+            self.segment.catalog().set_policy(bucket.path(), policy).await.map_err(from_engine)?;
         }
         Ok(S3Response::new(PutBucketVersioningOutput::default()))
     }
 
     /// What S3 says about a configuration that the bucket does not have; `NoSuchBucket` if there is no bucket.
-    pub(crate) async fn unconfigured(
-        &self,
-        extensions: &http::Extensions,
-        bucket: &str,
-        error: S3Error,
-    ) -> S3Error {
+    pub(crate) async fn unconfigured(&self, extensions: &http::Extensions, bucket: &str, error: S3Error) -> S3Error {
         match self.bucket(extensions, bucket).await {
             Ok(_) => error,
             Err(missing) => missing,
@@ -203,16 +142,8 @@ impl Operations {
 }
 
 fn read_token(token: &str) -> S3Result<String> {
-    let name = URL_SAFE_NO_PAD
-        .decode(token)
-        .ok()
-        .and_then(|name| String::from_utf8(name).ok());
-    name.ok_or_else(|| {
-        refuse(
-            S3ErrorCode::InvalidArgument,
-            "The continuation token provided is incorrect",
-        )
-    })
+    let name = URL_SAFE_NO_PAD.decode(token).ok().and_then(|name| String::from_utf8(name).ok());
+    name.ok_or_else(|| refuse(S3ErrorCode::InvalidArgument, "The continuation token provided is incorrect"))
 }
 
 /// The grants of everything a tenant owns: the owner may do everything, nobody else anything.
@@ -236,32 +167,19 @@ pub(crate) mod missing {
 
     pub(crate) fn encryption() -> S3Error {
         let message = "The server side encryption configuration was not found";
-        custom(
-            "ServerSideEncryptionConfigurationNotFoundError",
-            StatusCode::NOT_FOUND,
-            message,
-        )
+        custom("ServerSideEncryptionConfigurationNotFoundError", StatusCode::NOT_FOUND, message)
     }
 
     pub(crate) fn policy() -> S3Error {
-        refuse(
-            S3ErrorCode::NoSuchBucketPolicy,
-            "The bucket policy does not exist",
-        )
+        refuse(S3ErrorCode::NoSuchBucketPolicy, "The bucket policy does not exist")
     }
 
     pub(crate) fn cors() -> S3Error {
-        refuse(
-            S3ErrorCode::NoSuchCORSConfiguration,
-            "The CORS configuration does not exist",
-        )
+        refuse(S3ErrorCode::NoSuchCORSConfiguration, "The CORS configuration does not exist")
     }
 
     pub(crate) fn lifecycle() -> S3Error {
-        refuse(
-            S3ErrorCode::NoSuchLifecycleConfiguration,
-            "The lifecycle configuration does not exist",
-        )
+        refuse(S3ErrorCode::NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist")
     }
 
     pub(crate) fn tagging() -> S3Error {
@@ -285,11 +203,7 @@ pub(crate) mod missing {
 
     pub(crate) fn public_access_block() -> S3Error {
         let message = "The public access block configuration was not found";
-        custom(
-            "NoSuchPublicAccessBlockConfiguration",
-            StatusCode::NOT_FOUND,
-            message,
-        )
+        custom("NoSuchPublicAccessBlockConfiguration", StatusCode::NOT_FOUND, message)
     }
 
     pub(crate) fn replication() -> S3Error {
@@ -305,28 +219,16 @@ mod tests {
     #[test]
     fn missing_configurations_are_not_found() {
         for (error, code) in [
-            (
-                missing::encryption(),
-                "ServerSideEncryptionConfigurationNotFoundError",
-            ),
+            (missing::encryption(), "ServerSideEncryptionConfigurationNotFoundError"),
             (missing::policy(), "NoSuchBucketPolicy"),
             (missing::cors(), "NoSuchCORSConfiguration"),
             (missing::lifecycle(), "NoSuchLifecycleConfiguration"),
             (missing::tagging(), "NoSuchTagSet"),
             (missing::website(), "NoSuchWebsiteConfiguration"),
-            (
-                missing::object_lock(),
-                "ObjectLockConfigurationNotFoundError",
-            ),
+            (missing::object_lock(), "ObjectLockConfigurationNotFoundError"),
             (missing::object_retention(), "NoSuchObjectLockConfiguration"),
-            (
-                missing::public_access_block(),
-                "NoSuchPublicAccessBlockConfiguration",
-            ),
-            (
-                missing::replication(),
-                "ReplicationConfigurationNotFoundError",
-            ),
+            (missing::public_access_block(), "NoSuchPublicAccessBlockConfiguration"),
+            (missing::replication(), "ReplicationConfigurationNotFoundError"),
         ] {
             assert_eq!(error.code().as_str(), code);
             assert_eq!(error.status_code(), Some(StatusCode::NOT_FOUND), "{code}");
@@ -337,13 +239,7 @@ mod tests {
     fn the_owner_may_do_everything() {
         let grants = owner_grants(&TenantPath::new("west", "lab").unwrap());
         assert_eq!(grants.len(), 1);
-        assert_eq!(
-            grants[0].permission.as_ref().unwrap().as_str(),
-            "FULL_CONTROL"
-        );
-        assert_eq!(
-            grants[0].grantee.as_ref().unwrap().id.as_deref(),
-            Some("west/lab")
-        );
+        assert_eq!(grants[0].permission.as_ref().unwrap().as_str(), "FULL_CONTROL");
+        assert_eq!(grants[0].grantee.as_ref().unwrap().id.as_deref(), Some("west/lab"));
     }
 }

@@ -47,22 +47,14 @@ impl Coverage {
         match text {
             "FULL_OBJECT" => Ok(Coverage::FullObject),
             "COMPOSITE" => Ok(Coverage::Composite),
-            _ => Err(refuse(
-                S3ErrorCode::InvalidRequest,
-                "Value for x-amz-checksum-type header is invalid.",
-            )),
+            _ => Err(refuse(S3ErrorCode::InvalidRequest, "Value for x-amz-checksum-type header is invalid.")),
         }
     }
 }
 
 impl Algorithm {
-    pub(crate) const ALL: [Algorithm; 5] = [
-        Algorithm::Crc32,
-        Algorithm::Crc32c,
-        Algorithm::Crc64Nvme,
-        Algorithm::Sha1,
-        Algorithm::Sha256,
-    ];
+    pub(crate) const ALL: [Algorithm; 5] =
+        [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64Nvme, Algorithm::Sha1, Algorithm::Sha256];
 
     /// As kept in [`Checksum::algorithm`].
     pub(crate) fn name(self) -> &'static str {
@@ -115,11 +107,7 @@ impl Algorithm {
 
     /// The coverage of a multipart upload that names the algorithm and no type.
     pub(crate) fn default_coverage(self) -> Coverage {
-        if self == Algorithm::Crc64Nvme {
-            Coverage::FullObject
-        } else {
-            Coverage::Composite
-        }
+        if self == Algorithm::Crc64Nvme { Coverage::FullObject } else { Coverage::Composite }
     }
 
     /// Whether S3 takes the algorithm with this coverage.
@@ -143,10 +131,7 @@ impl Algorithm {
     pub(crate) fn decode(self, text: &str) -> S3Result<Bytes> {
         match STANDARD.decode(text) {
             Ok(value) if value.len() == self.value_bytes() => Ok(value.into()),
-            _ => Err(refuse(
-                S3ErrorCode::InvalidRequest,
-                format!("Value for {} header is invalid.", self.header()),
-            )),
+            _ => Err(refuse(S3ErrorCode::InvalidRequest, format!("Value for {} header is invalid.", self.header()))),
         }
     }
 
@@ -154,10 +139,7 @@ impl Algorithm {
     pub(crate) fn mismatch(self) -> s3s::S3Error {
         refuse(
             S3ErrorCode::BadDigest,
-            format!(
-                "The {} you specified did not match the calculated checksum.",
-                self.s3_name()
-            ),
+            format!("The {} you specified did not match the calculated checksum.", self.s3_name()),
         )
     }
 
@@ -170,29 +152,18 @@ impl Algorithm {
 /// A checksum's value in a header: base64, with `-PARTS` when it covers parts.
 pub(crate) fn encode(checksum: &Checksum) -> String {
     let value = STANDARD.encode(&checksum.value);
-    if checksum.parts > 0 {
-        format!("{value}-{}", checksum.parts)
-    } else {
-        value
-    }
+    if checksum.parts > 0 { format!("{value}-{}", checksum.parts) } else { value }
 }
 
 /// The kept checksum of an algorithm, as header text.
 pub(crate) fn find(checksums: &[Checksum], algorithm: Algorithm) -> Option<String> {
-    checksums
-        .iter()
-        .find(|c| c.algorithm == algorithm.name())
-        .map(encode)
+    checksums.iter().find(|c| c.algorithm == algorithm.name()).map(encode)
 }
 
 /// The value for `x-amz-checksum-type`, when anything is kept.
 pub(crate) fn coverage_of(checksums: &[Checksum]) -> Option<Coverage> {
     let first = checksums.first()?;
-    Some(if first.parts > 0 {
-        Coverage::Composite
-    } else {
-        Coverage::FullObject
-    })
+    Some(if first.parts > 0 { Coverage::Composite } else { Coverage::FullObject })
 }
 
 /// Runs the wanted algorithms over a content in one pass.
@@ -214,10 +185,7 @@ impl Hasher {
             None if algorithm == Algorithm::Sha1 => State::Sha1(sha1::Sha1::new()),
             None => State::Sha256(sha2::Sha256::new()),
         };
-        Hasher {
-            states: algorithms.iter().map(|&a| (a, state(a))).collect(),
-            md5: md5.then(md5::Md5::new),
-        }
+        Hasher { states: algorithms.iter().map(|&a| (a, state(a))).collect(), md5: md5.then(md5::Md5::new) }
     }
 
     pub(crate) fn update(&mut self, data: &[u8]) {
@@ -243,11 +211,7 @@ impl Hasher {
         let checksums = self
             .states
             .into_iter()
-            .map(|(a, state)| Checksum {
-                algorithm: a.name().into(),
-                value: value(a, state),
-                parts: 0,
-            })
+            .map(|(a, state)| Checksum { algorithm: a.name().into(), value: value(a, state), parts: 0 })
             .collect();
         (checksums, self.md5.map(|digest| digest.finalize().into()))
     }
@@ -290,21 +254,10 @@ impl Declared {
     /// Reads `Content-MD5`, `x-amz-checksum-*`, `x-amz-trailer` and `x-amz-sdk-checksum-algorithm`.
     pub(crate) fn from_headers(headers: &HeaderMap) -> S3Result<Declared> {
         let text = |name: &str| -> S3Result<Option<&str>> {
-            let invalid = || {
-                refuse(
-                    S3ErrorCode::InvalidRequest,
-                    format!("Value for {name} header is invalid."),
-                )
-            };
-            headers
-                .get(name)
-                .map(|v| v.to_str().map(str::trim).map_err(|_| invalid()))
-                .transpose()
+            let invalid = || refuse(S3ErrorCode::InvalidRequest, format!("Value for {name} header is invalid."));
+            headers.get(name).map(|v| v.to_str().map(str::trim).map_err(|_| invalid())).transpose()
         };
-        let mut declared = Declared {
-            md5: content_md5(headers)?,
-            ..Declared::default()
-        };
+        let mut declared = Declared { md5: content_md5(headers)?, ..Declared::default() };
         for algorithm in Algorithm::ALL {
             if let Some(value) = text(algorithm.header())? {
                 declared.claim(algorithm)?;
@@ -313,10 +266,7 @@ impl Declared {
         }
         for name in text("x-amz-trailer")?.unwrap_or("").split(',') {
             let name = name.trim();
-            if let Some(algorithm) = Algorithm::ALL
-                .into_iter()
-                .find(|a| a.header().eq_ignore_ascii_case(name))
-            {
+            if let Some(algorithm) = Algorithm::ALL.into_iter().find(|a| a.header().eq_ignore_ascii_case(name)) {
                 declared.claim(algorithm)?;
                 declared.in_trailer = true;
             }
@@ -346,15 +296,10 @@ impl Declared {
         let Some(algorithm) = self.algorithm.filter(|_| self.in_trailer) else {
             return Ok(());
         };
-        let value = trailers
-            .and_then(|map| map.get(algorithm.header()))
-            .and_then(|value| value.to_str().ok())
-            .ok_or_else(|| {
-                refuse(
-                    S3ErrorCode::InvalidRequest,
-                    format!("The trailer {} is missing.", algorithm.header()),
-                )
-            })?;
+        let value =
+            trailers.and_then(|map| map.get(algorithm.header())).and_then(|value| value.to_str().ok()).ok_or_else(
+                || refuse(S3ErrorCode::InvalidRequest, format!("The trailer {} is missing.", algorithm.header())),
+            )?;
         self.value = Some(algorithm.decode(value.trim())?);
         Ok(())
     }
@@ -384,33 +329,18 @@ pub(crate) fn content_md5(headers: &HeaderMap) -> S3Result<Option<[u8; 16]>> {
     let Some(value) = headers.get("content-md5") else {
         return Ok(None);
     };
-    let value = STANDARD
-        .decode(value.as_bytes())
-        .ok()
-        .and_then(|v| <[u8; 16]>::try_from(v).ok());
+    let value = STANDARD.decode(value.as_bytes()).ok().and_then(|v| <[u8; 16]>::try_from(v).ok());
     match value {
         Some(value) => Ok(Some(value)),
-        None => Err(refuse(
-            S3ErrorCode::InvalidDigest,
-            "The Content-MD5 you specified is not valid.",
-        )),
+        None => Err(refuse(S3ErrorCode::InvalidDigest, "The Content-MD5 you specified is not valid.")),
     }
 }
 
 /// The checksum of a multipart object from its parts', in order. `None` when a part has none of this algorithm.
-pub(crate) fn combine(
-    algorithm: Algorithm,
-    coverage: Coverage,
-    parts: &[PartInfo],
-) -> Option<Checksum> {
+pub(crate) fn combine(algorithm: Algorithm, coverage: Coverage, parts: &[PartInfo]) -> Option<Checksum> {
     let values: Option<Vec<&Bytes>> = parts
         .iter()
-        .map(|part| {
-            part.checksums
-                .iter()
-                .find(|c| c.algorithm == algorithm.name())
-                .map(|c| &c.value)
-        })
+        .map(|part| part.checksums.iter().find(|c| c.algorithm == algorithm.name()).map(|c| &c.value))
         .collect();
     let values = values?;
     let name = algorithm.name().to_owned();
@@ -419,28 +349,17 @@ pub(crate) fn combine(
             let mut hasher = Hasher::new(&[algorithm], false);
             values.iter().for_each(|value| hasher.update(value));
             let value = hasher.finish().0.pop()?.value;
-            Some(Checksum {
-                algorithm: name,
-                value,
-                parts: u32::try_from(parts.len()).ok()?,
-            })
+            Some(Checksum { algorithm: name, value, parts: u32::try_from(parts.len()).ok()? })
         }
         Coverage::FullObject => {
             let crc = algorithm.crc()?;
-            let number = |value: &Bytes| {
-                value
-                    .iter()
-                    .fold(0u64, |sum, &byte| (sum << 8) | u64::from(byte))
-            };
+            let number = |value: &Bytes| value.iter().fold(0u64, |sum, &byte| (sum << 8) | u64::from(byte));
             let empty = crc_fast::checksum(crc, b"");
-            let whole = values.iter().zip(parts).fold(empty, |sum, (value, part)| {
-                crc_fast::checksum_combine(crc, sum, number(value), part.size)
-            });
-            Some(Checksum {
-                algorithm: name,
-                value: algorithm.crc_value(whole),
-                parts: 0,
-            })
+            let whole = values
+                .iter()
+                .zip(parts)
+                .fold(empty, |sum, (value, part)| crc_fast::checksum_combine(crc, sum, number(value), part.size));
+            Some(Checksum { algorithm: name, value: algorithm.crc_value(whole), parts: 0 })
         }
     }
 }
@@ -470,26 +389,11 @@ mod tests {
     fn known_values() {
         // The check values of "123456789" in the CRC catalogue, and FIPS 180 for the hashes of "abc".
         let digits = b"123456789";
-        assert_eq!(
-            hash(Algorithm::Crc32, digits).value,
-            0xcbf4_3926u32.to_be_bytes().as_slice()
-        );
-        assert_eq!(
-            hash(Algorithm::Crc32c, digits).value,
-            0xe306_9283u32.to_be_bytes().as_slice()
-        );
-        assert_eq!(
-            hash(Algorithm::Crc64Nvme, digits).value,
-            0xae8b_1486_0a79_9888u64.to_be_bytes().as_slice()
-        );
-        assert_eq!(
-            encode(&hash(Algorithm::Sha1, b"abc")),
-            "qZk+NkcGgWq6PiVxeFDCbJzQ2J0="
-        );
-        assert_eq!(
-            encode(&hash(Algorithm::Sha256, b"abc")),
-            "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
-        );
+        assert_eq!(hash(Algorithm::Crc32, digits).value, 0xcbf4_3926u32.to_be_bytes().as_slice());
+        assert_eq!(hash(Algorithm::Crc32c, digits).value, 0xe306_9283u32.to_be_bytes().as_slice());
+        assert_eq!(hash(Algorithm::Crc64Nvme, digits).value, 0xae8b_1486_0a79_9888u64.to_be_bytes().as_slice());
+        assert_eq!(encode(&hash(Algorithm::Sha1, b"abc")), "qZk+NkcGgWq6PiVxeFDCbJzQ2J0=");
+        assert_eq!(encode(&hash(Algorithm::Sha256, b"abc")), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
     }
 
     #[test]
@@ -504,105 +408,58 @@ mod tests {
             }
         }
         let parts = [part(1, b"a", Algorithm::Sha256)];
-        assert_eq!(
-            combine(Algorithm::Sha256, Coverage::FullObject, &parts),
-            None
-        );
-        assert_eq!(
-            combine(Algorithm::Sha1, Coverage::Composite, &parts),
-            None,
-            "no part has a sha1"
-        );
+        assert_eq!(combine(Algorithm::Sha256, Coverage::FullObject, &parts), None);
+        assert_eq!(combine(Algorithm::Sha1, Coverage::Composite, &parts), None, "no part has a sha1");
     }
 
     #[test]
     fn composite_checksums_hash_the_parts_values() {
-        let parts = [
-            part(1, b"hello", Algorithm::Sha256),
-            part(2, b"world", Algorithm::Sha256),
-        ];
+        let parts = [part(1, b"hello", Algorithm::Sha256), part(2, b"world", Algorithm::Sha256)];
         let whole = combine(Algorithm::Sha256, Coverage::Composite, &parts).unwrap();
-        let joined = [
-            hash(Algorithm::Sha256, b"hello").value,
-            hash(Algorithm::Sha256, b"world").value,
-        ]
-        .concat();
+        let joined = [hash(Algorithm::Sha256, b"hello").value, hash(Algorithm::Sha256, b"world").value].concat();
         assert_eq!(whole.value, hash(Algorithm::Sha256, &joined).value);
         assert!(encode(&whole).ends_with("=-2"), "{}", encode(&whole));
         assert_eq!(coverage_of(&[whole]), Some(Coverage::Composite));
     }
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
-        list.iter()
-            .map(|(k, v)| (http::HeaderName::from_static(k), v.parse().unwrap()))
-            .collect()
+        list.iter().map(|(k, v)| (http::HeaderName::from_static(k), v.parse().unwrap())).collect()
     }
 
     #[test]
     fn declared_checksums_are_read_and_verified() {
         let good = hash(Algorithm::Crc32, b"abc");
-        let declared =
-            Declared::from_headers(&headers(&[("x-amz-checksum-crc32", &encode(&good))])).unwrap();
+        let declared = Declared::from_headers(&headers(&[("x-amz-checksum-crc32", &encode(&good))])).unwrap();
         declared.verify(&[good.clone()], None).unwrap();
         assert_eq!(
-            declared
-                .verify(&[hash(Algorithm::Crc32, b"abd")], None)
-                .unwrap_err()
-                .code(),
+            declared.verify(&[hash(Algorithm::Crc32, b"abd")], None).unwrap_err().code(),
             &S3ErrorCode::BadDigest
         );
-        assert_eq!(
-            declared.verify(&[], None).unwrap_err().code(),
-            &S3ErrorCode::BadDigest
-        );
+        assert_eq!(declared.verify(&[], None).unwrap_err().code(), &S3ErrorCode::BadDigest);
 
-        let list = [
-            ("x-amz-trailer", "x-amz-checksum-crc32"),
-            ("x-amz-sdk-checksum-algorithm", "CRC32"),
-        ];
+        let list = [("x-amz-trailer", "x-amz-checksum-crc32"), ("x-amz-sdk-checksum-algorithm", "CRC32")];
         let mut declared = Declared::from_headers(&headers(&list)).unwrap();
         assert!(declared.in_trailer);
         assert!(declared.clone().read_trailers(None).is_err());
-        declared
-            .read_trailers(Some(&headers(&[("x-amz-checksum-crc32", &encode(&good))])))
-            .unwrap();
+        declared.read_trailers(Some(&headers(&[("x-amz-checksum-crc32", &encode(&good))]))).unwrap();
         declared.verify(&[good], None).unwrap();
 
         for bad in [
             headers(&[("x-amz-checksum-crc32", "AAAA")]),
             headers(&[("x-amz-checksum-crc32", "!")]),
-            headers(&[
-                ("x-amz-checksum-crc32", "AAAAAA=="),
-                ("x-amz-checksum-crc32c", "AAAAAA=="),
-            ]),
-            headers(&[
-                ("x-amz-checksum-crc32", "AAAAAA=="),
-                ("x-amz-trailer", "x-amz-checksum-sha1"),
-            ]),
-            headers(&[
-                ("x-amz-checksum-crc32", "AAAAAA=="),
-                ("x-amz-sdk-checksum-algorithm", "SHA1"),
-            ]),
+            headers(&[("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-crc32c", "AAAAAA==")]),
+            headers(&[("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-trailer", "x-amz-checksum-sha1")]),
+            headers(&[("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-sdk-checksum-algorithm", "SHA1")]),
             headers(&[("x-amz-sdk-checksum-algorithm", "MD4")]),
         ] {
-            assert_eq!(
-                Declared::from_headers(&bad).unwrap_err().code(),
-                &S3ErrorCode::InvalidRequest,
-                "{bad:?}"
-            );
+            assert_eq!(Declared::from_headers(&bad).unwrap_err().code(), &S3ErrorCode::InvalidRequest, "{bad:?}");
         }
         let bad = headers(&[("content-md5", "AAAA")]);
-        assert_eq!(
-            Declared::from_headers(&bad).unwrap_err().code(),
-            &S3ErrorCode::InvalidDigest
-        );
+        assert_eq!(Declared::from_headers(&bad).unwrap_err().code(), &S3ErrorCode::InvalidDigest);
         let md5 = headers(&[("content-md5", "kAFQmDzST7DWlj99KOF/cg==")]);
         let mut hasher = Hasher::new(&[], true);
         hasher.update(b"abc");
-        Declared::from_headers(&md5)
-            .unwrap()
-            .verify(&[], hasher.finish().1)
-            .unwrap();
+        Declared::from_headers(&md5).unwrap().verify(&[], hasher.finish().1).unwrap();
     }
 
     #[test]

@@ -55,9 +55,7 @@ impl ReadCondition {
     pub(crate) fn check_source(&self, info: &ObjectInfo) -> S3Result<()> {
         match self.evaluate(info) {
             Verdict::Serve => Ok(()),
-            Verdict::NotModified => Err(failed(
-                "x-amz-copy-source-If-None-Match or -If-Modified-Since",
-            )),
+            Verdict::NotModified => Err(failed("x-amz-copy-source-If-None-Match or -If-Modified-Since")),
             Verdict::Failed(which) => Err(failed(which)),
         }
     }
@@ -70,35 +68,17 @@ pub(crate) fn failed(which: &str) -> S3Error {
 }
 
 /// The condition of a write from its `If-Match` and `If-None-Match`.
-pub(crate) fn of_write(
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-) -> Condition {
-    Condition {
-        if_match: if_match.map(etags),
-        if_none_match: if_none_match.map(etags),
-        ..Condition::default()
-    }
+pub(crate) fn of_write(if_match: Option<&ETagCondition>, if_none_match: Option<&ETagCondition>) -> Condition {
+    Condition { if_match: if_match.map(etags), if_none_match: if_none_match.map(etags), ..Condition::default() }
 }
 
 /// The condition of a write from raw headers, for operations whose s3s input lacks the two.
 pub(crate) fn of_headers(headers: &http::HeaderMap) -> S3Result<Condition> {
     let read = |name: http::HeaderName| -> S3Result<Option<ETagCondition>> {
-        let invalid = |_| {
-            refuse(
-                S3ErrorCode::InvalidArgument,
-                format!("invalid header: {name}"),
-            )
-        };
-        headers
-            .get(&name)
-            .map(|v| ETagCondition::parse_http_header(v.as_bytes()).map_err(invalid))
-            .transpose()
+        let invalid = |_| refuse(S3ErrorCode::InvalidArgument, format!("invalid header: {name}"));
+        headers.get(&name).map(|v| ETagCondition::parse_http_header(v.as_bytes()).map_err(invalid)).transpose()
     };
-    let (if_match, if_none_match) = (
-        read(http::header::IF_MATCH)?,
-        read(http::header::IF_NONE_MATCH)?,
-    );
+    let (if_match, if_none_match) = (read(http::header::IF_MATCH)?, read(http::header::IF_NONE_MATCH)?);
     Ok(of_write(if_match.as_ref(), if_none_match.as_ref()))
 }
 
@@ -108,12 +88,7 @@ pub(crate) fn of_delete(
     time: Option<&Timestamp>,
     size: Option<i64>,
 ) -> S3Result<Condition> {
-    let negative = |_| {
-        refuse(
-            S3ErrorCode::InvalidArgument,
-            "x-amz-if-match-size must not be negative",
-        )
-    };
+    let negative = |_| refuse(S3ErrorCode::InvalidArgument, "x-amz-if-match-size must not be negative");
     Ok(Condition {
         if_match: if_match.map(etags),
         if_time: time.map(timestamp_ns),
@@ -132,10 +107,7 @@ pub(crate) fn etags(condition: &ETagCondition) -> EtagMatch {
                 .split(',')
                 .map(|one| {
                     let one = one.trim();
-                    one.strip_prefix("W/")
-                        .unwrap_or(one)
-                        .trim_matches('"')
-                        .to_owned()
+                    one.strip_prefix("W/").unwrap_or(one).trim_matches('"').to_owned()
                 })
                 .collect(),
         ),
@@ -182,121 +154,43 @@ pub(crate) mod tests {
         let (same, other) = ("\"abababababababababababababababab\"", "\"x\"");
         let cases = [
             (ReadCondition::default(), Verdict::Serve),
+            (ReadCondition { if_match: etag(same), ..Default::default() }, Verdict::Serve),
+            (ReadCondition { if_match: etag("*"), ..Default::default() }, Verdict::Serve),
+            (ReadCondition { if_match: etag(other), ..Default::default() }, Verdict::Failed("If-Match")),
             (
-                ReadCondition {
-                    if_match: etag(same),
-                    ..Default::default()
-                },
+                ReadCondition { if_match: etag(same), if_unmodified_since: at(999), ..Default::default() },
                 Verdict::Serve,
             ),
             (
-                ReadCondition {
-                    if_match: etag("*"),
-                    ..Default::default()
-                },
-                Verdict::Serve,
-            ),
-            (
-                ReadCondition {
-                    if_match: etag(other),
-                    ..Default::default()
-                },
-                Verdict::Failed("If-Match"),
-            ),
-            (
-                ReadCondition {
-                    if_match: etag(same),
-                    if_unmodified_since: at(999),
-                    ..Default::default()
-                },
-                Verdict::Serve,
-            ),
-            (
-                ReadCondition {
-                    if_unmodified_since: at(999),
-                    ..Default::default()
-                },
+                ReadCondition { if_unmodified_since: at(999), ..Default::default() },
                 Verdict::Failed("If-Unmodified-Since"),
             ),
+            (ReadCondition { if_unmodified_since: at(1000), ..Default::default() }, Verdict::Serve),
+            (ReadCondition { if_none_match: etag(same), ..Default::default() }, Verdict::NotModified),
+            (ReadCondition { if_none_match: etag("*"), ..Default::default() }, Verdict::NotModified),
+            (ReadCondition { if_none_match: etag(other), ..Default::default() }, Verdict::Serve),
             (
-                ReadCondition {
-                    if_unmodified_since: at(1000),
-                    ..Default::default()
-                },
+                ReadCondition { if_none_match: etag(other), if_modified_since: at(2000), ..Default::default() },
                 Verdict::Serve,
             ),
             (
-                ReadCondition {
-                    if_none_match: etag(same),
-                    ..Default::default()
-                },
+                ReadCondition { if_none_match: etag(same), if_modified_since: at(1), ..Default::default() },
                 Verdict::NotModified,
             ),
-            (
-                ReadCondition {
-                    if_none_match: etag("*"),
-                    ..Default::default()
-                },
-                Verdict::NotModified,
-            ),
-            (
-                ReadCondition {
-                    if_none_match: etag(other),
-                    ..Default::default()
-                },
-                Verdict::Serve,
-            ),
-            (
-                ReadCondition {
-                    if_none_match: etag(other),
-                    if_modified_since: at(2000),
-                    ..Default::default()
-                },
-                Verdict::Serve,
-            ),
-            (
-                ReadCondition {
-                    if_none_match: etag(same),
-                    if_modified_since: at(1),
-                    ..Default::default()
-                },
-                Verdict::NotModified,
-            ),
-            (
-                ReadCondition {
-                    if_modified_since: at(1000),
-                    ..Default::default()
-                },
-                Verdict::NotModified,
-            ),
-            (
-                ReadCondition {
-                    if_modified_since: at(999),
-                    ..Default::default()
-                },
-                Verdict::Serve,
-            ),
+            (ReadCondition { if_modified_since: at(1000), ..Default::default() }, Verdict::NotModified),
+            (ReadCondition { if_modified_since: at(999), ..Default::default() }, Verdict::Serve),
         ];
         for (condition, verdict) in cases {
             assert_eq!(condition.evaluate(&object), verdict, "{condition:?}");
-            assert_eq!(
-                condition.check_source(&object).is_ok(),
-                verdict == Verdict::Serve
-            );
+            assert_eq!(condition.check_source(&object).is_ok(), verdict == Verdict::Serve);
         }
     }
 
     #[test]
     fn tags_lose_quotes_and_weakness_and_lists_are_lists() {
         assert_eq!(etags(&etag("*").unwrap()), EtagMatch::Any);
-        assert_eq!(
-            etags(&etag("\"a\"").unwrap()),
-            EtagMatch::OneOf(vec!["a".into()])
-        );
-        assert_eq!(
-            etags(&etag("W/\"a\"").unwrap()),
-            EtagMatch::OneOf(vec!["a".into()])
-        );
+        assert_eq!(etags(&etag("\"a\"").unwrap()), EtagMatch::OneOf(vec!["a".into()]));
+        assert_eq!(etags(&etag("W/\"a\"").unwrap()), EtagMatch::OneOf(vec!["a".into()]));
         assert_eq!(
             etags(&etag("\"a\", W/\"b\",\"c\"").unwrap()),
             EtagMatch::OneOf(vec!["a".into(), "b".into(), "c".into()])
@@ -306,10 +200,7 @@ pub(crate) mod tests {
     #[test]
     fn deletes_carry_time_and_size() {
         let condition = of_delete(None, at(7).as_ref(), Some(9)).unwrap();
-        assert_eq!(
-            (condition.if_time, condition.if_size),
-            (Some(7_000_000_000), Some(9))
-        );
+        assert_eq!((condition.if_time, condition.if_size), (Some(7_000_000_000), Some(9)));
         assert!(of_delete(None, None, Some(-1)).is_err());
     }
 }

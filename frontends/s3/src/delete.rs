@@ -13,10 +13,7 @@ use tombolo_core::{DeleteOptions, Deleted, Tags, VersionId};
 const DELETE_KEYS_MAX: usize = 1000;
 
 impl Operations {
-    pub(crate) async fn delete(
-        &self,
-        req: S3Request<DeleteObjectInput>,
-    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+    pub(crate) async fn delete(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         let input = req.input;
         check_object_key(&input.key)?;
         let bucket = self.bucket(&req.extensions, &input.bucket).await?;
@@ -29,10 +26,7 @@ impl Operations {
             )?,
         };
         let asked = options.version;
-        let deleted = bucket
-            .delete(&input.key, options)
-            .await
-            .map_err(from_engine)?;
+        let deleted = bucket.delete(&input.key, options).await.map_err(from_engine)?;
         Ok(S3Response::new(DeleteObjectOutput {
             delete_marker: deleted.is_marker.then_some(true),
             version_id: shown_version(&deleted, asked),
@@ -51,11 +45,8 @@ impl Operations {
         }
         let bucket = self.bucket(&req.extensions, &input.bucket).await?;
         let quiet = input.delete.quiet.unwrap_or(false);
-        let mut output = DeleteObjectsOutput {
-            deleted: Some(Vec::new()),
-            errors: Some(Vec::new()),
-            ..Default::default()
-        };
+        let mut output =
+            DeleteObjectsOutput { deleted: Some(Vec::new()), errors: Some(Vec::new()), ..Default::default() };
         let mut failed = |object: &ObjectIdentifier, error: S3Error| {
             if let Some(errors) = &mut output.errors {
                 errors.push(Error {
@@ -120,15 +111,8 @@ impl Operations {
     ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
         let input = req.input;
         let tags = tags_of_set(input.tagging.tag_set)?;
-        let version_id = self
-            .replace_tags(
-                &req.extensions,
-                &input.bucket,
-                &input.key,
-                input.version_id.as_deref(),
-                tags,
-            )
-            .await?;
+        let version_id =
+            self.replace_tags(&req.extensions, &input.bucket, &input.key, input.version_id.as_deref(), tags).await?;
         Ok(S3Response::new(PutObjectTaggingOutput { version_id }))
     }
 
@@ -138,15 +122,7 @@ impl Operations {
     ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
         let input = req.input;
         let version = input.version_id.as_deref();
-        let version_id = self
-            .replace_tags(
-                &req.extensions,
-                &input.bucket,
-                &input.key,
-                version,
-                Tags::new(),
-            )
-            .await?;
+        let version_id = self.replace_tags(&req.extensions, &input.bucket, &input.key, version, Tags::new()).await?;
         Ok(S3Response::new(DeleteObjectTaggingOutput { version_id }))
     }
 
@@ -162,10 +138,7 @@ impl Operations {
         let asked = version(version_id)?;
         // Tells a delete marker from a key that never was; the change itself is atomic below.
         self.look(&bucket, key, asked).await?;
-        let info = bucket
-            .set_tags(key, asked, tags)
-            .await
-            .map_err(from_engine)?;
+        let info = bucket.set_tags(key, asked, tags).await.map_err(from_engine)?;
         Ok(show_version(info.version, asked.is_some()))
     }
 }
@@ -179,11 +152,7 @@ fn options_of(object: &ObjectIdentifier) -> S3Result<DeleteOptions> {
     Ok(DeleteOptions {
         // AWS takes an empty element for no version.
         version: version(object.version_id.as_deref().filter(|id| !id.is_empty()))?,
-        condition: conditions::of_delete(
-            if_match.as_ref(),
-            object.last_modified_time.as_ref(),
-            object.size,
-        )?,
+        condition: conditions::of_delete(if_match.as_ref(), object.last_modified_time.as_ref(), object.size)?,
     })
 }
 
@@ -212,11 +181,7 @@ mod tests {
     use tombolo_core::{EtagMatch, SegmentId};
 
     fn id(sequence: u64) -> VersionId {
-        VersionId::Id {
-            stamp: 1,
-            segment: SegmentId([1; 16]),
-            sequence,
-        }
+        VersionId::Id { stamp: 1, segment: SegmentId([1; 16]), sequence }
     }
 
     #[test]
@@ -230,56 +195,23 @@ mod tests {
         };
         let options = options_of(&object).unwrap();
         assert_eq!(options.version, None);
-        assert_eq!(
-            options.condition.if_match,
-            Some(EtagMatch::OneOf(vec!["abc".into()]))
-        );
+        assert_eq!(options.condition.if_match, Some(EtagMatch::OneOf(vec!["abc".into()])));
         assert_eq!(options.condition.if_size, Some(3));
-        let bad = ObjectIdentifier {
-            key: "k".into(),
-            version_id: Some("x".into()),
-            ..Default::default()
-        };
-        assert_eq!(
-            options_of(&bad).unwrap_err().code(),
-            &S3ErrorCode::InvalidArgument
-        );
-        let bad = ObjectIdentifier {
-            key: "k".repeat(1025),
-            ..Default::default()
-        };
-        assert_eq!(
-            options_of(&bad).unwrap_err().code(),
-            &S3ErrorCode::KeyTooLongError
-        );
+        let bad = ObjectIdentifier { key: "k".into(), version_id: Some("x".into()), ..Default::default() };
+        assert_eq!(options_of(&bad).unwrap_err().code(), &S3ErrorCode::InvalidArgument);
+        let bad = ObjectIdentifier { key: "k".repeat(1025), ..Default::default() };
+        assert_eq!(options_of(&bad).unwrap_err().code(), &S3ErrorCode::KeyTooLongError);
     }
 
     #[test]
     fn answers_name_the_marker_or_the_version() {
-        let made = Deleted {
-            existed: true,
-            version: Some(id(1)),
-            is_marker: true,
-        };
+        let made = Deleted { existed: true, version: Some(id(1)), is_marker: true };
         assert_eq!(shown_version(&made, None), Some(id(1).to_string()));
-        let gone = Deleted {
-            existed: true,
-            version: Some(VersionId::Null),
-            is_marker: false,
-        };
+        let gone = Deleted { existed: true, version: Some(VersionId::Null), is_marker: false };
         assert_eq!(shown_version(&gone, None), None);
-        assert_eq!(
-            shown_version(&gone, Some(VersionId::Null)).as_deref(),
-            Some("null")
-        );
-        let object = ObjectIdentifier {
-            key: "k".into(),
-            ..Default::default()
-        };
+        assert_eq!(shown_version(&gone, Some(VersionId::Null)).as_deref(), Some("null"));
+        let object = ObjectIdentifier { key: "k".into(), ..Default::default() };
         let line = shown(object, &made);
-        assert_eq!(
-            (line.delete_marker, line.delete_marker_version_id),
-            (Some(true), Some(id(1).to_string()))
-        );
+        assert_eq!((line.delete_marker, line.delete_marker_version_id), (Some(true), Some(id(1).to_string())));
     }
 }

@@ -9,11 +9,7 @@ use s3s::{S3Error, S3ErrorCode};
 use tombolo_core::{Error, ErrorKind, Subject};
 
 /// An S3 error of a code that s3s does not know, with its status.
-pub(crate) fn custom(
-    code: &'static str,
-    status: StatusCode,
-    message: impl Into<String>,
-) -> S3Error {
+pub(crate) fn custom(code: &'static str, status: StatusCode, message: impl Into<String>) -> S3Error {
     let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), message.into());
     error.set_status_code(status);
     error
@@ -29,10 +25,7 @@ pub(crate) fn with_header(mut error: S3Error, name: &'static str, value: &str) -
     if let Ok(value) = http::HeaderValue::from_str(value) {
         let mut headers = error.headers().cloned().unwrap_or_else(|| {
             let mut headers = HeaderMap::new();
-            headers.insert(
-                http::header::CONTENT_TYPE,
-                http::HeaderValue::from_static("application/xml"),
-            );
+            headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/xml"));
             headers
         });
         headers.insert(http::HeaderName::from_static(name), value);
@@ -47,18 +40,14 @@ pub(crate) fn code_of(kind: ErrorKind, subject: Subject) -> (S3ErrorCode, Option
     let known = |code: Code| (code, None);
     let own = |code: &'static str, status: StatusCode| (Code::Custom(code.into()), Some(status));
     match (kind, subject) {
-        (ErrorKind::NotFound, Subject::Cluster | Subject::Tenant | Subject::Bucket) => {
-            known(Code::NoSuchBucket)
-        }
+        (ErrorKind::NotFound, Subject::Cluster | Subject::Tenant | Subject::Bucket) => known(Code::NoSuchBucket),
         (ErrorKind::NotFound, Subject::Key) => known(Code::NoSuchKey),
         (ErrorKind::NotFound, Subject::Version) => known(Code::NoSuchVersion),
         (ErrorKind::NotFound, Subject::Upload) => known(Code::NoSuchUpload),
         (ErrorKind::NotFound, Subject::Part) => known(Code::InvalidPart),
         (ErrorKind::NotFound, Subject::User) => known(Code::InvalidAccessKeyId),
         // Content that a version names and that is not there is damage, never "no such object".
-        (ErrorKind::NotFound, Subject::Chunk | Subject::Pack | Subject::Segment) => {
-            known(Code::InternalError)
-        }
+        (ErrorKind::NotFound, Subject::Chunk | Subject::Pack | Subject::Segment) => known(Code::InternalError),
         (ErrorKind::NotFound, _) => known(Code::NoSuchResource),
 
         (ErrorKind::Exists, Subject::Bucket) => known(Code::BucketAlreadyOwnedByYou),
@@ -188,11 +177,7 @@ mod tests {
             for (subject, (code, status)) in SUBJECTS.into_iter().zip(expected(kind)) {
                 let error = from_engine(Error::new(kind, "the message").about(subject));
                 assert_eq!(error.code().as_str(), code, "{kind:?} about {subject:?}");
-                assert_eq!(
-                    error.status_code().map(|s| s.as_u16()),
-                    Some(status),
-                    "{kind:?} about {subject:?}"
-                );
+                assert_eq!(error.status_code().map(|s| s.as_u16()), Some(status), "{kind:?} about {subject:?}");
                 assert_eq!(error.message(), Some("the message"));
             }
         }
@@ -200,11 +185,7 @@ mod tests {
 
     #[test]
     fn headers_are_added_one_by_one() {
-        let error = with_header(
-            refuse(S3ErrorCode::NoSuchKey, "gone"),
-            "x-amz-delete-marker",
-            "true",
-        );
+        let error = with_header(refuse(S3ErrorCode::NoSuchKey, "gone"), "x-amz-delete-marker", "true");
         let error = with_header(error, "x-amz-version-id", "v1");
         let headers = error.headers().unwrap();
         assert_eq!(headers.len(), 3);

@@ -38,10 +38,7 @@ struct Fields {
 
 impl Fields {
     fn get(&self, name: &str) -> Option<&str> {
-        self.list
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.list.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     fn take(&self, name: &str) -> Option<String> {
@@ -55,10 +52,7 @@ impl Fields {
             refuse(S3ErrorCode::InvalidArgument, message)
         };
         let name = self.file_name.rsplit(['/', '\\']).next().unwrap_or("");
-        let key = self
-            .get("key")
-            .ok_or_else(missing)?
-            .replace("${filename}", name);
+        let key = self.get("key").ok_or_else(missing)?.replace("${filename}", name);
         check_object_key(&key)?;
         Ok(key)
     }
@@ -68,15 +62,9 @@ impl Fields {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.list {
             let name = if name == "acl" { "x-amz-acl" } else { name };
-            let is_header = name == "content-md5"
-                || (name.starts_with("x-amz-") && !name.starts_with("x-amz-meta-"));
+            let is_header = name == "content-md5" || (name.starts_with("x-amz-") && !name.starts_with("x-amz-meta-"));
             if is_header {
-                let invalid = || {
-                    refuse(
-                        S3ErrorCode::InvalidArgument,
-                        format!("the form field {name} is not valid"),
-                    )
-                };
+                let invalid = || refuse(S3ErrorCode::InvalidArgument, format!("the form field {name} is not valid"));
                 let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
                 headers.insert(name, HeaderValue::from_str(value).map_err(|_| invalid())?);
             }
@@ -93,19 +81,9 @@ pub(crate) async fn post(
     body: GuardBody<Incoming>,
 ) -> S3Result<Response<Body>> {
     let bucket_name = bucket_of(parts.uri.path())?;
-    let payload = Payload {
-        length: None,
-        ..parts
-            .extensions
-            .get::<Payload>()
-            .cloned()
-            .unwrap_or_default()
-    };
+    let payload = Payload { length: None, ..parts.extensions.get::<Payload>().cloned().unwrap_or_default() };
     let mut reader = FormReader::new(Box::pin(Body::http_body(body)), boundary(&parts.headers)?);
-    let fields = reader
-        .fields()
-        .await
-        .map_err(|error| payload.fault.take().unwrap_or(error))?;
+    let fields = reader.fields().await.map_err(|error| payload.fault.take().unwrap_or(error))?;
     let caller = authenticate(keys, &fields).await?;
     let key = fields.key()?;
     let now_ns = Environment::default().clock.now_ns();
@@ -124,22 +102,12 @@ pub(crate) async fn post(
     }
     let options = PutOptions {
         metadata: described(&fields)?.into_metadata()?,
-        tags: fields
-            .get("x-amz-tagging")
-            .map(tags_of_header)
-            .transpose()?
-            .unwrap_or_default(),
+        tags: fields.get("x-amz-tagging").map(tags_of_header).transpose()?.unwrap_or_default(),
         ..PutOptions::default()
     };
     let limit = size_range.1.min(operations.limits.put_bytes_max);
     let stream = Box::pin(reader.into_file());
-    let mut upload = Upload::new(
-        stream,
-        payload,
-        Declared::from_headers(&headers)?,
-        None,
-        limit,
-    )?;
+    let mut upload = Upload::new(stream, payload, Declared::from_headers(&headers)?, None, limit)?;
     upload.length_min = size_range.0;
     let info = upload.put(&bucket, &key, options).await?;
     Ok(answer(&fields, &bucket_name, &key, &info))
@@ -147,8 +115,7 @@ pub(crate) async fn post(
 
 fn bucket_of(path: &str) -> S3Result<String> {
     let path = percent_encoding::percent_decode_str(path).decode_utf8();
-    let path =
-        path.map_err(|_| refuse(S3ErrorCode::InvalidURI, "Couldn't parse the specified URI."))?;
+    let path = path.map_err(|_| refuse(S3ErrorCode::InvalidURI, "Couldn't parse the specified URI."))?;
     let name = path.trim_start_matches('/');
     let name = name.strip_suffix('/').unwrap_or(name);
     if name.is_empty() || name.contains('/') {
@@ -163,28 +130,20 @@ fn malformed(message: &'static str) -> S3Error {
 }
 
 fn boundary(headers: &HeaderMap) -> S3Result<Vec<u8>> {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("");
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let value = kind.split(';').skip(1).find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("boundary")
-            .then(|| value.trim().trim_matches('"'))
+        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"'))
     });
     match value {
         Some(value) if (1..=70).contains(&value.len()) => Ok(value.as_bytes().to_vec()),
-        _ => Err(malformed(
-            "The body of your POST request is not well-formed multipart/form-data: no boundary",
-        )),
+        _ => Err(malformed("The body of your POST request is not well-formed multipart/form-data: no boundary")),
     }
 }
 
 /// Finds the user whose key signed the policy.
 async fn authenticate(keys: &Keys, fields: &Fields) -> S3Result<Caller> {
-    let (Some(policy), Some(signature)) = (fields.get("policy"), fields.get("x-amz-signature"))
-    else {
+    let (Some(policy), Some(signature)) = (fields.get("policy"), fields.get("x-amz-signature")) else {
         return Err(anonymous());
     };
     let missing = |name: &str| {
@@ -195,39 +154,28 @@ async fn authenticate(keys: &Keys, fields: &Fields) -> S3Result<Caller> {
     };
     let field = |name: &str| fields.get(name).ok_or_else(|| missing(name));
     if field("x-amz-algorithm")? != "AWS4-HMAC-SHA256" {
-        return Err(refuse(
-            S3ErrorCode::InvalidArgument,
-            "x-amz-algorithm must be AWS4-HMAC-SHA256",
-        ));
+        return Err(refuse(S3ErrorCode::InvalidArgument, "x-amz-algorithm must be AWS4-HMAC-SHA256"));
     }
     let credential = field("x-amz-credential")?;
     let scope: Vec<&str> = credential.rsplitn(5, '/').collect();
     let [terminal, service, region, date, access_key] = scope.as_slice() else {
-        return Err(refuse(
-            S3ErrorCode::InvalidArgument,
-            "x-amz-credential is malformed",
-        ));
+        return Err(refuse(S3ErrorCode::InvalidArgument, "x-amz-credential is malformed"));
     };
     if *terminal != "aws4_request" || *service != "s3" || !field("x-amz-date")?.starts_with(*date) {
-        return Err(refuse(
-            S3ErrorCode::InvalidArgument,
-            "x-amz-credential is malformed or does not match x-amz-date",
-        ));
+        return Err(refuse(S3ErrorCode::InvalidArgument, "x-amz-credential is malformed or does not match x-amz-date"));
     }
     let (caller, secret) = keys.find(access_key).await?;
     let mismatch = || {
-        let message =
-            "The request signature we calculated does not match the signature you provided.";
+        let message = "The request signature we calculated does not match the signature you provided.";
         refuse(S3ErrorCode::SignatureDoesNotMatch, message)
     };
-    let key = [*date, *region, *service, *terminal].into_iter().try_fold(
-        format!("AWS4{}", secret.expose()).into_bytes(),
-        |key, step| Some(hmac(&key, step.as_bytes())?.to_vec()),
-    );
+    let key = [*date, *region, *service, *terminal]
+        .into_iter()
+        .try_fold(format!("AWS4{}", secret.expose()).into_bytes(), |key, step| {
+            Some(hmac(&key, step.as_bytes())?.to_vec())
+        });
     let signature = unhex(signature).ok_or_else(mismatch)?;
-    let mut mac = key
-        .and_then(|key| Hmac::<Sha256>::new_from_slice(&key).ok())
-        .ok_or_else(mismatch)?;
+    let mut mac = key.and_then(|key| Hmac::<Sha256>::new_from_slice(&key).ok()).ok_or_else(mismatch)?;
     mac.update(policy.as_bytes());
     mac.verify_slice(&signature).map_err(|_| mismatch())?;
     Ok(caller)
@@ -249,19 +197,10 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 /// Evaluates the policy; gives the range the file's size must be in.
 fn check_policy(fields: &Fields, bucket: &str, key: &str, now_ns: i64) -> S3Result<(u64, u64)> {
-    let denied = |what: String| {
-        refuse(
-            S3ErrorCode::AccessDenied,
-            format!("Invalid according to Policy: {what}"),
-        )
-    };
+    let denied = |what: String| refuse(S3ErrorCode::AccessDenied, format!("Invalid according to Policy: {what}"));
     let policy = PostPolicy::from_base64(fields.get("policy").unwrap_or(""));
-    let policy = policy.map_err(|error| {
-        refuse(
-            S3ErrorCode::InvalidPolicyDocument,
-            format!("Invalid Policy: {error}"),
-        )
-    })?;
+    let policy =
+        policy.map_err(|error| refuse(S3ErrorCode::InvalidPolicyDocument, format!("Invalid Policy: {error}")))?;
     if now_ns >= crate::time::timestamp_ns(&policy.expiration) {
         return Err(denied("Policy expired.".into()));
     }
@@ -273,65 +212,42 @@ fn check_policy(fields: &Fields, bucket: &str, key: &str, now_ns: i64) -> S3Resu
     let mut range = (0, u64::MAX);
     for condition in &policy.conditions {
         match condition {
-            PostPolicyCondition::Eq {
-                field,
-                value: wanted,
-            } if value(field) != wanted => {
-                return Err(denied(format!(
-                    "Policy Condition failed: [\"eq\", \"${field}\", \"{wanted}\"]"
-                )));
+            PostPolicyCondition::Eq { field, value: wanted } if value(field) != wanted => {
+                return Err(denied(format!("Policy Condition failed: [\"eq\", \"${field}\", \"{wanted}\"]")));
             }
-            PostPolicyCondition::StartsWith { field, prefix }
-                if !value(field).starts_with(prefix.as_str()) =>
-            {
-                return Err(denied(format!(
-                    "Policy Condition failed: [\"starts-with\", \"${field}\", \"{prefix}\"]"
-                )));
+            PostPolicyCondition::StartsWith { field, prefix } if !value(field).starts_with(prefix.as_str()) => {
+                return Err(denied(format!("Policy Condition failed: [\"starts-with\", \"${field}\", \"{prefix}\"]")));
             }
-            PostPolicyCondition::ContentLengthRange { min, max } => {
-                range = (range.0.max(*min), range.1.min(*max))
-            }
+            PostPolicyCondition::ContentLengthRange { min, max } => range = (range.0.max(*min), range.1.min(*max)),
             _ => {}
         }
     }
     let is_covered = |name: &str| {
         policy.conditions.iter().any(|condition| match condition {
-            PostPolicyCondition::Eq { field, .. }
-            | PostPolicyCondition::StartsWith { field, .. } => field == name,
+            PostPolicyCondition::Eq { field, .. } | PostPolicyCondition::StartsWith { field, .. } => field == name,
             PostPolicyCondition::ContentLengthRange { .. } => false,
         })
     };
-    let is_exempt = |name: &str| {
-        matches!(name, "policy" | "x-amz-signature" | "submit") || name.starts_with("x-ignore-")
-    };
-    match fields
-        .list
-        .iter()
-        .find(|(name, _)| !is_exempt(name) && !is_covered(name))
-    {
+    let is_exempt =
+        |name: &str| matches!(name, "policy" | "x-amz-signature" | "submit") || name.starts_with("x-ignore-");
+    match fields.list.iter().find(|(name, _)| !is_exempt(name) && !is_covered(name)) {
         Some((name, _)) => Err(denied(format!("Extra input fields: {name}"))),
         None => Ok(range),
     }
 }
 
 fn described(fields: &Fields) -> S3Result<Described> {
-    let invalid = |_| {
-        refuse(
-            S3ErrorCode::InvalidArgument,
-            "the form field Expires is not an HTTP date",
-        )
-    };
-    let user = fields.list.iter().filter_map(|(name, value)| {
-        Some((name.strip_prefix("x-amz-meta-")?.to_owned(), value.clone()))
-    });
+    let invalid = |_| refuse(S3ErrorCode::InvalidArgument, "the form field Expires is not an HTTP date");
+    let user = fields
+        .list
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix("x-amz-meta-")?.to_owned(), value.clone())));
     Ok(Described {
         cache_control: fields.take("cache-control"),
         content_disposition: fields.take("content-disposition"),
         content_encoding: fields.take("content-encoding"),
         content_language: fields.take("content-language"),
-        content_type: fields
-            .take("content-type")
-            .or_else(|| fields.file_type.clone()),
+        content_type: fields.take("content-type").or_else(|| fields.file_type.clone()),
         expires: fields
             .get("expires")
             .map(|t| Timestamp::parse(TimestampFormat::HttpDate, t))
@@ -363,9 +279,7 @@ fn answer(fields: &Fields, bucket: &str, key: &str, info: &ObjectInfo) -> Respon
     header("x-amz-checksum-crc64nvme", shown.checksum_crc64nvme);
     header("x-amz-checksum-sha1", shown.checksum_sha1);
     header("x-amz-checksum-sha256", shown.checksum_sha256);
-    if let Some(target) = fields
-        .get("success_action_redirect")
-        .or_else(|| fields.get("redirect"))
+    if let Some(target) = fields.get("success_action_redirect").or_else(|| fields.get("redirect"))
         && let Some(target) = redirect(target, bucket, key, &etag)
     {
         *response.status_mut() = StatusCode::SEE_OTHER;
@@ -376,10 +290,7 @@ fn answer(fields: &Fields, bucket: &str, key: &str, info: &ObjectInfo) -> Respon
         Some("200") => *response.status_mut() = StatusCode::OK,
         Some("201") => {
             *response.status_mut() = StatusCode::CREATED;
-            response.headers_mut().insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/xml"),
-            );
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
             *response.body_mut() = Body::from(format!(
                 "<?xml version=\"1.0\" encoding=\"UTF-8\"?><PostResponse><Location>{}</Location><Bucket>{}</Bucket><Key>{}</Key><ETag>{}</ETag></PostResponse>",
                 escape(&location),
@@ -399,16 +310,10 @@ fn redirect(target: &str, bucket: &str, key: &str, etag: &str) -> Option<HeaderV
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return None;
     }
-    let encode = |text: &str| {
-        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-    };
+    let encode =
+        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
     let joint = if uri.query().is_some() { '&' } else { '?' };
-    let target = format!(
-        "{target}{joint}bucket={}&key={}&etag={}",
-        encode(bucket),
-        encode(key),
-        encode(etag)
-    );
+    let target = format!("{target}{joint}bucket={}&key={}&etag={}", encode(bucket), encode(key), encode(etag));
     HeaderValue::try_from(target).ok()
 }
 
@@ -425,12 +330,7 @@ impl<S: Stream<Item = Result<Bytes, StdError>> + Unpin + Send + 'static> FormRea
     fn new(body: S, boundary: Vec<u8>) -> FormReader<S> {
         let delimiter = [b"\r\n--", boundary.as_slice()].concat();
         // The first delimiter may open the body, without the line end that the others have.
-        FormReader {
-            body,
-            buffer: BytesMut::from(&b"\r\n"[..]),
-            delimiter,
-            is_file_done: false,
-        }
+        FormReader { body, buffer: BytesMut::from(&b"\r\n"[..]), delimiter, is_file_done: false }
     }
 
     /// Reads on; whether there was more.
@@ -477,10 +377,7 @@ impl<S: Stream<Item = Result<Bytes, StdError>> + Unpin + Send + 'static> FormRea
             let rest = self.until(b"\r\n", &mut budget).await?;
             if rest.starts_with(b"--") {
                 let message = "POST requires exactly one file upload per request.";
-                return Err(refuse(
-                    S3ErrorCode::IncorrectNumberOfFilesInPostRequest,
-                    message,
-                ));
+                return Err(refuse(S3ErrorCode::IncorrectNumberOfFilesInPostRequest, message));
             }
             let (mut name, mut file_name, mut kind) = (None, None, None);
             loop {
@@ -488,11 +385,9 @@ impl<S: Stream<Item = Result<Bytes, StdError>> + Unpin + Send + 'static> FormRea
                 if line.is_empty() {
                     break;
                 }
-                let line = std::str::from_utf8(&line)
-                    .map_err(|_| malformed("A header in the form is not UTF-8"))?;
-                let (key, value) = line
-                    .split_once(':')
-                    .ok_or_else(|| malformed("A header in the form is malformed"))?;
+                let line = std::str::from_utf8(&line).map_err(|_| malformed("A header in the form is not UTF-8"))?;
+                let (key, value) =
+                    line.split_once(':').ok_or_else(|| malformed("A header in the form is malformed"))?;
                 match key.trim().to_ascii_lowercase().as_str() {
                     "content-disposition" => {
                         name = parameter_of(value, "name");
@@ -502,17 +397,14 @@ impl<S: Stream<Item = Result<Bytes, StdError>> + Unpin + Send + 'static> FormRea
                     _ => {}
                 }
             }
-            let name = name
-                .ok_or_else(|| malformed("A part of the form has no name"))?
-                .to_ascii_lowercase();
+            let name = name.ok_or_else(|| malformed("A part of the form has no name"))?.to_ascii_lowercase();
             if name == "file" {
                 (fields.file_name, fields.file_type) = (file_name.unwrap_or_default(), kind);
                 return Ok(fields);
             }
             let value = self.until(&delimiter, &mut budget).await?;
-            let value = std::str::from_utf8(&value)
-                .map_err(|_| malformed("A field of the form is not UTF-8"))?
-                .to_owned();
+            let value =
+                std::str::from_utf8(&value).map_err(|_| malformed("A field of the form is not UTF-8"))?.to_owned();
             if fields.get(&name).is_some() {
                 return Err(malformed("A field of the form is there twice"));
             }
@@ -534,10 +426,7 @@ impl<S: Stream<Item = Result<Bytes, StdError>> + Unpin + Send + 'static> FormRea
                     return Ok((!last.is_empty()).then_some((last, reader)));
                 }
                 // All but what could be the beginning of the delimiter.
-                let safe = reader
-                    .buffer
-                    .len()
-                    .saturating_sub(reader.delimiter.len() - 1);
+                let safe = reader.buffer.len().saturating_sub(reader.delimiter.len() - 1);
                 if safe > 0 {
                     let piece = reader.buffer.split_to(safe).freeze();
                     return Ok(Some((piece, reader)));
@@ -612,10 +501,7 @@ mod tests {
         text: &[u8],
         step: usize,
     ) -> FormReader<impl Stream<Item = Result<Bytes, StdError>> + Unpin + Send + 'static> {
-        let pieces: Vec<Result<Bytes, StdError>> = text
-            .chunks(step)
-            .map(|p| Ok(Bytes::copy_from_slice(p)))
-            .collect();
+        let pieces: Vec<Result<Bytes, StdError>> = text.chunks(step).map(|p| Ok(Bytes::copy_from_slice(p))).collect();
         FormReader::new(futures::stream::iter(pieces), b"XX".to_vec())
     }
 
@@ -626,77 +512,37 @@ mod tests {
             let fields = reader.fields().await.unwrap();
             assert_eq!(
                 fields.list,
-                [
-                    ("key".into(), "user/${filename}".into()),
-                    ("x-amz-meta-a".into(), "b\r\nc".into())
-                ]
+                [("key".into(), "user/${filename}".into()), ("x-amz-meta-a".into(), "b\r\nc".into())]
             );
             assert_eq!(fields.key().unwrap(), "user/a \"b\".txt");
             assert_eq!(fields.file_type.as_deref(), Some("text/plain"));
             let file: Vec<Bytes> = reader.into_file().try_collect().await.unwrap();
-            assert_eq!(
-                file.concat(),
-                b"hello\r\n--X\r\nworld",
-                "cut every {step} bytes"
-            );
+            assert_eq!(file.concat(), b"hello\r\n--X\r\nworld", "cut every {step} bytes");
         }
     }
 
     #[tokio::test]
     async fn broken_forms_are_refused() {
         let error = |text: String| async move {
-            reader(text.as_bytes(), 7)
-                .fields()
-                .await
-                .unwrap_err()
-                .code()
-                .as_str()
-                .to_owned()
+            reader(text.as_bytes(), 7).fields().await.unwrap_err().code().as_str().to_owned()
         };
         assert_eq!(error("".into()).await, "MalformedPOSTRequest");
-        assert_eq!(
-            error("--XX--\r\n".into()).await,
-            "IncorrectNumberOfFilesInPostRequest"
-        );
-        assert_eq!(
-            error("--XX\r\n\r\nvalue\r\n--XX--\r\n".into()).await,
-            "MalformedPOSTRequest"
-        );
-        assert_eq!(
-            error("--XX\r\nnonsense\r\n\r\n".into()).await,
-            "MalformedPOSTRequest"
-        );
-        let huge = format!(
-            "--XX\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n{}",
-            "k".repeat(1 << 20)
-        );
+        assert_eq!(error("--XX--\r\n".into()).await, "IncorrectNumberOfFilesInPostRequest");
+        assert_eq!(error("--XX\r\n\r\nvalue\r\n--XX--\r\n".into()).await, "MalformedPOSTRequest");
+        assert_eq!(error("--XX\r\nnonsense\r\n\r\n".into()).await, "MalformedPOSTRequest");
+        let huge = format!("--XX\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n{}", "k".repeat(1 << 20));
         assert_eq!(error(huge).await, "MaxPostPreDataLengthExceeded");
         let field = "--XX\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nk\r\n";
-        assert_eq!(
-            error(format!("{field}{field}")).await,
-            "MalformedPOSTRequest"
-        );
-        let mut cut = reader(
-            b"--XX\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nhello",
-            4,
-        );
+        assert_eq!(error(format!("{field}{field}")).await, "MalformedPOSTRequest");
+        let mut cut = reader(b"--XX\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nhello", 4);
         cut.fields().await.unwrap();
-        assert!(
-            cut.into_file().try_collect::<Vec<_>>().await.is_err(),
-            "a file that breaks off is not a shorter file"
-        );
+        assert!(cut.into_file().try_collect::<Vec<_>>().await.is_err(), "a file that breaks off is not a shorter file");
     }
 
     fn fields(policy: &str, list: &[(&str, &str)]) -> Fields {
-        let mut list: Vec<(String, String)> = list
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let mut list: Vec<(String, String)> = list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         list.push(("policy".into(), STANDARD.encode(policy)));
-        Fields {
-            list,
-            ..Fields::default()
-        }
+        Fields { list, ..Fields::default() }
     }
 
     #[test]
@@ -704,43 +550,17 @@ mod tests {
         let policy = r#"{"expiration":"2026-01-01T00:00:00Z","conditions":[{"bucket":"photos"},["starts-with","$key","user/"],
             {"acl":"private"},["starts-with","$x-amz-meta-tag",""],["content-length-range",2,5]]}"#;
         let before = 1_700_000_000_000_000_000;
-        let good = [
-            ("key", "user/a"),
-            ("acl", "private"),
-            ("x-amz-meta-tag", "x"),
-            ("x-ignore-me", "x"),
-        ];
-        assert_eq!(
-            check_policy(&fields(policy, &good), "photos", "user/a", before).unwrap(),
-            (2, 5)
-        );
+        let good = [("key", "user/a"), ("acl", "private"), ("x-amz-meta-tag", "x"), ("x-ignore-me", "x")];
+        assert_eq!(check_policy(&fields(policy, &good), "photos", "user/a", before).unwrap(), (2, 5));
         let code = |list: &[(&str, &str)], bucket: &str, key: &str, now: i64| {
-            check_policy(&fields(policy, list), bucket, key, now)
-                .unwrap_err()
-                .message()
-                .unwrap()
-                .to_owned()
+            check_policy(&fields(policy, list), bucket, key, now).unwrap_err().message().unwrap().to_owned()
         };
         assert!(code(&good, "photos", "user/a", 1_800_000_000_000_000_000).contains("expired"));
         assert!(code(&good, "videos", "user/a", before).contains("$bucket"));
         assert!(code(&good, "photos", "other/a", before).contains("$key"));
-        assert!(
-            code(
-                &[("key", "user/a"), ("acl", "public-read")],
-                "photos",
-                "user/a",
-                before
-            )
-            .contains("$acl")
-        );
-        let extra = [
-            ("key", "user/a"),
-            ("acl", "private"),
-            ("content-type", "text/html"),
-        ];
-        assert!(
-            code(&extra, "photos", "user/a", before).contains("Extra input fields: content-type")
-        );
+        assert!(code(&[("key", "user/a"), ("acl", "public-read")], "photos", "user/a", before).contains("$acl"));
+        let extra = [("key", "user/a"), ("acl", "private"), ("content-type", "text/html")];
+        assert!(code(&extra, "photos", "user/a", before).contains("Extra input fields: content-type"));
         let error = check_policy(&fields("{", &good), "photos", "user/a", before).unwrap_err();
         assert_eq!(error.code(), &S3ErrorCode::InvalidPolicyDocument);
     }
@@ -748,10 +568,7 @@ mod tests {
     #[test]
     fn redirects_go_to_urls_only() {
         let target = redirect("https://example.com/done?x=1", "b", "a b", "\"e\"").unwrap();
-        assert_eq!(
-            target,
-            "https://example.com/done?x=1&bucket=b&key=a%20b&etag=%22e%22"
-        );
+        assert_eq!(target, "https://example.com/done?x=1&bucket=b&key=a%20b&etag=%22e%22");
         assert!(redirect("javascript:alert(1)", "b", "k", "e").is_none());
         assert!(redirect("/relative", "b", "k", "e").is_none());
     }
@@ -760,24 +577,11 @@ mod tests {
     fn paths_and_boundaries_are_read() {
         assert_eq!(bucket_of("/photos").unwrap(), "photos");
         assert_eq!(bucket_of("/photos/").unwrap(), "photos");
-        assert_eq!(
-            bucket_of("/photos/key").unwrap_err().code(),
-            &S3ErrorCode::MethodNotAllowed
-        );
-        assert_eq!(
-            bucket_of("/").unwrap_err().code(),
-            &S3ErrorCode::MethodNotAllowed
-        );
-        let headers =
-            |kind: &str| HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]);
-        assert_eq!(
-            boundary(&headers("multipart/form-data; boundary=\"a b\"")).unwrap(),
-            b"a b"
-        );
-        assert_eq!(
-            boundary(&headers("multipart/form-data; charset=x; Boundary=ab")).unwrap(),
-            b"ab"
-        );
+        assert_eq!(bucket_of("/photos/key").unwrap_err().code(), &S3ErrorCode::MethodNotAllowed);
+        assert_eq!(bucket_of("/").unwrap_err().code(), &S3ErrorCode::MethodNotAllowed);
+        let headers = |kind: &str| HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]);
+        assert_eq!(boundary(&headers("multipart/form-data; boundary=\"a b\"")).unwrap(), b"a b");
+        assert_eq!(boundary(&headers("multipart/form-data; charset=x; Boundary=ab")).unwrap(), b"ab");
         assert!(boundary(&headers("multipart/form-data")).is_err());
     }
 }

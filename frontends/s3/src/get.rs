@@ -32,30 +32,18 @@ impl Slice {
     fn of(info: &ObjectInfo, range: Option<&Range>, part_number: Option<i32>) -> S3Result<Slice> {
         let size = info.size;
         let cut = |span: Span<u64>, parts_count: Option<i32>| {
-            let content_range =
-                format!("bytes {}-{}/{size}", span.start, span.end.saturating_sub(1));
-            Slice {
-                span,
-                content_range: Some(content_range),
-                parts_count,
-            }
+            let content_range = format!("bytes {}-{}/{size}", span.start, span.end.saturating_sub(1));
+            Slice { span, content_range: Some(content_range), parts_count }
         };
         match (range, part_number) {
             (Some(_), Some(_)) => {
                 let message = "Cannot specify both Range header and partNumber query parameter.";
                 Err(refuse(S3ErrorCode::InvalidRequest, message))
             }
-            (None, None) => Ok(Slice {
-                span: 0..size,
-                content_range: None,
-                parts_count: None,
-            }),
+            (None, None) => Ok(Slice { span: 0..size, content_range: None, parts_count: None }),
             (Some(range), None) => match range.check(size) {
                 Ok(span) if !span.is_empty() => Ok(cut(span, None)),
-                _ => Err(invalid_range(
-                    size,
-                    "The requested range is not satisfiable",
-                )),
+                _ => Err(invalid_range(size, "The requested range is not satisfiable")),
             },
             (None, Some(number)) => {
                 let index = usize::try_from(number).ok().and_then(|n| n.checked_sub(1));
@@ -66,11 +54,7 @@ impl Slice {
                 if info.part_sizes.is_empty() && index == 0 {
                     // An object that was put in one go is its own first part.
                     return Ok(if size == 0 {
-                        Slice {
-                            span: 0..0,
-                            content_range: None,
-                            parts_count: None,
-                        }
+                        Slice { span: 0..0, content_range: None, parts_count: None }
                     } else {
                         cut(0..size, None)
                     });
@@ -85,11 +69,7 @@ impl Slice {
                 let start: u64 = info.part_sizes.iter().take(index).sum();
                 let count = i32::try_from(info.part_sizes.len()).unwrap_or(i32::MAX);
                 Ok(if length == 0 {
-                    Slice {
-                        span: start..start,
-                        content_range: None,
-                        parts_count: Some(count),
-                    }
+                    Slice { span: start..start, content_range: None, parts_count: Some(count) }
                 } else {
                     cut(start..start + length, Some(count))
                 })
@@ -107,11 +87,7 @@ impl Slice {
 }
 
 fn invalid_range(size: u64, message: &'static str) -> S3Error {
-    with_header(
-        refuse(S3ErrorCode::InvalidRange, message),
-        "content-range",
-        &format!("bytes */{size}"),
-    )
+    with_header(refuse(S3ErrorCode::InvalidRange, message), "content-range", &format!("bytes */{size}"))
 }
 
 /// Answers a condition that does not hold.
@@ -123,15 +99,10 @@ fn check_condition(condition: &ReadCondition, info: &ObjectInfo) -> S3Result<()>
             let error = refuse(S3ErrorCode::NotModified, "Not Modified");
             let error = with_header(error, "etag", &format!("\"{}\"", info.etag));
             let mut date = Vec::new();
-            let error =
-                match timestamp(info.modified_ns).format(TimestampFormat::HttpDate, &mut date) {
-                    Ok(()) => with_header(
-                        error,
-                        "last-modified",
-                        &String::from_utf8(date).unwrap_or_default(),
-                    ),
-                    Err(_) => error,
-                };
+            let error = match timestamp(info.modified_ns).format(TimestampFormat::HttpDate, &mut date) {
+                Ok(()) => with_header(error, "last-modified", &String::from_utf8(date).unwrap_or_default()),
+                Err(_) => error,
+            };
             Err(match info.metadata.header("cache-control") {
                 Some(value) => with_header(error, "cache-control", value),
                 None => error,
@@ -144,16 +115,11 @@ fn check_condition(condition: &ReadCondition, info: &ObjectInfo) -> S3Result<()>
 macro_rules! show_checksums {
     ($output:expr, $checksums:expr) => {{
         let checksums = $checksums;
-        $output.checksum_crc32 =
-            $crate::checksum::find(checksums, $crate::checksum::Algorithm::Crc32);
-        $output.checksum_crc32c =
-            $crate::checksum::find(checksums, $crate::checksum::Algorithm::Crc32c);
-        $output.checksum_crc64nvme =
-            $crate::checksum::find(checksums, $crate::checksum::Algorithm::Crc64Nvme);
-        $output.checksum_sha1 =
-            $crate::checksum::find(checksums, $crate::checksum::Algorithm::Sha1);
-        $output.checksum_sha256 =
-            $crate::checksum::find(checksums, $crate::checksum::Algorithm::Sha256);
+        $output.checksum_crc32 = $crate::checksum::find(checksums, $crate::checksum::Algorithm::Crc32);
+        $output.checksum_crc32c = $crate::checksum::find(checksums, $crate::checksum::Algorithm::Crc32c);
+        $output.checksum_crc64nvme = $crate::checksum::find(checksums, $crate::checksum::Algorithm::Crc64Nvme);
+        $output.checksum_sha1 = $crate::checksum::find(checksums, $crate::checksum::Algorithm::Sha1);
+        $output.checksum_sha256 = $crate::checksum::find(checksums, $crate::checksum::Algorithm::Sha256);
     }};
 }
 pub(crate) use show_checksums;
@@ -174,10 +140,7 @@ macro_rules! show_object {
         $output.last_modified = Some(timestamp($info.modified_ns));
         $output.version_id = show_version($info.version, $input.version_id.is_some());
         show_metadata!($output, &$info.metadata);
-        let wants_checksums = $input
-            .checksum_mode
-            .as_ref()
-            .is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED);
+        let wants_checksums = $input.checksum_mode.as_ref().is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED);
         if wants_checksums && $slice.is_whole() {
             show_checksums!($output, &$info.checksums);
             $output.checksum_type = checksum_type(&$info.checksums);
@@ -186,15 +149,10 @@ macro_rules! show_object {
 }
 
 impl Operations {
-    pub(crate) async fn get(
-        &self,
-        req: S3Request<GetObjectInput>,
-    ) -> S3Result<S3Response<GetObjectOutput>> {
+    pub(crate) async fn get(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let input = req.input;
-        let object = self
-            .open(&bucket, &input.key, version(input.version_id.as_deref())?)
-            .await?;
+        let object = self.open(&bucket, &input.key, version(input.version_id.as_deref())?).await?;
         let info = object.info();
         let condition = ReadCondition {
             if_match: input.if_match.clone(),
@@ -210,33 +168,21 @@ impl Operations {
             output.tag_count = i32::try_from(info.tags.len()).ok();
         }
         output.body = Some(if slice.length() <= ONE_PIECE_BYTES_MAX {
-            let bytes = object
-                .bytes(slice.span.clone())
-                .await
-                .map_err(from_engine)?;
+            let bytes = object.bytes(slice.span.clone()).await.map_err(from_engine)?;
             StreamingBlob::from(Body::from(bytes))
         } else {
             // Damage at the start is still an answer of its own; later it can only break the connection.
             let mut reader = object.read(slice.span.clone());
             let first = reader.next().await.map_err(from_engine)?;
-            StreamingBlob::new(Content {
-                first,
-                reader,
-                left: slice.length(),
-            })
+            StreamingBlob::new(Content { first, reader, left: slice.length() })
         });
         Ok(S3Response::new(output))
     }
 
-    pub(crate) async fn head(
-        &self,
-        req: S3Request<HeadObjectInput>,
-    ) -> S3Result<S3Response<HeadObjectOutput>> {
+    pub(crate) async fn head(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let input = req.input;
-        let info = self
-            .look(&bucket, &input.key, version(input.version_id.as_deref())?)
-            .await?;
+        let info = self.look(&bucket, &input.key, version(input.version_id.as_deref())?).await?;
         let condition = ReadCondition {
             if_match: input.if_match.clone(),
             if_none_match: input.if_none_match.clone(),
@@ -250,23 +196,16 @@ impl Operations {
         let content_type = input.response_content_type;
         output.content_type = content_type.or(output.content_type);
         output.cache_control = input.response_cache_control.or(output.cache_control);
-        output.content_disposition = input
-            .response_content_disposition
-            .or(output.content_disposition);
+        output.content_disposition = input.response_content_disposition.or(output.content_disposition);
         output.content_encoding = input.response_content_encoding.or(output.content_encoding);
         output.content_language = input.response_content_language.or(output.content_language);
         output.expires = input.response_expires.or(output.expires);
         let mut response = S3Response::new(output);
         if !info.tags.is_empty() {
-            response.headers.insert(
-                "x-amz-tagging-count",
-                http::HeaderValue::from(info.tags.len()),
-            );
+            response.headers.insert("x-amz-tagging-count", http::HeaderValue::from(info.tags.len()));
         }
         if response.output.content_range.is_some() {
-            response
-                .extensions
-                .insert(crate::gate::Status(http::StatusCode::PARTIAL_CONTENT));
+            response.extensions.insert(crate::gate::Status(http::StatusCode::PARTIAL_CONTENT));
         }
         Ok(response)
     }
@@ -277,9 +216,7 @@ impl Operations {
     ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let input = req.input;
-        let info = self
-            .look(&bucket, &input.key, version(input.version_id.as_deref())?)
-            .await?;
+        let info = self.look(&bucket, &input.key, version(input.version_id.as_deref())?).await?;
         let wants = |name: &str| input.object_attributes.iter().any(|a| a.as_str() == name);
         let mut output = GetObjectAttributesOutput {
             last_modified: Some(timestamp(info.modified_ns)),
@@ -306,13 +243,8 @@ impl Operations {
                 (&mut checksum.checksum_sha1, Algorithm::Sha1),
                 (&mut checksum.checksum_sha256, Algorithm::Sha256),
             ] {
-                let kept = info
-                    .checksums
-                    .iter()
-                    .find(|c| c.algorithm == algorithm.name())
-                    .cloned();
-                *value =
-                    kept.map(|kept| checksum::encode(&tombolo_core::Checksum { parts: 0, ..kept }));
+                let kept = info.checksums.iter().find(|c| c.algorithm == algorithm.name()).cloned();
+                *value = kept.map(|kept| checksum::encode(&tombolo_core::Checksum { parts: 0, ..kept }));
             }
             checksum.checksum_type = checksum_type(&info.checksums);
             output.checksum = Some(checksum);
@@ -324,21 +256,10 @@ impl Operations {
     }
 }
 
-fn parts_of(
-    info: &ObjectInfo,
-    marker: Option<i32>,
-    max: Option<i32>,
-) -> S3Result<GetObjectAttributesParts> {
-    let negative = |_| {
-        refuse(
-            S3ErrorCode::InvalidArgument,
-            "max-parts and part-number-marker must not be negative",
-        )
-    };
+fn parts_of(info: &ObjectInfo, marker: Option<i32>, max: Option<i32>) -> S3Result<GetObjectAttributesParts> {
+    let negative = |_| refuse(S3ErrorCode::InvalidArgument, "max-parts and part-number-marker must not be negative");
     let marker = usize::try_from(marker.unwrap_or(0)).map_err(negative)?;
-    let max = usize::try_from(max.unwrap_or(1000))
-        .map_err(negative)?
-        .min(1000);
+    let max = usize::try_from(max.unwrap_or(1000)).map_err(negative)?.min(1000);
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let parts: Vec<ObjectPart> = (info.part_sizes.iter().enumerate().skip(marker).take(max))
         .map(|(index, &size)| ObjectPart {
@@ -389,8 +310,7 @@ impl Stream for Content {
 
 impl ByteStream for Content {
     fn remaining_length(&self) -> RemainingLength {
-        usize::try_from(self.left)
-            .map_or_else(|_| RemainingLength::unknown(), RemainingLength::new_exact)
+        usize::try_from(self.left).map_or_else(|_| RemainingLength::unknown(), RemainingLength::new_exact)
     }
 }
 
@@ -400,12 +320,7 @@ mod tests {
     use crate::conditions::tests::info;
     use tombolo_core::Etag;
 
-    fn slice(
-        size: u64,
-        parts: &[u64],
-        range: Option<&str>,
-        part: Option<i32>,
-    ) -> Result<Slice, String> {
+    fn slice(size: u64, parts: &[u64], range: Option<&str>, part: Option<i32>) -> Result<Slice, String> {
         let mut info = info(Etag::Md5([0; 16]), 0);
         (info.size, info.part_sizes) = (size, parts.to_vec());
         let range = range.map(|r| Range::parse(r).unwrap());
@@ -416,41 +331,16 @@ mod tests {
     fn ranges_and_parts_cut_what_s3_cuts() {
         let cut = |size, parts: &[u64], range, part| {
             let slice = slice(size, parts, range, part).unwrap();
-            (
-                slice.span,
-                slice.content_range.unwrap_or_default(),
-                slice.parts_count,
-            )
+            (slice.span, slice.content_range.unwrap_or_default(), slice.parts_count)
         };
         assert_eq!(cut(10, &[], None, None), (0..10, String::new(), None));
-        assert_eq!(
-            cut(10, &[], Some("bytes=2-4"), None),
-            (2..5, "bytes 2-4/10".into(), None)
-        );
-        assert_eq!(
-            cut(10, &[], Some("bytes=2-"), None),
-            (2..10, "bytes 2-9/10".into(), None)
-        );
-        assert_eq!(
-            cut(10, &[], Some("bytes=-3"), None),
-            (7..10, "bytes 7-9/10".into(), None)
-        );
-        assert_eq!(
-            cut(10, &[], Some("bytes=-30"), None),
-            (0..10, "bytes 0-9/10".into(), None)
-        );
-        assert_eq!(
-            cut(10, &[], Some("bytes=0-99"), None),
-            (0..10, "bytes 0-9/10".into(), None)
-        );
-        assert_eq!(
-            cut(10, &[], None, Some(1)),
-            (0..10, "bytes 0-9/10".into(), None)
-        );
-        assert_eq!(
-            cut(10, &[6, 4], None, Some(2)),
-            (6..10, "bytes 6-9/10".into(), Some(2))
-        );
+        assert_eq!(cut(10, &[], Some("bytes=2-4"), None), (2..5, "bytes 2-4/10".into(), None));
+        assert_eq!(cut(10, &[], Some("bytes=2-"), None), (2..10, "bytes 2-9/10".into(), None));
+        assert_eq!(cut(10, &[], Some("bytes=-3"), None), (7..10, "bytes 7-9/10".into(), None));
+        assert_eq!(cut(10, &[], Some("bytes=-30"), None), (0..10, "bytes 0-9/10".into(), None));
+        assert_eq!(cut(10, &[], Some("bytes=0-99"), None), (0..10, "bytes 0-9/10".into(), None));
+        assert_eq!(cut(10, &[], None, Some(1)), (0..10, "bytes 0-9/10".into(), None));
+        assert_eq!(cut(10, &[6, 4], None, Some(2)), (6..10, "bytes 6-9/10".into(), Some(2)));
         assert_eq!(cut(0, &[], None, Some(1)), (0..0, String::new(), None));
         assert_eq!(cut(0, &[0], None, Some(1)), (0..0, String::new(), Some(1)));
 
@@ -462,10 +352,7 @@ mod tests {
         assert_eq!(code(10, &[], None, Some(2)), "InvalidPartNumber");
         assert_eq!(code(10, &[6, 4], None, Some(3)), "InvalidPartNumber");
         assert_eq!(code(10, &[6, 4], None, Some(0)), "InvalidArgument");
-        assert_eq!(
-            code(10, &[6, 4], Some("bytes=0-1"), Some(1)),
-            "InvalidRequest"
-        );
+        assert_eq!(code(10, &[6, 4], Some("bytes=0-1"), Some(1)), "InvalidRequest");
     }
 
     #[test]
@@ -484,33 +371,17 @@ mod tests {
         assert_eq!(page.next_part_number_marker, Some(2));
         assert_eq!(page.total_parts_count, Some(3));
         let parts = page.parts.unwrap();
-        assert_eq!(
-            (parts.len(), parts[0].part_number, parts[0].size),
-            (1, Some(2), Some(6))
-        );
+        assert_eq!((parts.len(), parts[0].part_number, parts[0].size), (1, Some(2), Some(6)));
         assert!(parts_of(&info, None, Some(-1)).is_err());
-        assert_eq!(
-            parts_of(&info, Some(99), None)
-                .unwrap()
-                .parts
-                .unwrap()
-                .len(),
-            0
-        );
+        assert_eq!(parts_of(&info, Some(99), None).unwrap().parts.unwrap().len(), 0);
     }
 
     #[test]
     fn a_fresh_copy_is_confirmed_with_its_tag() {
         let object = info(Etag::Md5([0xab; 16]), 1000);
-        let condition = ReadCondition {
-            if_none_match: Some(ETagCondition::Any),
-            ..Default::default()
-        };
+        let condition = ReadCondition { if_none_match: Some(ETagCondition::Any), ..Default::default() };
         let error = check_condition(&condition, &object).unwrap_err();
         assert_eq!(error.status_code().unwrap().as_u16(), 304);
-        assert_eq!(
-            error.headers().unwrap()["etag"],
-            format!("\"{}\"", "ab".repeat(16)).as_str()
-        );
+        assert_eq!(error.headers().unwrap()["etag"], format!("\"{}\"", "ab".repeat(16)).as_str());
     }
 }

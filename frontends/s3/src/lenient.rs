@@ -24,19 +24,15 @@ impl Lenient {
 
 /// The headers of a read that are to be ignored.
 fn ignored(headers: &HeaderMap) -> Vec<header::HeaderName> {
-    let text = |name: &header::HeaderName| {
-        headers
-            .get(name)
-            .map(|value| value.to_str().unwrap_or("\0"))
-    };
+    let text = |name: &header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("\0"));
     let mut names = Vec::new();
     if text(&header::RANGE).is_some_and(|value| Range::parse(value).is_err()) {
         names.push(header::RANGE);
     }
     for name in [header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
-        if text(&name).is_some_and(|value| {
-            !value.is_empty() && Timestamp::parse(TimestampFormat::HttpDate, value).is_err()
-        }) {
+        if text(&name)
+            .is_some_and(|value| !value.is_empty() && Timestamp::parse(TimestampFormat::HttpDate, value).is_err())
+        {
             names.push(name);
         }
     }
@@ -50,10 +46,7 @@ impl S3Route for Lenient {
     }
 
     async fn check_access(&self, req: &mut S3Request<Body>) -> S3Result<()> {
-        let credentials = req
-            .credentials
-            .as_ref()
-            .ok_or_else(crate::auth::anonymous)?;
+        let credentials = req.credentials.as_ref().ok_or_else(crate::auth::anonymous)?;
         let (caller, _) = self.keys.find(&credentials.access_key).await?;
         check_owner(&req.headers, caller.tenant())?;
         req.extensions.insert(caller);
@@ -87,17 +80,10 @@ fn without_signature(uri: &Uri) -> Uri {
     let Some(query) = uri.query() else {
         return uri.clone();
     };
-    let is_kept = |pair: &&str| {
-        !pair
-            .get(..6)
-            .is_some_and(|head| head.eq_ignore_ascii_case("x-amz-"))
-    };
+    let is_kept = |pair: &&str| !pair.get(..6).is_some_and(|head| head.eq_ignore_ascii_case("x-amz-"));
     let query: Vec<&str> = query.split('&').filter(is_kept).collect();
     let path = format!("{}?{}", uri.path(), query.join("&"));
-    Uri::builder()
-        .path_and_query(path)
-        .build()
-        .unwrap_or_else(|_| uri.clone())
+    Uri::builder().path_and_query(path).build().unwrap_or_else(|_| uri.clone())
 }
 
 #[cfg(test)]
@@ -105,49 +91,24 @@ mod tests {
     use super::*;
 
     fn headers(list: &[(header::HeaderName, &str)]) -> HeaderMap {
-        list.iter()
-            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
-            .collect()
+        list.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
     }
 
     #[test]
     fn only_what_cannot_be_understood_is_ignored() {
         assert!(ignored(&HeaderMap::new()).is_empty());
         assert!(ignored(&headers(&[(header::RANGE, "bytes=0-1")])).is_empty());
-        assert_eq!(
-            ignored(&headers(&[(header::RANGE, "bytes=0-1,4-5")])),
-            [header::RANGE]
-        );
-        assert_eq!(
-            ignored(&headers(&[(header::RANGE, "lines=1-2")])),
-            [header::RANGE]
-        );
-        assert_eq!(
-            ignored(&headers(&[(header::RANGE, "bytes=5-1")])),
-            [header::RANGE]
-        );
-        assert!(
-            ignored(&headers(&[(
-                header::IF_MODIFIED_SINCE,
-                "Wed, 21 Oct 2015 07:28:00 GMT"
-            )]))
-            .is_empty()
-        );
-        assert_eq!(
-            ignored(&headers(&[(header::IF_MODIFIED_SINCE, "yesterday")])),
-            [header::IF_MODIFIED_SINCE]
-        );
+        assert_eq!(ignored(&headers(&[(header::RANGE, "bytes=0-1,4-5")])), [header::RANGE]);
+        assert_eq!(ignored(&headers(&[(header::RANGE, "lines=1-2")])), [header::RANGE]);
+        assert_eq!(ignored(&headers(&[(header::RANGE, "bytes=5-1")])), [header::RANGE]);
+        assert!(ignored(&headers(&[(header::IF_MODIFIED_SINCE, "Wed, 21 Oct 2015 07:28:00 GMT")])).is_empty());
+        assert_eq!(ignored(&headers(&[(header::IF_MODIFIED_SINCE, "yesterday")])), [header::IF_MODIFIED_SINCE]);
     }
 
     #[test]
     fn the_signature_is_taken_out_of_the_uri() {
-        let uri: Uri = "http://host/b/k%20?versionId=v&X-Amz-Signature=s&x-amz-date=d&partNumber=1"
-            .parse()
-            .unwrap();
-        assert_eq!(
-            without_signature(&uri).to_string(),
-            "/b/k%20?versionId=v&partNumber=1"
-        );
+        let uri: Uri = "http://host/b/k%20?versionId=v&X-Amz-Signature=s&x-amz-date=d&partNumber=1".parse().unwrap();
+        assert_eq!(without_signature(&uri).to_string(), "/b/k%20?versionId=v&partNumber=1");
         let uri: Uri = "/b/k".parse().unwrap();
         assert_eq!(without_signature(&uri), uri);
     }

@@ -12,8 +12,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use s3s::dto::*;
 use s3s::{S3ErrorCode, S3Request, S3Response, S3Result};
 use tombolo_core::{
-    Bucket as EngineBucket, ListItem, ListOptions, ListPage, ListVersionsOptions, ObjectSummary,
-    TenantPath, UploadId, UploadInfo, VersionItem,
+    Bucket as EngineBucket, ListItem, ListOptions, ListPage, ListVersionsOptions, ObjectSummary, TenantPath, UploadId,
+    UploadInfo, VersionItem,
 };
 
 /// The most lines of a page.
@@ -22,12 +22,8 @@ const PAGE_MAX: usize = 1000;
 const KEY_BYTES_MAX: usize = 1024;
 
 /// What `encoding-type=url` leaves as it is. A space becomes `%20`, which every decoder reads, form decoders included.
-pub(crate) const URL_SET: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~')
-    .remove(b'/');
+pub(crate) const URL_SET: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
 /// How keys are written in a listing.
 #[derive(Clone, Copy)]
@@ -40,10 +36,7 @@ impl Writer {
         match encoding.map(EncodingType::as_str) {
             None => Ok(Writer { is_url: false }),
             Some(EncodingType::URL) => Ok(Writer { is_url: true }),
-            Some(_) => Err(refuse(
-                S3ErrorCode::InvalidArgument,
-                "Invalid Encoding Method specified in Request",
-            )),
+            Some(_) => Err(refuse(S3ErrorCode::InvalidArgument, "Invalid Encoding Method specified in Request")),
         }
     }
 
@@ -65,23 +58,16 @@ impl Writer {
     }
 
     fn prefix(self, prefix: &[u8]) -> CommonPrefix {
-        CommonPrefix {
-            prefix: Some(self.bytes(prefix)),
-        }
+        CommonPrefix { prefix: Some(self.bytes(prefix)) }
     }
 }
 
 /// The number of lines asked for, at most [`PAGE_MAX`].
 fn limit(max: Option<i32>, name: &str) -> S3Result<usize> {
     let invalid = |_| {
-        refuse(
-            S3ErrorCode::InvalidArgument,
-            format!("Argument {name} must be an integer between 0 and 2147483647"),
-        )
+        refuse(S3ErrorCode::InvalidArgument, format!("Argument {name} must be an integer between 0 and 2147483647"))
     };
-    Ok(usize::try_from(max.unwrap_or(1000))
-        .map_err(invalid)?
-        .min(PAGE_MAX))
+    Ok(usize::try_from(max.unwrap_or(1000)).map_err(invalid)?.min(PAGE_MAX))
 }
 
 fn number(n: usize) -> i32 {
@@ -93,10 +79,7 @@ fn non_empty(text: Option<String>) -> Option<String> {
 }
 
 pub(crate) fn owner(tenant: &TenantPath) -> Owner {
-    Owner {
-        display_name: Some(tenant.tenant.clone()),
-        id: Some(tenant.to_string()),
-    }
+    Owner { display_name: Some(tenant.tenant.clone()), id: Some(tenant.to_string()) }
 }
 
 /// A place to go on from, opaque to clients.
@@ -107,10 +90,7 @@ fn token(key: &[u8]) -> String {
 fn read_token(token: &str) -> S3Result<Bytes> {
     match URL_SAFE_NO_PAD.decode(token) {
         Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(key.into()),
-        _ => Err(refuse(
-            S3ErrorCode::InvalidArgument,
-            "The continuation token provided is incorrect",
-        )),
+        _ => Err(refuse(S3ErrorCode::InvalidArgument, "The continuation token provided is incorrect")),
     }
 }
 
@@ -121,18 +101,12 @@ fn object(summary: ObjectSummary, writer: Writer, owner: Option<Owner>) -> Objec
         last_modified: Some(timestamp(summary.modified_ns)),
         owner,
         size: Some(i64::try_from(summary.size).unwrap_or(i64::MAX)),
-        storage_class: Some(ObjectStorageClass::from_static(
-            ObjectStorageClass::STANDARD,
-        )),
+        storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
         ..Default::default()
     }
 }
 
-fn split(
-    page: ListPage,
-    writer: Writer,
-    owner: Option<&Owner>,
-) -> (Vec<Object>, Vec<CommonPrefix>, Option<Bytes>) {
+fn split(page: ListPage, writer: Writer, owner: Option<&Owner>) -> (Vec<Object>, Vec<CommonPrefix>, Option<Bytes>) {
     let (mut objects, mut prefixes) = (Vec::with_capacity(page.items.len()), Vec::new());
     for item in page.items {
         match item {
@@ -165,10 +139,7 @@ async fn page(
 }
 
 impl Operations {
-    pub(crate) async fn list(
-        &self,
-        req: S3Request<ListObjectsInput>,
-    ) -> S3Result<S3Response<ListObjectsOutput>> {
+    pub(crate) async fn list(&self, req: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let owner = owner(caller(&req.extensions)?.tenant());
         let input = req.input;
@@ -176,14 +147,7 @@ impl Operations {
         let limit = limit(input.max_keys, "max-keys")?;
         let delimiter = non_empty(input.delimiter);
         let after = non_empty(input.marker.clone()).map(|m| Bytes::from(m.into_bytes()));
-        let page = page(
-            &bucket,
-            input.prefix.as_deref(),
-            delimiter.as_deref(),
-            after,
-            limit,
-        )
-        .await?;
+        let page = page(&bucket, input.prefix.as_deref(), delimiter.as_deref(), after, limit).await?;
         let (contents, common_prefixes, next) = split(page, writer, Some(&owner));
         Ok(S3Response::new(ListObjectsOutput {
             name: Some(input.bucket),
@@ -192,9 +156,7 @@ impl Operations {
             max_keys: Some(number(limit)),
             is_truncated: Some(next.is_some()),
             // Without a delimiter the last key is the next marker, and S3 leaves it to the client to know that.
-            next_marker: next
-                .filter(|_| delimiter.is_some())
-                .map(|next| writer.bytes(&next)),
+            next_marker: next.filter(|_| delimiter.is_some()).map(|next| writer.bytes(&next)),
             contents: Some(contents),
             common_prefixes: Some(common_prefixes),
             delimiter: writer.option(delimiter.as_deref()),
@@ -217,14 +179,7 @@ impl Operations {
             Some(token) => Some(read_token(token)?),
             None => non_empty(input.start_after.clone()).map(|s| Bytes::from(s.into_bytes())),
         };
-        let page = page(
-            &bucket,
-            input.prefix.as_deref(),
-            delimiter.as_deref(),
-            after,
-            limit,
-        )
-        .await?;
+        let page = page(&bucket, input.prefix.as_deref(), delimiter.as_deref(), after, limit).await?;
         let with_owner = input.fetch_owner.unwrap_or(false).then_some(&owner);
         let (contents, common_prefixes, next) = split(page, writer, with_owner);
         Ok(S3Response::new(ListObjectsV2Output {
@@ -262,9 +217,7 @@ impl Operations {
         }
         let options = ListVersionsOptions {
             prefix: Bytes::copy_from_slice(input.prefix.as_deref().unwrap_or("").as_bytes()),
-            delimiter: delimiter
-                .as_deref()
-                .map(|d| Bytes::copy_from_slice(d.as_bytes())),
+            delimiter: delimiter.as_deref().map(|d| Bytes::copy_from_slice(d.as_bytes())),
             after: key_marker.clone().map(|m| Bytes::from(m.into_bytes())),
             after_version: version(version_marker.as_deref())?,
             limit,
@@ -277,13 +230,7 @@ impl Operations {
         for item in page.items {
             match item {
                 VersionItem::Prefix(prefix) => prefixes.push(writer.prefix(&prefix)),
-                VersionItem::Version {
-                    summary,
-                    version,
-                    is_current,
-                    is_marker: true,
-                    ..
-                } => {
+                VersionItem::Version { summary, version, is_current, is_marker: true, .. } => {
                     markers.push(DeleteMarkerEntry {
                         is_latest: Some(is_current),
                         key: Some(writer.bytes(&summary.key)),
@@ -292,29 +239,20 @@ impl Operations {
                         version_id: Some(version.to_string()),
                     });
                 }
-                VersionItem::Version {
-                    summary,
-                    version,
-                    is_current,
-                    ..
-                } => versions.push(ObjectVersion {
+                VersionItem::Version { summary, version, is_current, .. } => versions.push(ObjectVersion {
                     e_tag: Some(ETag::Strong(summary.etag.to_string())),
                     is_latest: Some(is_current),
                     key: Some(writer.bytes(&summary.key)),
                     last_modified: Some(timestamp(summary.modified_ns)),
                     owner: Some(owner.clone()),
                     size: Some(i64::try_from(summary.size).unwrap_or(i64::MAX)),
-                    storage_class: Some(ObjectVersionStorageClass::from_static(
-                        ObjectVersionStorageClass::STANDARD,
-                    )),
+                    storage_class: Some(ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD)),
                     version_id: Some(version.to_string()),
                     ..Default::default()
                 }),
             }
         }
-        let (next_key, next_version) = page
-            .next
-            .map_or((None, None), |(key, version)| (Some(key), version));
+        let (next_key, next_version) = page.next.map_or((None, None), |(key, version)| (Some(key), version));
         Ok(S3Response::new(ListObjectVersionsOutput {
             common_prefixes: Some(prefixes),
             delete_markers: Some(markers),
@@ -348,43 +286,21 @@ impl Operations {
         // S3 ignores an upload marker that comes without a key marker.
         let id_marker = non_empty(input.upload_id_marker).filter(|_| key_marker.is_some());
         let after = key_marker.as_ref().map(|key| {
-            let skipped = delimiter
-                .as_deref()
-                .and_then(|d| common_prefix(key.as_bytes(), prefix.as_bytes(), d.as_bytes()));
+            let skipped =
+                delimiter.as_deref().and_then(|d| common_prefix(key.as_bytes(), prefix.as_bytes(), d.as_bytes()));
             match skipped {
                 // The marker is a prefix that was on the page before.
                 Some(rolled) if rolled == key.as_bytes() => (past_prefix(rolled), None),
-                _ => (
-                    Bytes::copy_from_slice(key.as_bytes()),
-                    id_marker.clone().map(UploadId),
-                ),
+                _ => (Bytes::copy_from_slice(key.as_bytes()), id_marker.clone().map(UploadId)),
             }
         });
-        let rolled = roll_uploads(
-            &bucket,
-            prefix.as_bytes(),
-            delimiter.as_deref().map(str::as_bytes),
-            after,
-            limit,
-        )
-        .await?;
-        let uploads = rolled
-            .uploads
-            .into_iter()
-            .map(|upload| multipart_upload(upload, writer, &tenant))
-            .collect();
-        let (next_key, next_id) = rolled
-            .next
-            .map_or((None, None), |(key, id)| (Some(key), id));
+        let rolled =
+            roll_uploads(&bucket, prefix.as_bytes(), delimiter.as_deref().map(str::as_bytes), after, limit).await?;
+        let uploads = rolled.uploads.into_iter().map(|upload| multipart_upload(upload, writer, &tenant)).collect();
+        let (next_key, next_id) = rolled.next.map_or((None, None), |(key, id)| (Some(key), id));
         Ok(S3Response::new(ListMultipartUploadsOutput {
             bucket: Some(input.bucket),
-            common_prefixes: Some(
-                rolled
-                    .prefixes
-                    .iter()
-                    .map(|prefix| writer.prefix(prefix))
-                    .collect(),
-            ),
+            common_prefixes: Some(rolled.prefixes.iter().map(|prefix| writer.prefix(prefix)).collect()),
             delimiter: writer.option(delimiter.as_deref()),
             encoding_type: input.encoding_type,
             is_truncated: Some(next_key.is_some()),
@@ -399,29 +315,18 @@ impl Operations {
         }))
     }
 
-    pub(crate) async fn list_parts(
-        &self,
-        req: S3Request<ListPartsInput>,
-    ) -> S3Result<S3Response<ListPartsOutput>> {
+    pub(crate) async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let tenant = caller(&req.extensions)?.tenant().clone();
         let input = req.input;
         let limit = limit(input.max_parts, "max-parts")?;
-        let invalid = |_| {
-            refuse(
-                S3ErrorCode::InvalidArgument,
-                "part-number-marker must not be negative",
-            )
-        };
+        let invalid = |_| refuse(S3ErrorCode::InvalidArgument, "part-number-marker must not be negative");
         let marker = u32::try_from(input.part_number_marker.unwrap_or(0)).map_err(invalid)?;
         let id = UploadId(input.upload_id.clone());
         let started = bucket.upload(&input.key, &id).await.map_err(from_engine)?;
         let (parts, more) = match limit {
             0 => (Vec::new(), false),
-            _ => bucket
-                .parts(&input.key, &id, marker, limit)
-                .await
-                .map_err(from_engine)?,
+            _ => bucket.parts(&input.key, &id, marker, limit).await.map_err(from_engine)?,
         };
         let shown = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         let checksum = upload_checksum(&started);
@@ -460,10 +365,7 @@ impl Operations {
 }
 
 fn initiator(tenant: &TenantPath) -> Initiator {
-    Initiator {
-        display_name: Some(tenant.tenant.clone()),
-        id: Some(tenant.to_string()),
-    }
+    Initiator { display_name: Some(tenant.tenant.clone()), id: Some(tenant.to_string()) }
 }
 
 fn multipart_upload(upload: UploadInfo, writer: Writer, tenant: &TenantPath) -> MultipartUpload {
@@ -502,10 +404,7 @@ async fn roll_uploads(
     }
     let mut last: Option<(Bytes, Option<UploadId>)> = None;
     loop {
-        let (page, more) = bucket
-            .uploads(prefix, after.take(), limit)
-            .await
-            .map_err(from_engine)?;
+        let (page, more) = bucket.uploads(prefix, after.take(), limit).await.map_err(from_engine)?;
         let mut skip_to = None;
         for upload in page {
             if rolled.uploads.len() + rolled.prefixes.len() == limit {
@@ -541,9 +440,7 @@ async fn roll_uploads(
 /// The part of `key` up to and with the first delimiter after `prefix`.
 fn common_prefix<'a>(key: &'a [u8], prefix: &[u8], delimiter: &[u8]) -> Option<&'a [u8]> {
     let rest = key.strip_prefix(prefix)?;
-    let at = rest
-        .windows(delimiter.len().max(1))
-        .position(|window| window == delimiter)?;
+    let at = rest.windows(delimiter.len().max(1)).position(|window| window == delimiter)?;
     key.get(..prefix.len() + at + delimiter.len())
 }
 
@@ -574,11 +471,7 @@ mod tests {
             assert_eq!(read_token(&token(key)).unwrap(), key);
         }
         for bad in ["", "!", "a", &token(&[b'k'; 1025])] {
-            assert_eq!(
-                read_token(bad).unwrap_err().code(),
-                &S3ErrorCode::InvalidArgument,
-                "{bad}"
-            );
+            assert_eq!(read_token(bad).unwrap_err().code(), &S3ErrorCode::InvalidArgument, "{bad}");
         }
     }
 

@@ -57,20 +57,12 @@ macro_rules! show_metadata {
         $output.content_disposition = header("content-disposition");
         $output.content_encoding = header("content-encoding");
         $output.content_language = header("content-language");
-        $output.content_type = Some(
-            header("content-type")
-                .unwrap_or_else(|| $crate::metadata::DEFAULT_CONTENT_TYPE.to_owned()),
-        );
+        $output.content_type =
+            Some(header("content-type").unwrap_or_else(|| $crate::metadata::DEFAULT_CONTENT_TYPE.to_owned()));
         $output.expires = $crate::metadata::expires($metadata);
         $output.website_redirect_location = header("x-amz-website-redirect-location");
         if !$metadata.user.is_empty() {
-            $output.metadata = Some(
-                $metadata
-                    .user
-                    .iter()
-                    .map(|(k, v)| (k.clone(), v.clone()))
-                    .collect(),
-            );
+            $output.metadata = Some($metadata.user.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
         }
     }};
 }
@@ -90,17 +82,11 @@ impl Described {
         };
         keep("cache-control", self.cache_control);
         keep("content-disposition", self.content_disposition);
-        keep(
-            "content-encoding",
-            self.content_encoding.and_then(without_aws_chunked),
-        );
+        keep("content-encoding", self.content_encoding.and_then(without_aws_chunked));
         keep("content-language", self.content_language);
         keep("content-type", self.content_type);
         keep("expires", self.expires.map(|time| http_date(&time)));
-        keep(
-            "x-amz-website-redirect-location",
-            self.website_redirect_location,
-        );
+        keep("x-amz-website-redirect-location", self.website_redirect_location);
         let user: BTreeMap<String, String> = self.user.unwrap_or_default().into_iter().collect();
         let bytes: usize = user.iter().map(|(k, v)| k.len() + v.len()).sum();
         if bytes > USER_METADATA_BYTES_MAX {
@@ -109,10 +95,7 @@ impl Described {
         }
         let metadata = Metadata { headers, user };
         if metadata.size_bytes() > Metadata::BYTES_MAX {
-            return Err(refuse(
-                S3ErrorCode::MetadataTooLarge,
-                "Your headers exceed the maximum allowed size",
-            ));
+            return Err(refuse(S3ErrorCode::MetadataTooLarge, "Your headers exceed the maximum allowed size"));
         }
         Ok(metadata)
     }
@@ -123,11 +106,7 @@ fn without_aws_chunked(encoding: String) -> Option<String> {
     if !encoding.contains("aws-chunked") {
         return Some(encoding);
     }
-    let rest: Vec<&str> = encoding
-        .split(',')
-        .map(str::trim)
-        .filter(|e| !e.is_empty() && *e != "aws-chunked")
-        .collect();
+    let rest: Vec<&str> = encoding.split(',').map(str::trim).filter(|e| !e.is_empty() && *e != "aws-chunked").collect();
     (!rest.is_empty()).then(|| rest.join(","))
 }
 
@@ -154,10 +133,7 @@ pub(crate) fn tags_of_header(text: &str) -> S3Result<Tags> {
     };
     let decode = |text: &str| -> S3Result<String> {
         let text = text.replace('+', " ");
-        percent_encoding::percent_decode_str(&text)
-            .decode_utf8()
-            .map(|s| s.into_owned())
-            .map_err(|_| malformed())
+        percent_encoding::percent_decode_str(&text).decode_utf8().map(|s| s.into_owned()).map_err(|_| malformed())
     };
     let mut list = Vec::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -169,50 +145,28 @@ pub(crate) fn tags_of_header(text: &str) -> S3Result<Tags> {
 
 /// The tags of a `Tagging` document.
 pub(crate) fn tags_of_set(set: Vec<Tag>) -> S3Result<Tags> {
-    checked_tags(
-        set.into_iter()
-            .map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default()))
-            .collect(),
-    )
+    checked_tags(set.into_iter().map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default())).collect())
 }
 
 /// The tags as a `TagSet`.
 pub(crate) fn tag_set(tags: &Tags) -> Vec<Tag> {
-    tags.iter()
-        .map(|(key, value)| Tag {
-            key: Some(key.clone()),
-            value: Some(value.clone()),
-        })
-        .collect()
+    tags.iter().map(|(key, value)| Tag { key: Some(key.clone()), value: Some(value.clone()) }).collect()
 }
 
 fn checked_tags(list: Vec<(String, String)>) -> S3Result<Tags> {
     if list.len() > TAGS_MAX {
-        return Err(custom(
-            "BadRequest",
-            StatusCode::BAD_REQUEST,
-            "Object tags cannot be greater than 10",
-        ));
+        return Err(custom("BadRequest", StatusCode::BAD_REQUEST, "Object tags cannot be greater than 10"));
     }
     let mut tags = Tags::new();
     for (key, value) in list {
         if key.is_empty() || key.chars().count() > TAG_KEY_CHARS_MAX || !key.chars().all(tag_char) {
-            return Err(refuse(
-                S3ErrorCode::InvalidTag,
-                "The TagKey you have provided is invalid",
-            ));
+            return Err(refuse(S3ErrorCode::InvalidTag, "The TagKey you have provided is invalid"));
         }
         if value.chars().count() > TAG_VALUE_CHARS_MAX || !value.chars().all(tag_char) {
-            return Err(refuse(
-                S3ErrorCode::InvalidTag,
-                "The TagValue you have provided is invalid",
-            ));
+            return Err(refuse(S3ErrorCode::InvalidTag, "The TagValue you have provided is invalid"));
         }
         if tags.insert(key, value).is_some() {
-            return Err(refuse(
-                S3ErrorCode::InvalidTag,
-                "Cannot provide multiple Tags with the same key",
-            ));
+            return Err(refuse(S3ErrorCode::InvalidTag, "Cannot provide multiple Tags with the same key"));
         }
     }
     Ok(tags)
@@ -235,19 +189,12 @@ mod tests {
             content_type: Some("text/plain".into()),
             content_encoding: Some("aws-chunked, gzip".into()),
             cache_control: Some(String::new()),
-            expires: Some(
-                Timestamp::parse(TimestampFormat::HttpDate, "Wed, 21 Oct 2015 07:28:00 GMT")
-                    .unwrap(),
-            ),
+            expires: Some(Timestamp::parse(TimestampFormat::HttpDate, "Wed, 21 Oct 2015 07:28:00 GMT").unwrap()),
             user: Some(HashMap::from([("a".to_owned(), "ä".to_owned())])),
             ..Described::default()
         };
         let metadata = described.into_metadata().unwrap();
-        let headers: Vec<_> = metadata
-            .headers
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
+        let headers: Vec<_> = metadata.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(
             headers,
             [
@@ -257,10 +204,7 @@ mod tests {
             ]
         );
         assert_eq!(metadata.user["a"], "ä");
-        assert_eq!(
-            http_date(&expires(&metadata).unwrap()),
-            "Wed, 21 Oct 2015 07:28:00 GMT"
-        );
+        assert_eq!(http_date(&expires(&metadata).unwrap()), "Wed, 21 Oct 2015 07:28:00 GMT");
         assert_eq!(without_aws_chunked("aws-chunked".into()), None);
     }
 
@@ -271,9 +215,7 @@ mod tests {
             ..Described::default()
         };
         assert!(user(USER_METADATA_BYTES_MAX).into_metadata().is_ok());
-        let error = user(USER_METADATA_BYTES_MAX + 1)
-            .into_metadata()
-            .unwrap_err();
+        let error = user(USER_METADATA_BYTES_MAX + 1).into_metadata().unwrap_err();
         assert_eq!(error.code(), &S3ErrorCode::MetadataTooLarge);
     }
 
@@ -282,11 +224,7 @@ mod tests {
         let tags = tags_of_header("a=1&b%20c=x%2By+z&empty").unwrap();
         assert_eq!(
             tags,
-            Tags::from([
-                ("a".into(), "1".into()),
-                ("b c".into(), "x+y z".into()),
-                ("empty".into(), "".into())
-            ])
+            Tags::from([("a".into(), "1".into()), ("b c".into(), "x+y z".into()), ("empty".into(), "".into())])
         );
         assert_eq!(tag_set(&tags).len(), 3);
         assert_eq!(tags_of_set(tag_set(&tags)).unwrap(), tags);
@@ -296,10 +234,7 @@ mod tests {
         assert_eq!(code(&format!("{}=1", "k".repeat(129))), "InvalidTag");
         assert_eq!(code(&format!("k={}", "v".repeat(257))), "InvalidTag");
         assert_eq!(code("a=%ff"), "InvalidArgument");
-        assert_eq!(
-            code("a=1&b=1&c=1&d=1&e=1&f=1&g=1&h=1&i=1&j=1&k=1"),
-            "BadRequest"
-        );
+        assert_eq!(code("a=1&b=1&c=1&d=1&e=1&f=1&g=1&h=1&i=1&j=1&k=1"), "BadRequest");
         assert_eq!(code("a<b=1"), "InvalidTag");
     }
 }

@@ -9,8 +9,8 @@ use http::{Extensions, HeaderMap};
 use s3s::dto::TimestampFormat;
 use s3s::{S3Error, S3ErrorCode, S3Result};
 use tombolo_core::{
-    Bucket, ErrorKind, GetOptions, ListVersionsOptions, Object, ObjectInfo, Segment, Subject,
-    VersionId, VersionItem, Versioning,
+    Bucket, ErrorKind, GetOptions, ListVersionsOptions, Object, ObjectInfo, Segment, Subject, VersionId, VersionItem,
+    Versioning,
 };
 
 /// The operations of the door over one segment.
@@ -48,65 +48,29 @@ impl Operations {
     /// The bucket of this name of the caller's tenant. Other tenants' buckets don't exist for the caller.
     pub(crate) async fn bucket(&self, extensions: &Extensions, name: &str) -> S3Result<Bucket> {
         let tenant = caller(extensions)?.tenant();
-        let invalid = || {
-            refuse(
-                S3ErrorCode::InvalidBucketName,
-                "The specified bucket is not valid.",
-            )
-        };
+        let invalid = || refuse(S3ErrorCode::InvalidBucketName, "The specified bucket is not valid.");
         let path = tenant.bucket(name).map_err(|_| invalid())?;
         match self.segment.bucket(&path).await {
             Ok(bucket) => Ok(bucket),
-            Err(error) if error.kind() == ErrorKind::NotFound && !is_s3_bucket_name(name) => {
-                Err(invalid())
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_s3_bucket_name(name) => Err(invalid()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(refuse(S3ErrorCode::NoSuchBucket, "The specified bucket does not exist"))
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(refuse(
-                S3ErrorCode::NoSuchBucket,
-                "The specified bucket does not exist",
-            )),
             Err(error) => Err(from_engine(error)),
         }
     }
 
     /// Opens a version. A delete marker is told apart from a key that never was.
-    pub(crate) async fn open(
-        &self,
-        bucket: &Bucket,
-        key: &str,
-        version: Option<VersionId>,
-    ) -> S3Result<Object> {
-        match bucket
-            .get(
-                key,
-                GetOptions {
-                    version,
-                    snapshot: None,
-                },
-            )
-            .await
-        {
+    pub(crate) async fn open(&self, bucket: &Bucket, key: &str, version: Option<VersionId>) -> S3Result<Object> {
+        match bucket.get(key, GetOptions { version, snapshot: None }).await {
             Ok(object) => Ok(object),
             Err(error) => Err(self.explain(bucket, key, version, error).await),
         }
     }
 
     /// As [`Operations::open`], without the content.
-    pub(crate) async fn look(
-        &self,
-        bucket: &Bucket,
-        key: &str,
-        version: Option<VersionId>,
-    ) -> S3Result<ObjectInfo> {
-        match bucket
-            .head(
-                key,
-                GetOptions {
-                    version,
-                    snapshot: None,
-                },
-            )
-            .await
-        {
+    pub(crate) async fn look(&self, bucket: &Bucket, key: &str, version: Option<VersionId>) -> S3Result<ObjectInfo> {
+        match bucket.head(key, GetOptions { version, snapshot: None }).await {
             Ok(info) => Ok(info),
             Err(error) => Err(self.explain(bucket, key, version, error).await),
         }
@@ -120,24 +84,16 @@ impl Operations {
         version: Option<VersionId>,
         error: tombolo_core::Error,
     ) -> S3Error {
-        if error.kind() != ErrorKind::NotFound
-            || !matches!(error.subject(), Subject::Key | Subject::Version)
-        {
+        if error.kind() != ErrorKind::NotFound || !matches!(error.subject(), Subject::Key | Subject::Version) {
             return from_engine(error);
         }
         match find_marker(bucket, key, version).await {
             Ok(Some((marker, modified_ns))) => marker_error(marker, modified_ns, version.is_some()),
             Ok(None) if version.is_some() => {
-                let missing = refuse(
-                    S3ErrorCode::NoSuchVersion,
-                    "The specified version does not exist.",
-                );
+                let missing = refuse(S3ErrorCode::NoSuchVersion, "The specified version does not exist.");
                 with_source(missing, error)
             }
-            Ok(None) => with_source(
-                refuse(S3ErrorCode::NoSuchKey, "The specified key does not exist."),
-                error,
-            ),
+            Ok(None) => with_source(refuse(S3ErrorCode::NoSuchKey, "The specified key does not exist."), error),
             Err(other) => from_engine(other),
         }
     }
@@ -165,14 +121,7 @@ async fn find_marker(
     loop {
         let page = bucket.list_versions(options.clone()).await?;
         for item in page.items {
-            let VersionItem::Version {
-                summary,
-                version: id,
-                is_current,
-                is_marker,
-                ..
-            } = item
-            else {
+            let VersionItem::Version { summary, version: id, is_current, is_marker, .. } = item else {
                 continue;
             };
             // Versions of a key come together and the key itself is the first of all that start with it.
@@ -200,28 +149,17 @@ async fn find_marker(
 /// What S3 says about a delete marker: 405 when it was asked for by its id, else 404, both with its headers.
 fn marker_error(marker: VersionId, modified_ns: i64, by_id: bool) -> S3Error {
     let error = if by_id {
-        let error = refuse(
-            S3ErrorCode::MethodNotAllowed,
-            "The specified method is not allowed against this resource.",
-        );
+        let error = refuse(S3ErrorCode::MethodNotAllowed, "The specified method is not allowed against this resource.");
         let mut date = Vec::new();
         let date = match timestamp(modified_ns).format(TimestampFormat::HttpDate, &mut date) {
             Ok(()) => String::from_utf8(date).unwrap_or_default(),
             Err(_) => String::new(),
         };
-        with_header(
-            with_header(error, "allow", "DELETE"),
-            "last-modified",
-            &date,
-        )
+        with_header(with_header(error, "allow", "DELETE"), "last-modified", &date)
     } else {
         refuse(S3ErrorCode::NoSuchKey, "The specified key does not exist.")
     };
-    with_header(
-        with_header(error, "x-amz-delete-marker", "true"),
-        "x-amz-version-id",
-        &marker.to_string(),
-    )
+    with_header(with_header(error, "x-amz-delete-marker", "true"), "x-amz-version-id", &marker.to_string())
 }
 
 /// A version id from a request.
@@ -239,29 +177,19 @@ pub(crate) fn show_version(version: VersionId, asked: bool) -> Option<String> {
 pub(crate) fn check_features(headers: &HeaderMap) -> S3Result<()> {
     for name in headers.keys() {
         let name = name.as_str();
-        let value = || {
-            headers
-                .get(name)
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or("")
-        };
+        let value = || headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
         let is_refused = name.starts_with("x-amz-server-side-encryption")
             || name.starts_with("x-amz-copy-source-server-side-encryption")
             || name.starts_with("x-amz-object-lock-")
             || name == "x-amz-bucket-object-lock-enabled" && !value().eq_ignore_ascii_case("false")
             || name == "x-amz-write-offset-bytes";
         if is_refused {
-            let message = format!(
-                "A header you provided implies functionality that is not implemented: {name}"
-            );
+            let message = format!("A header you provided implies functionality that is not implemented: {name}");
             return Err(refuse(S3ErrorCode::NotImplemented, message));
         }
         let is_grant = name.starts_with("x-amz-grant-")
             || name == "x-amz-acl"
-                && !matches!(
-                    value(),
-                    "" | "private" | "bucket-owner-full-control" | "bucket-owner-read"
-                );
+                && !matches!(value(), "" | "private" | "bucket-owner-full-control" | "bucket-owner-read");
         if is_grant {
             let message = "The bucket does not allow ACLs";
             return Err(refuse(S3ErrorCode::AccessControlListNotSupported, message));
@@ -286,31 +214,16 @@ mod tests {
     fn promises_we_cannot_keep_are_refused() {
         for (name, value, code) in [
             ("x-amz-server-side-encryption", "AES256", "NotImplemented"),
-            (
-                "x-amz-server-side-encryption-customer-algorithm",
-                "AES256",
-                "NotImplemented",
-            ),
+            ("x-amz-server-side-encryption-customer-algorithm", "AES256", "NotImplemented"),
             ("x-amz-object-lock-mode", "GOVERNANCE", "NotImplemented"),
             ("x-amz-bucket-object-lock-enabled", "true", "NotImplemented"),
             ("x-amz-acl", "public-read", "AccessControlListNotSupported"),
             ("x-amz-grant-read", "id=1", "AccessControlListNotSupported"),
             ("x-amz-storage-class", "GLACIER", "InvalidStorageClass"),
         ] {
-            assert_eq!(
-                check_features(&headers(name, value))
-                    .unwrap_err()
-                    .code()
-                    .as_str(),
-                code,
-                "{name}"
-            );
+            assert_eq!(check_features(&headers(name, value)).unwrap_err().code().as_str(), code, "{name}");
         }
-        for (name, value) in [
-            ("x-amz-acl", "private"),
-            ("x-amz-storage-class", "STANDARD"),
-            ("x-amz-meta-acl", "x"),
-        ] {
+        for (name, value) in [("x-amz-acl", "private"), ("x-amz-storage-class", "STANDARD"), ("x-amz-meta-acl", "x")] {
             assert!(check_features(&headers(name, value)).is_ok(), "{name}");
         }
     }
@@ -342,14 +255,8 @@ mod tests {
     fn version_ids_are_parsed_and_shown() {
         assert_eq!(version(None).unwrap(), None);
         assert_eq!(version(Some("null")).unwrap(), Some(VersionId::Null));
-        assert_eq!(
-            version(Some("nonsense")).unwrap_err().code(),
-            &S3ErrorCode::InvalidArgument
-        );
-        assert_eq!(
-            version(Some("")).unwrap_err().code(),
-            &S3ErrorCode::InvalidArgument
-        );
+        assert_eq!(version(Some("nonsense")).unwrap_err().code(), &S3ErrorCode::InvalidArgument);
+        assert_eq!(version(Some("")).unwrap_err().code(), &S3ErrorCode::InvalidArgument);
         assert_eq!(show_version(VersionId::Null, false), None);
         assert_eq!(show_version(VersionId::Null, true).as_deref(), Some("null"));
     }
@@ -362,9 +269,6 @@ mod tests {
         let error = marker_error(VersionId::Null, 0, true);
         assert_eq!(error.code(), &S3ErrorCode::MethodNotAllowed);
         assert_eq!(error.headers().unwrap()["allow"], "DELETE");
-        assert_eq!(
-            error.headers().unwrap()["last-modified"],
-            "Thu, 01 Jan 1970 00:00:00 GMT"
-        );
+        assert_eq!(error.headers().unwrap()["last-modified"], "Thu, 01 Jan 1970 00:00:00 GMT");
     }
 }

@@ -58,27 +58,18 @@ pub enum ChunkError {
 impl fmt::Display for ChunkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ChunkError::Header => {
-                f.write_str("a chunk header of the aws-chunked body is malformed")
-            }
+            ChunkError::Header => f.write_str("a chunk header of the aws-chunked body is malformed"),
             ChunkError::ChunkTooLarge(size, limit) => {
-                write!(
-                    f,
-                    "a signed chunk of {size} bytes is larger than {limit}; send smaller chunks"
-                )
+                write!(f, "a signed chunk of {size} bytes is larger than {limit}; send smaller chunks")
             }
-            ChunkError::DataEnd => {
-                f.write_str("a chunk of the aws-chunked body does not end where its header says")
+            ChunkError::DataEnd => f.write_str("a chunk of the aws-chunked body does not end where its header says"),
+            ChunkError::TooLong => f.write_str("the body is longer than x-amz-decoded-content-length"),
+            ChunkError::TooShort => {
+                f.write_str("the body ends before x-amz-decoded-content-length bytes and its last chunk")
             }
-            ChunkError::TooLong => {
-                f.write_str("the body is longer than x-amz-decoded-content-length")
+            ChunkError::Trailer => {
+                f.write_str("the trailers of the body are malformed or are not those of x-amz-trailer")
             }
-            ChunkError::TooShort => f.write_str(
-                "the body ends before x-amz-decoded-content-length bytes and its last chunk",
-            ),
-            ChunkError::Trailer => f.write_str(
-                "the trailers of the body are malformed or are not those of x-amz-trailer",
-            ),
         }
     }
 }
@@ -116,22 +107,14 @@ pub struct Rechunker {
 impl Rechunker {
     /// A parser for a body of `decoded_bytes` of content with the trailers of `announced` (names, any case).
     /// Signed chunks above `chunk_bytes_max` are refused.
-    pub fn new(
-        mode: ChunkMode,
-        decoded_bytes: u64,
-        chunk_bytes_max: u64,
-        announced: &[&str],
-    ) -> Rechunker {
+    pub fn new(mode: ChunkMode, decoded_bytes: u64, chunk_bytes_max: u64, announced: &[&str]) -> Rechunker {
         Rechunker {
             mode,
             state: State::Header,
             line: Vec::new(),
             remaining: decoded_bytes,
             chunk_bytes_max,
-            announced: announced
-                .iter()
-                .map(|name| name.trim().to_ascii_lowercase())
-                .collect(),
+            announced: announced.iter().map(|name| name.trim().to_ascii_lowercase()).collect(),
             signed_chunk_bytes: 0,
         }
     }
@@ -171,11 +154,7 @@ impl Rechunker {
                         }
                         ChunkMode::Signed => out.push_back(data),
                     }
-                    self.state = if left > 0 {
-                        State::Data(left)
-                    } else {
-                        State::DataEnd(0)
-                    };
+                    self.state = if left > 0 { State::Data(left) } else { State::DataEnd(0) };
                 }
                 State::DataEnd(seen) => {
                     let wanted = if seen == 0 { b'\r' } else { b'\n' };
@@ -225,11 +204,7 @@ impl Rechunker {
         let (size, extension) = text.split_at_checked(digits).ok_or(ChunkError::Header)?;
         let size = hexadecimal(size).ok_or(ChunkError::Header)?;
         let has_signature = match extension.strip_prefix(SIGNATURE_EXTENSION) {
-            Some(signature)
-                if signature.len() == 64 && signature.iter().all(u8::is_ascii_hexdigit) =>
-            {
-                true
-            }
+            Some(signature) if signature.len() == 64 && signature.iter().all(u8::is_ascii_hexdigit) => true,
             Some(_) => return Err(ChunkError::Header),
             None if extension.is_empty() => false,
             None => return Err(ChunkError::Header),
@@ -250,11 +225,7 @@ impl Rechunker {
             out.push_back(Bytes::from_static(b"0\r\n"));
         }
         self.remaining -= size;
-        self.state = if size == 0 {
-            State::Trailers
-        } else {
-            State::Data(size)
-        };
+        self.state = if size == 0 { State::Trailers } else { State::Data(size) };
         Ok(())
     }
 
@@ -266,30 +237,18 @@ impl Rechunker {
             if line.is_empty() {
                 continue;
             }
-            let colon = line
-                .iter()
-                .position(|&b| b == b':')
-                .ok_or(ChunkError::Trailer)?;
+            let colon = line.iter().position(|&b| b == b':').ok_or(ChunkError::Trailer)?;
             let (name, _) = line.split_at_checked(colon).ok_or(ChunkError::Trailer)?;
-            let name = std::str::from_utf8(name)
-                .map_err(|_| ChunkError::Trailer)?
-                .to_ascii_lowercase();
+            let name = std::str::from_utf8(name).map_err(|_| ChunkError::Trailer)?.to_ascii_lowercase();
             if name == "x-amz-trailer-signature" && self.mode == ChunkMode::Signed && !signed {
                 signed = true;
                 continue;
             }
             // Not announced, or there twice.
-            let at = missing
-                .iter()
-                .position(|wanted| *wanted == name)
-                .ok_or(ChunkError::Trailer)?;
+            let at = missing.iter().position(|wanted| *wanted == name).ok_or(ChunkError::Trailer)?;
             missing.swap_remove(at);
         }
-        if missing.is_empty() {
-            Ok(())
-        } else {
-            Err(ChunkError::Trailer)
-        }
+        if missing.is_empty() { Ok(()) } else { Err(ChunkError::Trailer) }
     }
 }
 
@@ -311,11 +270,7 @@ mod tests {
     const SIGNATURE: &str = "ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648";
 
     /// Runs `body` through, cut at `cuts`; gives what comes out.
-    fn run(
-        rechunker: &mut Rechunker,
-        body: &[u8],
-        cuts: &[usize],
-    ) -> Result<Vec<Bytes>, ChunkError> {
+    fn run(rechunker: &mut Rechunker, body: &[u8], cuts: &[usize]) -> Result<Vec<Bytes>, ChunkError> {
         let mut out = VecDeque::new();
         let mut cuts: Vec<usize> = cuts.iter().map(|at| at % (body.len() + 1)).collect();
         cuts.extend([0, body.len()]);
@@ -341,15 +296,11 @@ mod tests {
     fn signed(content: &[u8], chunk: usize, trailers: &str) -> Vec<u8> {
         let mut body = Vec::new();
         for piece in content.chunks(chunk.max(1)) {
-            body.extend_from_slice(
-                format!("{:x};chunk-signature={SIGNATURE}\r\n", piece.len()).as_bytes(),
-            );
+            body.extend_from_slice(format!("{:x};chunk-signature={SIGNATURE}\r\n", piece.len()).as_bytes());
             body.extend_from_slice(piece);
             body.extend_from_slice(b"\r\n");
         }
-        body.extend_from_slice(
-            format!("0;chunk-signature={SIGNATURE}\r\n{trailers}\r\n").as_bytes(),
-        );
+        body.extend_from_slice(format!("0;chunk-signature={SIGNATURE}\r\n{trailers}\r\n").as_bytes());
         body
     }
 
@@ -359,8 +310,7 @@ mod tests {
         let (mut at, mut content, mut longest) = (0, Vec::new(), 0);
         loop {
             let end = at + all[at..].windows(2).position(|w| w == b"\r\n").unwrap();
-            let size =
-                usize::from_str_radix(std::str::from_utf8(&all[at..end]).unwrap(), 16).unwrap();
+            let size = usize::from_str_radix(std::str::from_utf8(&all[at..end]).unwrap(), 16).unwrap();
             at = end + 2;
             if size == 0 {
                 return (content, longest, all[at..].to_vec());
@@ -377,8 +327,7 @@ mod tests {
         let content = vec![7u8; 1 << 20];
         let body = unsigned(&content, content.len(), "x-amz-checksum-crc32:AAAAAA==\r\n");
         let cuts: Vec<usize> = (0..body.len()).step_by(8192).collect();
-        let mut rechunker =
-            Rechunker::new(ChunkMode::Unsigned, 1 << 20, 0, &["x-amz-checksum-crc32"]);
+        let mut rechunker = Rechunker::new(ChunkMode::Unsigned, 1 << 20, 0, &["x-amz-checksum-crc32"]);
         let out = run(&mut rechunker, &body, &cuts).unwrap();
         let (decoded, longest, trailers) = decode(&out);
         assert_eq!(decoded, content);
@@ -392,13 +341,9 @@ mod tests {
         let size: u64 = 5 << 30;
         let mut rechunker = Rechunker::new(ChunkMode::Unsigned, size, 0, &["x-amz-checksum-crc32"]);
         let mut out = VecDeque::new();
-        rechunker
-            .push(Bytes::from(format!("{size:x}\r\n")), &mut out)
-            .unwrap();
+        rechunker.push(Bytes::from(format!("{size:x}\r\n")), &mut out).unwrap();
         assert!(out.is_empty());
-        rechunker
-            .push(Bytes::from_static(b"abc"), &mut out)
-            .unwrap();
+        rechunker.push(Bytes::from_static(b"abc"), &mut out).unwrap();
         assert_eq!(Vec::from(out).concat(), b"3\r\nabc\r\n");
     }
 
@@ -406,17 +351,9 @@ mod tests {
     fn signed_bodies_pass_unchanged_up_to_the_limit() {
         let body = signed(&[1u8; 3000], 1024, "");
         let mut rechunker = Rechunker::new(ChunkMode::Signed, 3000, 1024, &[]);
-        assert_eq!(
-            run(&mut rechunker, &body, &[17, 1000, 1001])
-                .unwrap()
-                .concat(),
-            body
-        );
+        assert_eq!(run(&mut rechunker, &body, &[17, 1000, 1001]).unwrap().concat(), body);
         let mut rechunker = Rechunker::new(ChunkMode::Signed, 3000, 1023, &[]);
-        assert_eq!(
-            run(&mut rechunker, &body, &[]),
-            Err(ChunkError::ChunkTooLarge(1024, 1023))
-        );
+        assert_eq!(run(&mut rechunker, &body, &[]), Err(ChunkError::ChunkTooLarge(1024, 1023)));
 
         let trailers = "x-amz-checksum-sha1:abc\nx-amz-trailer-signature:def\r\n";
         let body = signed(b"hello", 5, trailers);
@@ -432,10 +369,7 @@ mod tests {
             (b"", ChunkError::TooShort),
             (b"5\r\nhello\r\n", ChunkError::TooShort),
             (b"5\r\nhel", ChunkError::TooShort),
-            (
-                b"4\r\nhell\r\n0\r\nx-amz-checksum-crc32:A\r\n\r\n",
-                ChunkError::TooShort,
-            ),
+            (b"4\r\nhell\r\n0\r\nx-amz-checksum-crc32:A\r\n\r\n", ChunkError::TooShort),
             (b"6\r\nhello!\r\n0\r\n\r\n", ChunkError::TooLong),
             (b"5\r\nhello0\r\n\r\n", ChunkError::DataEnd),
             (b"5\r\nhello\rX", ChunkError::DataEnd),
@@ -445,36 +379,16 @@ mod tests {
             (b" 5\r\nhello\r\n0\r\n\r\n", ChunkError::Header),
             (b"0x5\r\nhello\r\n0\r\n\r\n", ChunkError::Header),
             (b"5;x=y\r\nhello\r\n0\r\n\r\n", ChunkError::Header),
-            (
-                b"10000000000000005\r\nhello\r\n0\r\n\r\n",
-                ChunkError::Header,
-            ),
+            (b"10000000000000005\r\nhello\r\n0\r\n\r\n", ChunkError::Header),
             (b"5\r\nhello\r\n0\r\n\r\n", ChunkError::Trailer),
-            (
-                b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32\r\n\r\n",
-                ChunkError::Trailer,
-            ),
-            (
-                b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:A\r\nx-amz-checksum-crc32:A\r\n\r\n",
-                ChunkError::Trailer,
-            ),
-            (
-                b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:A\r\nx-amz-meta-a:b\r\n\r\n",
-                ChunkError::Trailer,
-            ),
-            (
-                b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:A\r\nx-amz-trailer-signature:b\r\n\r\n",
-                ChunkError::Trailer,
-            ),
+            (b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32\r\n\r\n", ChunkError::Trailer),
+            (b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:A\r\nx-amz-checksum-crc32:A\r\n\r\n", ChunkError::Trailer),
+            (b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:A\r\nx-amz-meta-a:b\r\n\r\n", ChunkError::Trailer),
+            (b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:A\r\nx-amz-trailer-signature:b\r\n\r\n", ChunkError::Trailer),
         ];
         for (body, error) in cases {
             let mut rechunker = Rechunker::new(ChunkMode::Unsigned, 5, 0, name);
-            assert_eq!(
-                run(&mut rechunker, body, &[]).as_ref(),
-                Err(error),
-                "{:?}",
-                String::from_utf8_lossy(body)
-            );
+            assert_eq!(run(&mut rechunker, body, &[]).as_ref(), Err(error), "{:?}", String::from_utf8_lossy(body));
         }
         let mut rechunker = Rechunker::new(ChunkMode::Unsigned, 5, 0, &[]);
         assert_eq!(
@@ -497,11 +411,7 @@ mod tests {
         let mut endless = b"5\r\nhello\r\n0\r\n".to_vec();
         endless.extend(std::iter::repeat_n(b'x', TRAILERS_BYTES_MAX + 1));
         let mut rechunker = Rechunker::new(ChunkMode::Unsigned, 5, 0, &[]);
-        assert_eq!(
-            run(&mut rechunker, &endless, &[]),
-            Err(ChunkError::Trailer),
-            "endless trailers"
-        );
+        assert_eq!(run(&mut rechunker, &endless, &[]), Err(ChunkError::Trailer), "endless trailers");
     }
 
     proptest! {

@@ -38,39 +38,21 @@ impl S3Door {
     ///
     /// # Errors
     /// `Failed` or `Denied`, naming the address.
-    pub async fn bind(
-        segment: Segment,
-        addresses: &[SocketAddr],
-        options: S3Options,
-    ) -> Result<S3Door> {
+    pub async fn bind(segment: Segment, addresses: &[SocketAddr], options: S3Options) -> Result<S3Door> {
         let mut listeners = Vec::with_capacity(addresses.len());
         for address in addresses {
             let listener = TcpListener::bind(address).await;
-            listeners.push(
-                listener
-                    .map_err(|e| Error::io(format!("the S3 door can't listen on {address}"), e))?,
-            );
+            listeners.push(listener.map_err(|e| Error::io(format!("the S3 door can't listen on {address}"), e))?);
         }
         Ok(S3Door::with_listeners(segment, listeners, options))
     }
 
     /// Takes over sockets that listen already.
-    pub fn with_listeners(
-        segment: Segment,
-        listeners: Vec<TcpListener>,
-        options: S3Options,
-    ) -> S3Door {
+    pub fn with_listeners(segment: Segment, listeners: Vec<TcpListener>, options: S3Options) -> S3Door {
         let keys = Keys::new(&segment, options.tenant);
         let limits = options.limits;
-        let operations = Operations {
-            segment,
-            limits: limits.clone(),
-        };
-        S3Door {
-            listeners,
-            gate: Arc::new(Gate::new(operations, keys, limits.clone())),
-            limits,
-        }
+        let operations = Operations { segment, limits: limits.clone() };
+        S3Door { listeners, gate: Arc::new(Gate::new(operations, keys, limits.clone())), limits }
     }
 
     /// Where it listens, in the order of the addresses it was bound to.
@@ -78,19 +60,15 @@ impl S3Door {
     /// # Errors
     /// `Failed` when the system does not say.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
-        let address = |l: &TcpListener| {
-            l.local_addr()
-                .map_err(|e| Error::io("the S3 door does not know its address", e))
-        };
+        let address =
+            |l: &TcpListener| l.local_addr().map_err(|e| Error::io("the S3 door does not know its address", e));
         self.listeners.iter().map(address).collect()
     }
 
     /// Answers requests until `shutdown` is done, then ends: no new connections, idle ones are closed, requests in
     /// flight get [`S3Limits::drain_timeout`].
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let slots = Arc::new(Semaphore::new(
-            self.limits.connections_max.clamp(1, Semaphore::MAX_PERMITS),
-        ));
+        let slots = Arc::new(Semaphore::new(self.limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
         let graceful = Arc::new(GracefulShutdown::new());
         let mut accepting = JoinSet::new();
         let connections = Arc::new(parking_lot::Mutex::new(JoinSet::new()));
@@ -130,10 +108,7 @@ impl S3Door {
             tracing::error!("a listener of the S3 door outlived its shutdown");
             return;
         };
-        if tokio::time::timeout(self.limits.drain_timeout, graceful.shutdown())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(self.limits.drain_timeout, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests were still running when the S3 door closed");
         }
         connections.lock().abort_all();
@@ -150,10 +125,7 @@ pub async fn serve(
     options: S3Options,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    S3Door::bind(segment, addresses, options)
-        .await?
-        .serve(shutdown)
-        .await;
+    S3Door::bind(segment, addresses, options).await?.serve(shutdown).await;
     Ok(())
 }
 
@@ -165,11 +137,7 @@ fn builder(limits: &S3Limits) -> auto::Builder<TokioExecutor> {
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.read_buffer_bytes.max(16 << 10))
         .writev(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(64 << 10);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(64 << 10);
     builder
 }
 
@@ -178,10 +146,8 @@ fn connection(
     builder: &auto::Builder<TokioExecutor>,
     stream: TcpStream,
     gate: Arc<Gate>,
-) -> impl hyper_util::server::graceful::GracefulConnection<
-    Error = Box<dyn std::error::Error + Send + Sync>,
-> + Send
-+ 'static {
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static
+{
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
@@ -189,7 +155,5 @@ fn connection(
         let gate = gate.clone();
         async move { Ok::<_, Infallible>(gate.handle(request).await) }
     });
-    builder
-        .serve_connection(TokioIo::new(stream), service)
-        .into_owned()
+    builder.serve_connection(TokioIo::new(stream), service).into_owned()
 }

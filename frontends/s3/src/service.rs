@@ -110,29 +110,15 @@ operations! {
 }
 
 impl Operations {
-    async fn bucket_acl(
-        &self,
-        req: S3Request<GetBucketAclInput>,
-    ) -> S3Result<S3Response<GetBucketAclOutput>> {
+    async fn bucket_acl(&self, req: S3Request<GetBucketAclInput>) -> S3Result<S3Response<GetBucketAclOutput>> {
         self.bucket(&req.extensions, &req.input.bucket).await?;
         let tenant = caller(&req.extensions)?.tenant();
-        Ok(S3Response::new(GetBucketAclOutput {
-            grants: Some(owner_grants(tenant)),
-            owner: Some(owner(tenant)),
-        }))
+        Ok(S3Response::new(GetBucketAclOutput { grants: Some(owner_grants(tenant)), owner: Some(owner(tenant)) }))
     }
 
-    async fn object_acl(
-        &self,
-        req: S3Request<GetObjectAclInput>,
-    ) -> S3Result<S3Response<GetObjectAclOutput>> {
+    async fn object_acl(&self, req: S3Request<GetObjectAclInput>) -> S3Result<S3Response<GetObjectAclOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
-        self.look(
-            &bucket,
-            &req.input.key,
-            version(req.input.version_id.as_deref())?,
-        )
-        .await?;
+        self.look(&bucket, &req.input.key, version(req.input.version_id.as_deref())?).await?;
         let tenant = caller(&req.extensions)?.tenant();
         Ok(S3Response::new(GetObjectAclOutput {
             grants: Some(owner_grants(tenant)),

@@ -13,9 +13,7 @@ pub(crate) fn seconds_of(ns: TimeNs) -> i64 {
 
 /// As S3 shows it.
 pub(crate) fn timestamp(ns: TimeNs) -> Timestamp {
-    OffsetDateTime::from_unix_timestamp(seconds_of(ns))
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        .into()
+    OffsetDateTime::from_unix_timestamp(seconds_of(ns)).unwrap_or(OffsetDateTime::UNIX_EPOCH).into()
 }
 
 /// As the engine counts it; times that nanoseconds can't hold become the nearest that they can.

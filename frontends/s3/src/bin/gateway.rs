@@ -28,12 +28,7 @@ struct Arguments {
     #[arg(long, env = "TOMBOLO_ACCESS_KEY", requires = "secret_key")]
     access_key: Option<String>,
     /// The secret key of a user that is created.
-    #[arg(
-        long,
-        env = "TOMBOLO_SECRET_KEY",
-        requires = "access_key",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "TOMBOLO_SECRET_KEY", requires = "access_key", hide_env_values = true)]
     secret_key: Option<String>,
 }
 
@@ -52,16 +47,10 @@ async fn run(arguments: Arguments) -> Result<()> {
     let segment = if Segment::exists(&arguments.dir) {
         Segment::open(&arguments.dir, OpenOptions::default()).await?
     } else {
-        let create = CreateOptions {
-            name: arguments.segment.clone(),
-            cluster: arguments.segment.clone(),
-        };
+        let create = CreateOptions { name: arguments.segment.clone(), cluster: arguments.segment.clone() };
         Segment::create(&arguments.dir, create, OpenOptions::default()).await?
     };
-    let (catalog, tenant) = (
-        segment.catalog(),
-        TenantPath::new(segment.cluster(), &arguments.tenant)?,
-    );
+    let (catalog, tenant) = (segment.catalog(), TenantPath::new(segment.cluster(), &arguments.tenant)?);
     if !catalog.tenants(segment.cluster()).await?.contains(&tenant) {
         catalog.create_tenant(&tenant).await?;
     }
@@ -71,17 +60,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         let (user, secret) = catalog.create_user(&tenant, "gateway", keys).await?;
         if is_generated {
             // Shown once; the segment does not give secrets out again.
-            println!(
-                "AWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}",
-                user.access_key, secret.0
-            );
+            println!("AWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}", user.access_key, secret.0);
         }
     }
     let signals = |kind| signal(kind).map_err(|e| Error::io("signals can't be received", e));
-    let (mut terminate, mut interrupt) = (
-        signals(SignalKind::terminate())?,
-        signals(SignalKind::interrupt())?,
-    );
+    let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let door = S3Door::bind(segment.clone(), &arguments.listen, S3Options::default()).await?;
     for address in door.addresses()? {
         println!("listening on http://{address}");

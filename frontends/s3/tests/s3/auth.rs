@@ -8,70 +8,19 @@ async fn nobody_gets_in_without_a_good_signature() {
     let client = door.client();
     client.put(&path("k")).body("x").send().await.ok();
     for path in ["/", "/bucket", "/bucket/k"] {
-        client
-            .get(path)
-            .sign(Sign::Not)
-            .send()
-            .await
-            .refused(403, "AccessDenied");
+        client.get(path).sign(Sign::Not).send().await.refused(403, "AccessDenied");
     }
-    client
-        .put(&path("new"))
-        .sign(Sign::Not)
-        .body("x")
-        .send()
-        .await
-        .refused(403, "AccessDenied");
-    let wrong = Client {
-        secret: "wrong".into(),
-        ..client.clone()
-    };
-    wrong
-        .get(&path("k"))
-        .send()
-        .await
-        .refused(403, "SignatureDoesNotMatch");
-    wrong
-        .put(&path("new"))
-        .body("x")
-        .send()
-        .await
-        .refused(403, "SignatureDoesNotMatch");
-    let unknown = Client {
-        access_key: "NOBODY".into(),
-        ..client.clone()
-    };
-    unknown
-        .get(&path("k"))
-        .send()
-        .await
-        .refused(403, "InvalidAccessKeyId");
-    client
-        .get(&path("k"))
-        .skew(-16 * 60)
-        .send()
-        .await
-        .refused(403, "RequestTimeTooSkewed");
-    client
-        .get(&path("k"))
-        .skew(16 * 60)
-        .send()
-        .await
-        .refused(403, "RequestTimeTooSkewed");
+    client.put(&path("new")).sign(Sign::Not).body("x").send().await.refused(403, "AccessDenied");
+    let wrong = Client { secret: "wrong".into(), ..client.clone() };
+    wrong.get(&path("k")).send().await.refused(403, "SignatureDoesNotMatch");
+    wrong.put(&path("new")).body("x").send().await.refused(403, "SignatureDoesNotMatch");
+    let unknown = Client { access_key: "NOBODY".into(), ..client.clone() };
+    unknown.get(&path("k")).send().await.refused(403, "InvalidAccessKeyId");
+    client.get(&path("k")).skew(-16 * 60).send().await.refused(403, "RequestTimeTooSkewed");
+    client.get(&path("k")).skew(16 * 60).send().await.refused(403, "RequestTimeTooSkewed");
     client.get(&path("k")).skew(-14 * 60).send().await.ok();
-    client
-        .put(&path("new"))
-        .unsigned_header("x-amz-meta-a", "b")
-        .body("x")
-        .send()
-        .await
-        .refused(403, "AccessDenied");
-    let v2 = client
-        .get(&path("k"))
-        .sign(Sign::Not)
-        .header("authorization", "AWS LABKEY:c2ln")
-        .send()
-        .await;
+    client.put(&path("new")).unsigned_header("x-amz-meta-a", "b").body("x").send().await.refused(403, "AccessDenied");
+    let v2 = client.get(&path("k")).sign(Sign::Not).header("authorization", "AWS LABKEY:c2ln").send().await;
     v2.refused(400, "InvalidRequest");
     assert_eq!(door.keys().await, ["k"]);
 }
@@ -81,79 +30,21 @@ async fn presigned_urls_work_until_they_expire() {
     let door = Door::open().await;
     let client = door.client();
     let sign = Sign::Query { expires_s: 60 };
-    client
-        .put(&path("a b"))
-        .sign(sign)
-        .body("presigned")
-        .send()
-        .await
-        .ok();
-    assert_eq!(
-        client.get(&path("a b")).sign(sign).send().await.ok().body,
-        "presigned"
-    );
-    let meta = client
-        .put(&path("m"))
-        .sign(sign)
-        .header("x-amz-meta-a", "b")
-        .body("x")
-        .send()
-        .await;
+    client.put(&path("a b")).sign(sign).body("presigned").send().await.ok();
+    assert_eq!(client.get(&path("a b")).sign(sign).send().await.ok().body, "presigned");
+    let meta = client.put(&path("m")).sign(sign).header("x-amz-meta-a", "b").body("x").send().await;
     assert_eq!(meta.status, 200, "{}", meta.text());
-    assert_eq!(
-        client.head(&path("m")).send().await.header("x-amz-meta-a"),
-        Some("b")
-    );
-    client
-        .get(&path("a b"))
-        .sign(sign)
-        .skew(-61)
-        .send()
-        .await
-        .refused(403, "AccessDenied");
-    client
-        .get(&path("a b"))
-        .sign(sign)
-        .skew(16 * 60)
-        .send()
-        .await
-        .refused(403, "RequestTimeTooSkewed");
+    assert_eq!(client.head(&path("m")).send().await.header("x-amz-meta-a"), Some("b"));
+    client.get(&path("a b")).sign(sign).skew(-61).send().await.refused(403, "AccessDenied");
+    client.get(&path("a b")).sign(sign).skew(16 * 60).send().await.refused(403, "RequestTimeTooSkewed");
     let long = Sign::Query { expires_s: 604_801 };
-    client
-        .get(&path("a b"))
-        .sign(long)
-        .send()
-        .await
-        .refused(400, "AuthorizationQueryParametersError");
-    let wrong = Client {
-        secret: "wrong".into(),
-        ..client.clone()
-    };
-    wrong
-        .get(&path("a b"))
-        .sign(sign)
-        .send()
-        .await
-        .refused(403, "SignatureDoesNotMatch");
-    let other = client
-        .get(&path("a b"))
-        .sign(sign)
-        .query("response-content-type", "x/y")
-        .send()
-        .await
-        .ok();
+    client.get(&path("a b")).sign(long).send().await.refused(400, "AuthorizationQueryParametersError");
+    let wrong = Client { secret: "wrong".into(), ..client.clone() };
+    wrong.get(&path("a b")).sign(sign).send().await.refused(403, "SignatureDoesNotMatch");
+    let other = client.get(&path("a b")).sign(sign).query("response-content-type", "x/y").send().await.ok();
     assert_eq!(other.header("content-type"), Some("x/y"));
-    let range = client
-        .get(&path("a b"))
-        .sign(sign)
-        .header("range", "bytes=0-1,3-4")
-        .send()
-        .await
-        .ok();
-    assert_eq!(
-        range.body, "presigned",
-        "several ranges are answered in full"
-    );
+    let range = client.get(&path("a b")).sign(sign).header("range", "bytes=0-1,3-4").send().await.ok();
+    assert_eq!(range.body, "presigned", "several ranges are answered in full");
 }
 
 #[tokio::test]
@@ -161,78 +52,34 @@ async fn tenants_do_not_see_each_other() {
     let door = Door::open().await;
     let (mine, theirs) = (door.client(), door.client_of("OTHERKEY"));
     mine.put(&path("k")).body("mine").send().await.ok();
-    theirs
-        .get(&path("k"))
-        .send()
-        .await
-        .refused(404, "NoSuchBucket");
-    theirs
-        .put(&path("k"))
-        .body("x")
-        .send()
-        .await
-        .refused(404, "NoSuchBucket");
-    theirs
-        .delete(&format!("/{BUCKET}"))
-        .send()
-        .await
-        .refused(404, "NoSuchBucket");
+    theirs.get(&path("k")).send().await.refused(404, "NoSuchBucket");
+    theirs.put(&path("k")).body("x").send().await.refused(404, "NoSuchBucket");
+    theirs.delete(&format!("/{BUCKET}")).send().await.refused(404, "NoSuchBucket");
     assert_eq!(theirs.head(&format!("/{BUCKET}")).send().await.status, 404);
     assert!(theirs.get("/").send().await.ok().all("Name").is_empty());
     theirs.put("/theirs").send().await.ok();
-    let copy = theirs
-        .put("/theirs/k")
-        .header("x-amz-copy-source", "bucket/k")
-        .send()
-        .await;
+    let copy = theirs.put("/theirs/k").header("x-amz-copy-source", "bucket/k").send().await;
     copy.refused(404, "NoSuchBucket");
     theirs.put(&format!("/{BUCKET}")).send().await.ok();
     theirs.put(&path("k")).body("theirs").send().await.ok();
-    assert_eq!(
-        mine.get(&path("k")).send().await.ok().body,
-        "mine",
-        "two tenants may use one bucket name"
-    );
+    assert_eq!(mine.get(&path("k")).send().await.ok().body, "mine", "two tenants may use one bucket name");
     assert_eq!(mine.get("/").send().await.all("Name"), [BUCKET]);
     assert_eq!(theirs.get("/").send().await.all("Name"), [BUCKET, "theirs"]);
-    mine.get(&path("k"))
-        .header("x-amz-expected-bucket-owner", "lab")
-        .send()
-        .await
-        .ok();
-    mine.get(&path("k"))
-        .header("x-amz-expected-bucket-owner", "other")
-        .send()
-        .await
-        .refused(403, "AccessDenied");
+    mine.get(&path("k")).header("x-amz-expected-bucket-owner", "lab").send().await.ok();
+    mine.get(&path("k")).header("x-amz-expected-bucket-owner", "other").send().await.refused(403, "AccessDenied");
 }
 
 #[tokio::test]
 async fn a_door_for_one_tenant_takes_its_keys_only() {
     let door = Door::open().await;
     let tenant = Some(tombolo_core::TenantPath::new("west", "other").unwrap());
-    let options = tombolo_s3::S3Options {
-        tenant,
-        ..Default::default()
-    };
-    let second = tombolo_s3::S3Door::bind(
-        door.segment.clone(),
-        &["127.0.0.1:0".parse().unwrap()],
-        options,
-    )
-    .await
-    .unwrap();
+    let options = tombolo_s3::S3Options { tenant, ..Default::default() };
+    let second =
+        tombolo_s3::S3Door::bind(door.segment.clone(), &["127.0.0.1:0".parse().unwrap()], options).await.unwrap();
     let address = second.addresses().unwrap()[0];
     let serving = tokio::spawn(second.serve(std::future::pending()));
-    let at = |key: &str| Client {
-        address,
-        ..door.client_of(key)
-    };
+    let at = |key: &str| Client { address, ..door.client_of(key) };
     at("OTHERKEY").get("/").send().await.ok();
-    at("LABKEY")
-        .get("/")
-        .send()
-        .await
-        .refused(403, "InvalidAccessKeyId");
+    at("LABKEY").get("/").send().await.refused(403, "InvalidAccessKeyId");
     serving.abort();
 }

@@ -9,23 +9,11 @@ async fn buckets_are_made_found_listed_and_dropped() {
     let client = door.client();
     let made = client.put("/second-bucket").body("<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>eu-central-1</LocationConstraint></CreateBucketConfiguration>").send().await.ok();
     assert_eq!(made.header("location"), Some("/second-bucket"));
-    client
-        .put("/second-bucket")
-        .send()
-        .await
-        .refused(409, "BucketAlreadyOwnedByYou");
+    client.put("/second-bucket").send().await.refused(409, "BucketAlreadyOwnedByYou");
     for bad in ["/ab", "/Upper", "/under_score", "/a..b", "/192.168.0.1"] {
-        client
-            .put(bad)
-            .send()
-            .await
-            .refused(400, "InvalidBucketName");
+        client.put(bad).send().await.refused(400, "InvalidBucketName");
     }
-    client
-        .get("/Upper")
-        .send()
-        .await
-        .refused(400, "InvalidBucketName");
+    client.get("/Upper").send().await.refused(400, "InvalidBucketName");
     assert_eq!(client.head("/second-bucket").send().await.status, 200);
     assert_eq!(client.head("/third-bucket").send().await.status, 404);
     let list = client.get("/").send().await.ok();
@@ -33,43 +21,15 @@ async fn buckets_are_made_found_listed_and_dropped() {
     assert_eq!(list.all("CreationDate").len(), 2);
     let page = client.get("/").query("max-buckets", "1").send().await.ok();
     assert_eq!(page.all("Name"), [BUCKET]);
-    let page = client
-        .get("/")
-        .query("continuation-token", &page.xml("ContinuationToken"))
-        .send()
-        .await
-        .ok();
-    assert_eq!(
-        (page.all("Name"), page.xml("ContinuationToken").as_str()),
-        (vec!["second-bucket".to_owned()], "")
-    );
-    assert_eq!(
-        client
-            .get("/")
-            .query("prefix", "sec")
-            .send()
-            .await
-            .all("Name"),
-        ["second-bucket"]
-    );
+    let page = client.get("/").query("continuation-token", &page.xml("ContinuationToken")).send().await.ok();
+    assert_eq!((page.all("Name"), page.xml("ContinuationToken").as_str()), (vec!["second-bucket".to_owned()], ""));
+    assert_eq!(client.get("/").query("prefix", "sec").send().await.all("Name"), ["second-bucket"]);
     client.put("/second-bucket/k").body("x").send().await.ok();
-    client
-        .delete("/second-bucket")
-        .send()
-        .await
-        .refused(409, "BucketNotEmpty");
+    client.delete("/second-bucket").send().await.refused(409, "BucketNotEmpty");
     client.delete("/second-bucket/k").send().await.ok();
     assert_eq!(client.delete("/second-bucket").send().await.status, 204);
-    client
-        .delete("/second-bucket")
-        .send()
-        .await
-        .refused(404, "NoSuchBucket");
-    client
-        .get("/second-bucket/k")
-        .send()
-        .await
-        .refused(404, "NoSuchBucket");
+    client.delete("/second-bucket").send().await.refused(404, "NoSuchBucket");
+    client.get("/second-bucket/k").send().await.refused(404, "NoSuchBucket");
 }
 
 #[tokio::test]
@@ -78,11 +38,7 @@ async fn probes_get_the_answers_of_an_unconfigured_bucket() {
     let client = door.client();
     let probe = |what: &str| client.get(&format!("/{BUCKET}")).query(what, "").send();
     for (what, status, code) in [
-        (
-            "encryption",
-            404,
-            "ServerSideEncryptionConfigurationNotFoundError",
-        ),
+        ("encryption", 404, "ServerSideEncryptionConfigurationNotFoundError"),
         ("policy", 404, "NoSuchBucketPolicy"),
         ("policyStatus", 404, "NoSuchBucketPolicy"),
         ("cors", 404, "NoSuchCORSConfiguration"),
@@ -91,60 +47,24 @@ async fn probes_get_the_answers_of_an_unconfigured_bucket() {
         ("website", 404, "NoSuchWebsiteConfiguration"),
         ("replication", 404, "ReplicationConfigurationNotFoundError"),
         ("object-lock", 404, "ObjectLockConfigurationNotFoundError"),
-        (
-            "publicAccessBlock",
-            404,
-            "NoSuchPublicAccessBlockConfiguration",
-        ),
+        ("publicAccessBlock", 404, "NoSuchPublicAccessBlockConfiguration"),
         ("inventory", 501, "NotImplemented"),
     ] {
         probe(what).await.refused(status, code);
         if status == 404 {
-            client
-                .get("/missing-bucket")
-                .query(what, "")
-                .send()
-                .await
-                .refused(404, "NoSuchBucket");
+            client.get("/missing-bucket").query(what, "").send().await.refused(404, "NoSuchBucket");
         }
     }
-    assert!(
-        probe("location")
-            .await
-            .ok()
-            .text()
-            .contains("LocationConstraint")
-    );
-    assert_eq!(
-        probe("requestPayment").await.ok().xml("Payer"),
-        "BucketOwner"
-    );
-    assert_eq!(
-        probe("ownershipControls").await.ok().xml("ObjectOwnership"),
-        "BucketOwnerEnforced"
-    );
+    assert!(probe("location").await.ok().text().contains("LocationConstraint"));
+    assert_eq!(probe("requestPayment").await.ok().xml("Payer"), "BucketOwner");
+    assert_eq!(probe("ownershipControls").await.ok().xml("ObjectOwnership"), "BucketOwnerEnforced");
     assert_eq!(probe("acl").await.ok().xml("Permission"), "FULL_CONTROL");
     for what in ["logging", "notification", "accelerate"] {
         probe(what).await.ok();
     }
     client.put(&path("k")).body("x").send().await.ok();
-    assert_eq!(
-        client
-            .get(&path("k"))
-            .query("acl", "")
-            .send()
-            .await
-            .ok()
-            .xml("Permission"),
-        "FULL_CONTROL"
-    );
-    client
-        .put(&format!("/{BUCKET}"))
-        .query("policy", "")
-        .body("{}")
-        .send()
-        .await
-        .refused(501, "NotImplemented");
+    assert_eq!(client.get(&path("k")).query("acl", "").send().await.ok().xml("Permission"), "FULL_CONTROL");
+    client.put(&format!("/{BUCKET}")).query("policy", "").body("{}").send().await.refused(501, "NotImplemented");
 }
 
 #[tokio::test]
@@ -153,18 +73,12 @@ async fn a_door_that_closes_finishes_what_it_began() {
     let client = door.client();
     // The request is under way when the door is asked to close: it has asked for its body.
     let request = client.put(&path("late")).hash("UNSIGNED-PAYLOAD").build();
-    let mut head = format!(
-        "PUT {} HTTP/1.1\r\ncontent-length: 6\r\nexpect: 100-continue\r\n",
-        request.uri()
-    );
+    let mut head = format!("PUT {} HTTP/1.1\r\ncontent-length: 6\r\nexpect: 100-continue\r\n", request.uri());
     for (name, value) in request.headers() {
         head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
     }
     let mut stream = tokio::net::TcpStream::connect(door.address).await.unwrap();
-    stream
-        .write_all(format!("{head}\r\n").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
     let mut answer = vec![0; 25];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -172,19 +86,9 @@ async fn a_door_that_closes_finishes_what_it_began() {
     stream.write_all(b"halves").await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
-    assert!(
-        answer.starts_with(b"HTTP/1.1 200"),
-        "{}",
-        String::from_utf8_lossy(&answer)
-    );
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     closing.await.unwrap();
     let path = tombolo_core::BucketPath::new("west", "lab", BUCKET).unwrap();
-    let object = segment
-        .bucket(&path)
-        .await
-        .unwrap()
-        .get("late", Default::default())
-        .await
-        .unwrap();
+    let object = segment.bucket(&path).await.unwrap().get("late", Default::default()).await.unwrap();
     assert_eq!(object.info().size, 6);
 }

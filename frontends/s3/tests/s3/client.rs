@@ -31,42 +31,23 @@ impl Door {
 
     pub async fn with(limits: S3Limits) -> Door {
         let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions {
-            name: "local".into(),
-            cluster: "west".into(),
-        };
-        let segment = Segment::create(dir.path().join("data"), create, OpenOptions::default())
-            .await
-            .unwrap();
+        let create = CreateOptions { name: "local".into(), cluster: "west".into() };
+        let segment = Segment::create(dir.path().join("data"), create, OpenOptions::default()).await.unwrap();
         let catalog = segment.catalog();
         for (tenant, key) in [("lab", "LABKEY"), ("other", "OTHERKEY")] {
             let tenant = TenantPath::new("west", tenant).unwrap();
             catalog.create_tenant(&tenant).await.unwrap();
             let keys = (key.to_owned(), Secret(format!("secret of {key}")));
-            catalog
-                .create_user(&tenant, "user", Some(keys))
-                .await
-                .unwrap();
+            catalog.create_user(&tenant, "user", Some(keys)).await.unwrap();
         }
-        let options = S3Options {
-            tenant: None,
-            limits,
-        };
-        let door = S3Door::bind(segment.clone(), &["127.0.0.1:0".parse().unwrap()], options)
-            .await
-            .unwrap();
+        let options = S3Options { tenant: None, limits };
+        let door = S3Door::bind(segment.clone(), &["127.0.0.1:0".parse().unwrap()], options).await.unwrap();
         let address = door.addresses().unwrap()[0];
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(door.serve(async {
             drop(stopped.await);
         }));
-        let door = Door {
-            segment,
-            address,
-            stop: Some(stop),
-            serving,
-            _dir: dir,
-        };
+        let door = Door { segment, address, stop: Some(stop), serving, _dir: dir };
         let reply = door.client().put(&format!("/{BUCKET}")).send().await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         door
@@ -77,11 +58,7 @@ impl Door {
     }
 
     pub fn client_of(&self, key: &str) -> Client {
-        Client {
-            address: self.address,
-            access_key: key.into(),
-            secret: format!("secret of {key}"),
-        }
+        Client { address: self.address, access_key: key.into(), secret: format!("secret of {key}") }
     }
 
     /// Asks the door to close and waits until it has.
@@ -92,12 +69,7 @@ impl Door {
 
     /// The keys that a listing shows.
     pub async fn keys(&self) -> Vec<String> {
-        self.client()
-            .get(&format!("/{BUCKET}"))
-            .query("list-type", "2")
-            .send()
-            .await
-            .all("Key")
+        self.client().get(&format!("/{BUCKET}")).query("list-type", "2").send().await.all("Key")
     }
 }
 
@@ -132,15 +104,8 @@ pub enum Sign {
 /// How the content travels.
 #[derive(Clone)]
 enum Content {
-    Plain {
-        hash: Option<String>,
-    },
-    Chunked {
-        chunk: usize,
-        trailers: Vec<(String, String)>,
-        signed: bool,
-        tamper: bool,
-    },
+    Plain { hash: Option<String> },
+    Chunked { chunk: usize, trailers: Vec<(String, String)>, signed: bool, tamper: bool },
 }
 
 pub struct Request {
@@ -175,10 +140,7 @@ impl Reply {
     pub fn all(&self, name: &str) -> Vec<String> {
         let (open, close) = (format!("<{name}>"), format!("</{name}>"));
         let text = self.text();
-        text.split(&open)
-            .skip(1)
-            .map(|rest| unescape(rest.split(&close).next().unwrap()))
-            .collect()
+        text.split(&open).skip(1).map(|rest| unescape(rest.split(&close).next().unwrap())).collect()
     }
 
     /// The text of the first element of a name, empty if there is none.
@@ -189,44 +151,25 @@ impl Reply {
     /// Panics unless this is the error named, with its status.
     #[track_caller]
     pub fn refused(&self, status: u16, code: &str) {
-        assert_eq!(
-            (self.status, self.xml("Code").as_str()),
-            (status, code),
-            "{}",
-            self.text()
-        );
-        assert_eq!(
-            self.xml("RequestId"),
-            self.header("x-amz-request-id").unwrap()
-        );
+        assert_eq!((self.status, self.xml("Code").as_str()), (status, code), "{}", self.text());
+        assert_eq!(self.xml("RequestId"), self.header("x-amz-request-id").unwrap());
     }
 
     #[track_caller]
     pub fn ok(self) -> Reply {
-        assert!(
-            (200..300).contains(&self.status),
-            "{}: {}",
-            self.status,
-            self.text()
-        );
+        assert!((200..300).contains(&self.status), "{}: {}", self.status, self.text());
         self
     }
 }
 
 fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&apos;", "'")
-        .replace("&amp;", "&")
+    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'").replace("&amp;", "&")
 }
 
 pub fn encode(text: &[u8], keep_slash: bool) -> String {
     text.iter()
         .map(|&b| match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                (b as char).to_string()
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => (b as char).to_string(),
             b'/' if keep_slash => "/".into(),
             _ => format!("%{b:02X}"),
         })
@@ -283,11 +226,7 @@ pub fn amz_date(skew_s: i64) -> String {
 
 pub fn signing_key(secret: &str, day: &str) -> Vec<u8> {
     let steps = [day, "anywhere", "s3", "aws4_request"];
-    steps
-        .iter()
-        .fold(format!("AWS4{secret}").into_bytes(), |key, step| {
-            hmac(&key, step.as_bytes())
-        })
+    steps.iter().fold(format!("AWS4{secret}").into_bytes(), |key, step| hmac(&key, step.as_bytes()))
 }
 
 impl Request {
@@ -329,44 +268,21 @@ impl Request {
 
     /// States a payload hash, right or wrong.
     pub fn hash(mut self, hash: &str) -> Request {
-        self.content = Content::Plain {
-            hash: Some(hash.into()),
-        };
+        self.content = Content::Plain { hash: Some(hash.into()) };
         self
     }
 
     /// Sends the content as `STREAMING-UNSIGNED-PAYLOAD-TRAILER`.
     pub fn chunked(mut self, chunk: usize, trailers: &[(&str, &str)]) -> Request {
-        let trailers = trailers
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        self.content = Content::Chunked {
-            chunk,
-            trailers,
-            signed: false,
-            tamper: false,
-        };
+        let trailers = trailers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.content = Content::Chunked { chunk, trailers, signed: false, tamper: false };
         self
     }
 
     /// Sends the content in signed chunks; `tamper`: changes a byte after signing.
-    pub fn signed_chunks(
-        mut self,
-        chunk: usize,
-        trailers: &[(&str, &str)],
-        tamper: bool,
-    ) -> Request {
-        let trailers = trailers
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        self.content = Content::Chunked {
-            chunk,
-            trailers,
-            signed: true,
-            tamper,
-        };
+    pub fn signed_chunks(mut self, chunk: usize, trailers: &[(&str, &str)], tamper: bool) -> Request {
+        let trailers = trailers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.content = Content::Chunked { chunk, trailers, signed: true, tamper };
         self
     }
 
@@ -385,22 +301,14 @@ impl Request {
         let date = amz_date(self.skew_s);
         let day = &date[..8];
         let scope = format!("{day}/anywhere/s3/aws4_request");
-        self.headers
-            .insert("host".into(), self.client.address.to_string());
+        self.headers.insert("host".into(), self.client.address.to_string());
         let payload = match &self.content {
             Content::Plain { hash } => hash.clone().unwrap_or_else(|| sha256(&self.body)),
-            Content::Chunked {
-                trailers, signed, ..
-            } => {
-                self.headers.insert(
-                    "x-amz-decoded-content-length".into(),
-                    self.body.len().to_string(),
-                );
+            Content::Chunked { trailers, signed, .. } => {
+                self.headers.insert("x-amz-decoded-content-length".into(), self.body.len().to_string());
                 if !trailers.is_empty() || !signed {
                     let names: Vec<&str> = trailers.iter().map(|(name, _)| name.as_str()).collect();
-                    self.headers
-                        .entry("x-amz-trailer".into())
-                        .or_insert(names.join(","));
+                    self.headers.entry("x-amz-trailer".into()).or_insert(names.join(","));
                 }
                 match (signed, trailers.is_empty()) {
                     (false, _) => "STREAMING-UNSIGNED-PAYLOAD-TRAILER".into(),
@@ -422,10 +330,7 @@ impl Request {
                 let signed = signed.join(";");
                 for (name, value) in [
                     ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"),
-                    (
-                        "X-Amz-Credential",
-                        &format!("{}/{scope}", self.client.access_key),
-                    ),
+                    ("X-Amz-Credential", &format!("{}/{scope}", self.client.access_key)),
                     ("X-Amz-Date", &date),
                     ("X-Amz-Expires", &expires_s.to_string()),
                     ("X-Amz-SignedHeaders", &signed),
@@ -435,31 +340,14 @@ impl Request {
             }
             Sign::Not => {}
         }
-        let mut query: Vec<(String, String)> = self
-            .query
-            .iter()
-            .map(|(k, v)| (encode(k.as_bytes(), false), encode(v.as_bytes(), false)))
-            .collect();
+        let mut query: Vec<(String, String)> =
+            self.query.iter().map(|(k, v)| (encode(k.as_bytes(), false), encode(v.as_bytes(), false))).collect();
         query.sort();
-        let mut query = query
-            .iter()
-            .map(|(k, v)| format!("{k}={v}"))
-            .collect::<Vec<_>>()
-            .join("&");
+        let mut query = query.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join("&");
         let names = self.headers.keys().cloned().collect::<Vec<_>>().join(";");
-        let lines: String = self
-            .headers
-            .iter()
-            .map(|(k, v)| format!("{k}:{}\n", v.trim()))
-            .collect();
-        let canonical = format!(
-            "{}\n{}\n{query}\n{lines}\n{names}\n{canonical_payload}",
-            self.method, self.path
-        );
-        let to_sign = format!(
-            "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
-            sha256(canonical.as_bytes())
-        );
+        let lines: String = self.headers.iter().map(|(k, v)| format!("{k}:{}\n", v.trim())).collect();
+        let canonical = format!("{}\n{}\n{query}\n{lines}\n{names}\n{canonical_payload}", self.method, self.path);
+        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256(canonical.as_bytes()));
         let signature = hex(&hmac(&key, to_sign.as_bytes()));
         match self.sign {
             Sign::Header => {
@@ -474,12 +362,7 @@ impl Request {
         }
         let body = match &self.content {
             Content::Plain { .. } => self.body.clone(),
-            Content::Chunked {
-                chunk,
-                trailers,
-                signed,
-                tamper,
-            } => {
+            Content::Chunked { chunk, trailers, signed, tamper } => {
                 let prefix = format!("{date}\n{scope}");
                 frame(
                     &self.body,
@@ -490,18 +373,9 @@ impl Request {
                 )
             }
         };
-        let uri = if query.is_empty() {
-            self.path.clone()
-        } else {
-            format!("{}?{query}", self.path)
-        };
+        let uri = if query.is_empty() { self.path.clone() } else { format!("{}?{query}", self.path) };
         let mut request = http::Request::builder().method(self.method).uri(uri);
-        for (name, value) in self
-            .headers
-            .iter()
-            .map(|(k, v)| (k, v))
-            .chain(self.unsigned.iter().map(|(k, v)| (k, v)))
-        {
+        for (name, value) in self.headers.iter().map(|(k, v)| (k, v)).chain(self.unsigned.iter().map(|(k, v)| (k, v))) {
             request = request.header(name, value);
         }
         request.body(Full::new(body)).unwrap()
@@ -522,20 +396,13 @@ fn frame(
     tamper: bool,
 ) -> Bytes {
     let mut body = Vec::new();
-    let mut previous = seed
-        .as_ref()
-        .map(|(_, _, seed)| seed.clone())
-        .unwrap_or_default();
+    let mut previous = seed.as_ref().map(|(_, _, seed)| seed.clone()).unwrap_or_default();
     let mut pieces: Vec<&[u8]> = content.chunks(chunk.max(1)).collect();
     pieces.push(b"");
     for piece in pieces {
         body.extend_from_slice(format!("{:x}", piece.len()).as_bytes());
         if let Some((key, prefix, _)) = &seed {
-            let to_sign = format!(
-                "AWS4-HMAC-SHA256-PAYLOAD\n{prefix}\n{previous}\n{}\n{}",
-                sha256(b""),
-                sha256(piece)
-            );
+            let to_sign = format!("AWS4-HMAC-SHA256-PAYLOAD\n{prefix}\n{previous}\n{}\n{}", sha256(b""), sha256(piece));
             previous = hex(&hmac(key, to_sign.as_bytes()));
             body.extend_from_slice(format!(";chunk-signature={previous}").as_bytes());
         }
@@ -555,16 +422,9 @@ fn frame(
         && !trailers.is_empty()
     {
         let lines: String = trailers.iter().map(|(k, v)| format!("{k}:{v}\n")).collect();
-        let to_sign = format!(
-            "AWS4-HMAC-SHA256-TRAILER\n{prefix}\n{previous}\n{}",
-            sha256(lines.as_bytes())
-        );
+        let to_sign = format!("AWS4-HMAC-SHA256-TRAILER\n{prefix}\n{previous}\n{}", sha256(lines.as_bytes()));
         body.extend_from_slice(
-            format!(
-                "x-amz-trailer-signature:{}\r\n",
-                hex(&hmac(key, to_sign.as_bytes()))
-            )
-            .as_bytes(),
+            format!("x-amz-trailer-signature:{}\r\n", hex(&hmac(key, to_sign.as_bytes()))).as_bytes(),
         );
     }
     body.extend_from_slice(b"\r\n");
@@ -578,20 +438,14 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let stream = TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     let driving = tokio::spawn(connection);
     let response = sender.send_request(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     drop(sender);
     driving.abort();
-    Reply {
-        status: parts.status.as_u16(),
-        headers: parts.headers,
-        body,
-    }
+    Reply { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
 /// Bytes that don't repeat and don't compress.

@@ -15,35 +15,16 @@ async fn directives_keep_or_replace() {
         .header("content-type", "a/b")
         .header("x-amz-meta-a", "1")
         .header("x-amz-tagging", "t=1");
-    let etag = put
-        .body("content")
-        .send()
-        .await
-        .ok()
-        .header("etag")
-        .unwrap()
-        .to_owned();
+    let etag = put.body("content").send().await.ok().header("etag").unwrap().to_owned();
     let reply = copy(&client, "kept", "bucket/from").send().await.ok();
     assert_eq!(reply.xml("ETag"), etag);
     assert!(!reply.xml("LastModified").is_empty());
     let kept = client.get(&path("kept")).send().await.ok();
     assert_eq!(
-        (
-            kept.body.as_ref(),
-            kept.header("content-type"),
-            kept.header("x-amz-meta-a")
-        ),
+        (kept.body.as_ref(), kept.header("content-type"), kept.header("x-amz-meta-a")),
         (&b"content"[..], Some("a/b"), Some("1"))
     );
-    assert_eq!(
-        client
-            .get(&path("kept"))
-            .query("tagging", "")
-            .send()
-            .await
-            .all("Key"),
-        ["t"]
-    );
+    assert_eq!(client.get(&path("kept")).query("tagging", "").send().await.all("Key"), ["t"]);
 
     let replaced = copy(&client, "new", "/bucket/from")
         .header("x-amz-metadata-directive", "REPLACE")
@@ -52,30 +33,16 @@ async fn directives_keep_or_replace() {
         .header("x-amz-tagging", "u=2");
     replaced.send().await.ok();
     let new = client.get(&path("new")).send().await.ok();
-    assert_eq!(
-        (new.header("x-amz-meta-a"), new.header("x-amz-meta-b")),
-        (None, Some("2"))
-    );
+    assert_eq!((new.header("x-amz-meta-a"), new.header("x-amz-meta-b")), (None, Some("2")));
     assert_eq!(new.header("content-type"), Some("binary/octet-stream"));
-    assert_eq!(
-        client
-            .get(&path("new"))
-            .query("tagging", "")
-            .send()
-            .await
-            .all("Key"),
-        ["u"]
-    );
+    assert_eq!(client.get(&path("new")).query("tagging", "").send().await.all("Key"), ["u"]);
     copy(&client, "x", "bucket/from")
         .header("x-amz-metadata-directive", "OTHER")
         .send()
         .await
         .refused(400, "InvalidArgument");
 
-    copy(&client, "from", "bucket/from")
-        .send()
-        .await
-        .refused(400, "InvalidRequest");
+    copy(&client, "from", "bucket/from").send().await.refused(400, "InvalidRequest");
     copy(&client, "from", "bucket/from")
         .header("x-amz-metadata-directive", "REPLACE")
         .header("x-amz-meta-c", "3")
@@ -84,11 +51,7 @@ async fn directives_keep_or_replace() {
         .ok();
     let touched = client.get(&path("from")).send().await.ok();
     assert_eq!(
-        (
-            touched.body.as_ref(),
-            touched.header("x-amz-meta-a"),
-            touched.header("x-amz-meta-c")
-        ),
+        (touched.body.as_ref(), touched.header("x-amz-meta-a"), touched.header("x-amz-meta-c")),
         (&b"content"[..], None, Some("3"))
     );
 }
@@ -101,57 +64,23 @@ async fn sources_may_be_encoded_in_every_way() {
     client.put(&path(key)).body("x").send().await.ok();
     let encoded = encode(key.as_bytes(), true);
     let all = encode(format!("{BUCKET}/{key}").as_bytes(), false);
-    for source in [
-        format!("{BUCKET}/{encoded}"),
-        format!("/{BUCKET}/{encoded}"),
-        all.clone(),
-        format!("%2F{all}"),
-    ] {
+    for source in [format!("{BUCKET}/{encoded}"), format!("/{BUCKET}/{encoded}"), all.clone(), format!("%2F{all}")] {
         copy(&client, "copy", &source).send().await.ok();
-        assert_eq!(
-            client.get(&path("copy")).send().await.ok().body,
-            "x",
-            "{source}"
-        );
+        assert_eq!(client.get(&path("copy")).send().await.ok().body, "x", "{source}");
         client.delete(&path("copy")).send().await.ok();
     }
-    client
-        .put(&path("plain+key with space"))
-        .body("y")
-        .send()
-        .await
-        .ok();
-    copy(&client, "copy", "bucket/plain%2Bkey%20with%20space")
-        .send()
-        .await
-        .ok();
-    copy(&client, "copy", "bucket/missing")
-        .send()
-        .await
-        .refused(404, "NoSuchKey");
-    copy(&client, "copy", "missing-bucket/k")
-        .send()
-        .await
-        .refused(404, "NoSuchBucket");
+    client.put(&path("plain+key with space")).body("y").send().await.ok();
+    copy(&client, "copy", "bucket/plain%2Bkey%20with%20space").send().await.ok();
+    copy(&client, "copy", "bucket/missing").send().await.refused(404, "NoSuchKey");
+    copy(&client, "copy", "missing-bucket/k").send().await.refused(404, "NoSuchBucket");
 }
 
 #[tokio::test]
 async fn the_sources_conditions_are_412() {
     let door = Door::open().await;
     let client = door.client();
-    let etag = client
-        .put(&path("k"))
-        .body("x")
-        .send()
-        .await
-        .ok()
-        .header("etag")
-        .unwrap()
-        .to_owned();
-    let (past, future) = (
-        "Thu, 01 Jan 1970 00:00:00 GMT",
-        "Fri, 01 Jan 2100 00:00:00 GMT",
-    );
+    let etag = client.put(&path("k")).body("x").send().await.ok().header("etag").unwrap().to_owned();
+    let (past, future) = ("Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT");
     for (name, value, status) in [
         ("x-amz-copy-source-if-match", etag.as_str(), 200),
         ("x-amz-copy-source-if-match", "\"x\"", 412),
@@ -162,10 +91,7 @@ async fn the_sources_conditions_are_412() {
         ("x-amz-copy-source-if-unmodified-since", past, 412),
         ("x-amz-copy-source-if-unmodified-since", future, 200),
     ] {
-        let reply = copy(&client, "copy", "bucket/k")
-            .header(name, value)
-            .send()
-            .await;
+        let reply = copy(&client, "copy", "bucket/k").header(name, value).send().await;
         assert_eq!(reply.status, status, "{name}: {}", reply.text());
     }
 }
@@ -175,31 +101,10 @@ async fn a_copy_can_get_a_new_checksum() {
     let door = Door::open().await;
     let client = door.client();
     let content = noise(200_000, 3);
-    client
-        .put(&path("k"))
-        .body(content.clone())
-        .send()
-        .await
-        .ok();
-    let reply = copy(&client, "copy", "bucket/k")
-        .header("x-amz-checksum-algorithm", "CRC32")
-        .send()
-        .await
-        .ok();
+    client.put(&path("k")).body(content.clone()).send().await.ok();
+    let reply = copy(&client, "copy", "bucket/k").header("x-amz-checksum-algorithm", "CRC32").send().await.ok();
     assert_eq!(reply.xml("ChecksumCRC32"), crc32(&content));
-    let head = client
-        .head(&path("copy"))
-        .header("x-amz-checksum-mode", "ENABLED")
-        .send()
-        .await
-        .ok();
-    assert_eq!(
-        head.header("x-amz-checksum-crc32"),
-        Some(crc32(&content).as_str())
-    );
-    copy(&client, "k", "bucket/k")
-        .header("x-amz-checksum-algorithm", "CRC32")
-        .send()
-        .await
-        .ok();
+    let head = client.head(&path("copy")).header("x-amz-checksum-mode", "ENABLED").send().await.ok();
+    assert_eq!(head.header("x-amz-checksum-crc32"), Some(crc32(&content).as_str()));
+    copy(&client, "k", "bucket/k").header("x-amz-checksum-algorithm", "CRC32").send().await.ok();
 }

@@ -7,29 +7,11 @@ use tombolo_s3::S3Limits;
 
 #[tokio::test]
 async fn bodies_above_the_limits_are_refused() {
-    let door = Door::with(S3Limits {
-        xml_bytes_max: 1000,
-        put_bytes_max: 100_000,
-        ..Default::default()
-    })
-    .await;
+    let door = Door::with(S3Limits { xml_bytes_max: 1000, put_bytes_max: 100_000, ..Default::default() }).await;
     let client = door.client();
-    client
-        .put(&path("k"))
-        .body(noise(100_001, 1))
-        .send()
-        .await
-        .refused(400, "EntityTooLarge");
-    client
-        .put(&path("k"))
-        .body(noise(100_000, 1))
-        .send()
-        .await
-        .ok();
-    let long = format!(
-        "<Delete><Object><Key>{}</Key></Object></Delete>",
-        "k".repeat(1000)
-    );
+    client.put(&path("k")).body(noise(100_001, 1)).send().await.refused(400, "EntityTooLarge");
+    client.put(&path("k")).body(noise(100_000, 1)).send().await.ok();
+    let long = format!("<Delete><Object><Key>{}</Key></Object></Delete>", "k".repeat(1000));
     client
         .post(&format!("/{BUCKET}"))
         .query("delete", "")
@@ -37,51 +19,33 @@ async fn bodies_above_the_limits_are_refused() {
         .send()
         .await
         .refused(400, "MaxMessageLengthExceeded");
-    let framed = client
-        .put(&path("big"))
-        .body(noise(100_001, 1))
-        .chunked(65_536, &[("x-amz-checksum-crc32", "AAAAAA==")]);
+    let framed =
+        client.put(&path("big")).body(noise(100_001, 1)).chunked(65_536, &[("x-amz-checksum-crc32", "AAAAAA==")]);
     framed.send().await.refused(400, "EntityTooLarge");
     assert_eq!(door.keys().await, ["k"]);
 }
 
 #[tokio::test]
 async fn a_client_that_stalls_is_let_go() {
-    let limits = S3Limits {
-        body_timeout: std::time::Duration::from_millis(200),
-        ..Default::default()
-    };
+    let limits = S3Limits { body_timeout: std::time::Duration::from_millis(200), ..Default::default() };
     let door = Door::with(limits).await;
-    let request = door
-        .client()
-        .put(&path("k"))
-        .hash("UNSIGNED-PAYLOAD")
-        .build();
+    let request = door.client().put(&path("k")).hash("UNSIGNED-PAYLOAD").build();
     let mut head = format!("PUT {} HTTP/1.1\r\ncontent-length: 100\r\n", request.uri());
     for (name, value) in request.headers() {
         head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
     }
     let mut stream = TcpStream::connect(door.address).await.unwrap();
-    stream
-        .write_all(format!("{head}\r\nhalf").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(format!("{head}\r\nhalf").as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     let answer = String::from_utf8_lossy(&answer);
-    assert!(
-        answer.starts_with("HTTP/1.1 400") && answer.contains("RequestTimeout"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("RequestTimeout"), "{answer}");
 }
 
 #[tokio::test]
 async fn a_client_that_never_asks_is_let_go() {
-    let door = Door::with(S3Limits {
-        header_timeout: std::time::Duration::from_millis(200),
-        ..Default::default()
-    })
-    .await;
+    let door =
+        Door::with(S3Limits { header_timeout: std::time::Duration::from_millis(200), ..Default::default() }).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
     stream.write_all(b"GET / HT").await.unwrap();
     let mut answer = Vec::new();
@@ -92,15 +56,8 @@ async fn a_client_that_never_asks_is_let_go() {
 
 #[tokio::test]
 async fn connections_above_the_limit_wait_for_their_turn() {
-    let door = Door::with(S3Limits {
-        connections_max: 2,
-        ..Default::default()
-    })
-    .await;
-    let (one, two) = (
-        TcpStream::connect(door.address).await.unwrap(),
-        TcpStream::connect(door.address).await.unwrap(),
-    );
+    let door = Door::with(S3Limits { connections_max: 2, ..Default::default() }).await;
+    let (one, two) = (TcpStream::connect(door.address).await.unwrap(), TcpStream::connect(door.address).await.unwrap());
     // Both slots are taken as soon as a third connection, open but not accepted, gets no answer to its request.
     let waiting = tokio::spawn(door.client().get("/").send());
     drop((one, two));
@@ -126,11 +83,7 @@ async fn noise_on_the_socket_is_survived() {
         "/bucket?list-type=2&max-keys=99999999999999",
     ] {
         let reply = door.client().get(uri).sign(Sign::Not).send().await;
-        assert!(
-            (400..500).contains(&reply.status),
-            "{uri}: {}",
-            reply.status
-        );
+        assert!((400..500).contains(&reply.status), "{uri}: {}", reply.status);
     }
     door.client().get("/").send().await.ok();
 }
@@ -139,12 +92,7 @@ async fn noise_on_the_socket_is_survived() {
 async fn an_early_refusal_reaches_a_client_that_is_still_sending() {
     let door = Door::open().await;
     for size in [1000, 200_000] {
-        let reply = door
-            .client()
-            .put("/missing-bucket/k")
-            .body(noise(size, 1))
-            .send()
-            .await;
+        let reply = door.client().put("/missing-bucket/k").body(noise(size, 1)).send().await;
         reply.refused(404, "NoSuchBucket");
     }
 }
@@ -155,28 +103,17 @@ async fn one_connection_serves_many_requests() {
     let door = Door::open().await;
     let stream = TcpStream::connect(door.address).await.unwrap();
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream))
-            .await
-            .unwrap();
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
     let driving = tokio::spawn(connection);
     for i in 0..50 {
         let body = noise(i * 100, 1);
-        let put = sender
-            .send_request(door.client().put(&path("k")).body(body.clone()).build())
-            .await
-            .unwrap();
+        let put = sender.send_request(door.client().put(&path("k")).body(body.clone()).build()).await.unwrap();
         assert_eq!(put.status(), 200);
         put.into_body().collect().await.unwrap();
-        let get = sender
-            .send_request(door.client().get(&path("k")).build())
-            .await
-            .unwrap();
+        let get = sender.send_request(door.client().get(&path("k")).build()).await.unwrap();
         assert_eq!(get.into_body().collect().await.unwrap().to_bytes(), body);
         // An error in between must not cost the connection.
-        let missing = sender
-            .send_request(door.client().put("/missing-bucket/k").body(body).build())
-            .await
-            .unwrap();
+        let missing = sender.send_request(door.client().put("/missing-bucket/k").body(body).build()).await.unwrap();
         assert_eq!(missing.status(), 404);
         missing.into_body().collect().await.unwrap();
     }

@@ -3,10 +3,8 @@
 use crate::client::*;
 use std::collections::BTreeSet;
 
-const KEYS: [&str; 15] = [
-    "a", "a/1", "a/2", "a/b/1", "a/b/2", "a0", "b/", "b//x", "b/1", "c d", "c+d", "e\u{e4}",
-    "x--1", "x--2", "z",
-];
+const KEYS: [&str; 15] =
+    ["a", "a/1", "a/2", "a/b/1", "a/b/2", "a0", "b/", "b//x", "b/1", "c d", "c+d", "e\u{e4}", "x--1", "x--2", "z"];
 
 async fn filled() -> Door {
     let door = Door::open().await;
@@ -20,10 +18,7 @@ async fn filled() -> Door {
 fn model(prefix: &str, delimiter: &str, after: &str) -> (Vec<String>, Vec<String>) {
     let (mut keys, mut prefixes) = (BTreeSet::new(), BTreeSet::new());
     for key in KEYS.iter().filter(|key| key.starts_with(prefix)) {
-        match (!delimiter.is_empty())
-            .then(|| key[prefix.len()..].find(delimiter))
-            .flatten()
-        {
+        match (!delimiter.is_empty()).then(|| key[prefix.len()..].find(delimiter)).flatten() {
             Some(at) => {
                 let rolled = &key[..prefix.len() + at + delimiter.len()];
                 if rolled > after && !(after.starts_with(rolled)) {
@@ -40,11 +35,7 @@ fn model(prefix: &str, delimiter: &str, after: &str) -> (Vec<String>, Vec<String
 }
 
 fn prefixes(reply: &Reply) -> Vec<String> {
-    reply
-        .all("CommonPrefixes")
-        .iter()
-        .map(|x| x.replace("<Prefix>", "").replace("</Prefix>", ""))
-        .collect()
+    reply.all("CommonPrefixes").iter().map(|x| x.replace("<Prefix>", "").replace("</Prefix>", "")).collect()
 }
 
 #[tokio::test]
@@ -69,17 +60,14 @@ async fn pages_of_any_size_add_up_to_the_model() {
                 let (mut seen_keys, mut seen_prefixes, mut next, mut pages) =
                     (Vec::new(), Vec::new(), String::new(), 0);
                 loop {
-                    let mut request = client
-                        .get(&format!("/{BUCKET}"))
-                        .query("prefix", prefix)
-                        .query("delimiter", delimiter);
+                    let mut request =
+                        client.get(&format!("/{BUCKET}")).query("prefix", prefix).query("delimiter", delimiter);
                     request = request.query("max-keys", &size.to_string());
                     if v2 {
                         request = request.query("list-type", "2");
                     }
                     if !next.is_empty() {
-                        request =
-                            request.query(if v2 { "continuation-token" } else { "marker" }, &next);
+                        request = request.query(if v2 { "continuation-token" } else { "marker" }, &next);
                     }
                     let page = request.send().await.ok();
                     let (page_keys, page_prefixes) = (page.all("Key"), prefixes(&page));
@@ -104,11 +92,7 @@ async fn pages_of_any_size_add_up_to_the_model() {
                         break;
                     }
                 }
-                assert_eq!(
-                    (&seen_keys, &seen_prefixes),
-                    (&keys, &rolled),
-                    "{prefix:?} {delimiter:?} {size} v2: {v2}"
-                );
+                assert_eq!((&seen_keys, &seen_prefixes), (&keys, &rolled), "{prefix:?} {delimiter:?} {size} v2: {v2}");
             }
         }
     }
@@ -119,106 +103,31 @@ async fn listings_say_what_was_asked_and_what_is_there() {
     let door = filled().await;
     let client = door.client();
     let list = || client.get(&format!("/{BUCKET}")).query("list-type", "2");
-    let page = list()
-        .query("start-after", "c+d")
-        .query("fetch-owner", "true")
-        .send()
-        .await
-        .ok();
+    let page = list().query("start-after", "c+d").query("fetch-owner", "true").send().await.ok();
     assert_eq!(page.all("Key"), model("", "", "c+d").0);
     assert_eq!(page.xml("StartAfter"), "c+d");
-    assert_eq!(
-        (page.xml("ID").as_str(), page.xml("DisplayName").as_str()),
-        ("west/lab", "lab")
-    );
+    assert_eq!((page.xml("ID").as_str(), page.xml("DisplayName").as_str()), ("west/lab", "lab"));
     assert!(list().send().await.ok().all("Owner").is_empty());
-    assert!(
-        !client
-            .get(&format!("/{BUCKET}"))
-            .send()
-            .await
-            .ok()
-            .all("Owner")
-            .is_empty(),
-        "V1 always names the owner"
-    );
+    assert!(!client.get(&format!("/{BUCKET}")).send().await.ok().all("Owner").is_empty(), "V1 always names the owner");
     let first = list().query("max-keys", "1").send().await.ok();
-    assert_eq!(
-        (
-            first.xml("Size").as_str(),
-            first.xml("StorageClass").as_str()
-        ),
-        ("1", "STANDARD")
-    );
+    assert_eq!((first.xml("Size").as_str(), first.xml("StorageClass").as_str()), ("1", "STANDARD"));
     assert_eq!(first.xml("ETag"), format!("\"{}\"", hex(&md5(b"a"))));
-    assert!(
-        first.xml("LastModified").ends_with(".000Z"),
-        "{}",
-        first.xml("LastModified")
-    );
+    assert!(first.xml("LastModified").ends_with(".000Z"), "{}", first.xml("LastModified"));
+    assert_eq!((first.xml("MaxKeys").as_str(), first.xml("Name").as_str()), ("1", BUCKET));
+    let url = list().query("encoding-type", "url").query("prefix", "c ").query("delimiter", "+").send().await.ok();
     assert_eq!(
-        (first.xml("MaxKeys").as_str(), first.xml("Name").as_str()),
-        ("1", BUCKET)
-    );
-    let url = list()
-        .query("encoding-type", "url")
-        .query("prefix", "c ")
-        .query("delimiter", "+")
-        .send()
-        .await
-        .ok();
-    assert_eq!(
-        (
-            url.all("Key"),
-            url.xml("Prefix").as_str(),
-            url.xml("Delimiter").as_str()
-        ),
+        (url.all("Key"), url.xml("Prefix").as_str(), url.xml("Delimiter").as_str()),
         (vec!["c%20d".to_owned()], "c%20", "%2B")
     );
     assert_eq!(url.xml("EncodingType"), "url");
     let none = list().query("max-keys", "0").send().await.ok();
-    assert_eq!(
-        (
-            none.xml("KeyCount").as_str(),
-            none.xml("IsTruncated").as_str()
-        ),
-        ("0", "false")
-    );
-    assert_eq!(
-        list()
-            .query("max-keys", "5000")
-            .send()
-            .await
-            .ok()
-            .xml("MaxKeys"),
-        "1000"
-    );
-    list()
-        .query("max-keys", "-1")
-        .send()
-        .await
-        .refused(400, "InvalidArgument");
-    list()
-        .query("max-keys", "x")
-        .send()
-        .await
-        .refused(400, "InvalidArgument");
-    list()
-        .query("continuation-token", "!")
-        .send()
-        .await
-        .refused(400, "InvalidArgument");
-    list()
-        .query("encoding-type", "xml")
-        .send()
-        .await
-        .refused(400, "InvalidArgument");
-    client
-        .get("/missing-bucket")
-        .query("list-type", "2")
-        .send()
-        .await
-        .refused(404, "NoSuchBucket");
+    assert_eq!((none.xml("KeyCount").as_str(), none.xml("IsTruncated").as_str()), ("0", "false"));
+    assert_eq!(list().query("max-keys", "5000").send().await.ok().xml("MaxKeys"), "1000");
+    list().query("max-keys", "-1").send().await.refused(400, "InvalidArgument");
+    list().query("max-keys", "x").send().await.refused(400, "InvalidArgument");
+    list().query("continuation-token", "!").send().await.refused(400, "InvalidArgument");
+    list().query("encoding-type", "xml").send().await.refused(400, "InvalidArgument");
+    client.get("/missing-bucket").query("list-type", "2").send().await.refused(404, "NoSuchBucket");
 }
 
 #[tokio::test]
@@ -228,48 +137,23 @@ async fn an_emptied_prefix_is_gone() {
     for key in ["a/b/1", "a/b/2"] {
         client.delete(&path(key)).send().await.ok();
     }
-    let page = client
-        .get(&format!("/{BUCKET}"))
-        .query("prefix", "a/")
-        .query("delimiter", "/")
-        .send()
-        .await
-        .ok();
-    assert_eq!(
-        (page.all("Key"), prefixes(&page)),
-        (vec!["a/1".to_owned(), "a/2".into()], vec![])
-    );
-    client
-        .get(&path("a/b/"))
-        .send()
-        .await
-        .refused(404, "NoSuchKey");
+    let page = client.get(&format!("/{BUCKET}")).query("prefix", "a/").query("delimiter", "/").send().await.ok();
+    assert_eq!((page.all("Key"), prefixes(&page)), (vec!["a/1".to_owned(), "a/2".into()], vec![]));
+    client.get(&path("a/b/")).send().await.refused(404, "NoSuchKey");
 }
 
 #[tokio::test]
 async fn more_than_a_page_of_keys() {
     let door = Door::open().await;
-    let bucket = door
-        .segment
-        .bucket(&tombolo_core::BucketPath::new("west", "lab", BUCKET).unwrap())
-        .await
-        .unwrap();
+    let bucket = door.segment.bucket(&tombolo_core::BucketPath::new("west", "lab", BUCKET).unwrap()).await.unwrap();
     let puts = (0..2500).map(|i| {
         let bucket = bucket.clone();
-        async move {
-            bucket
-                .put(format!("k{i:05}"), bytes::Bytes::new(), Default::default())
-                .await
-                .unwrap()
-        }
+        async move { bucket.put(format!("k{i:05}"), bytes::Bytes::new(), Default::default()).await.unwrap() }
     });
     futures::future::join_all(puts).await;
     let (mut keys, mut token) = (Vec::new(), String::new());
     loop {
-        let mut request = door
-            .client()
-            .get(&format!("/{BUCKET}"))
-            .query("list-type", "2");
+        let mut request = door.client().get(&format!("/{BUCKET}")).query("list-type", "2");
         if !token.is_empty() {
             request = request.query("continuation-token", &token);
         }
@@ -281,8 +165,5 @@ async fn more_than_a_page_of_keys() {
             break;
         }
     }
-    assert_eq!(
-        keys,
-        (0..2500).map(|i| format!("k{i:05}")).collect::<Vec<_>>()
-    );
+    assert_eq!(keys, (0..2500).map(|i| format!("k{i:05}")).collect::<Vec<_>>());
 }

@@ -20,15 +20,8 @@ async fn an_object_comes_back_with_all_that_was_said_about_it() {
     for size in [0usize, 1, 4096, 65_536, 65_537, 3_000_000] {
         let content = noise(size, size as u64);
         let key = path(&format!("dir/{size}"));
-        let put = headers
-            .iter()
-            .fold(client.put(&key), |request, (k, v)| request.header(k, v));
-        let put = put
-            .header("x-amz-tagging", "a=1&b=2")
-            .body(content.clone())
-            .send()
-            .await
-            .ok();
+        let put = headers.iter().fold(client.put(&key), |request, (k, v)| request.header(k, v));
+        let put = put.header("x-amz-tagging", "a=1&b=2").body(content.clone()).send().await.ok();
         let etag = format!("\"{}\"", hex(&md5(&content)));
         assert_eq!(put.header("etag"), Some(etag.as_str()));
 
@@ -41,10 +34,7 @@ async fn an_object_comes_back_with_all_that_was_said_about_it() {
                 assert_eq!(reply.header(name), Some(value), "{name}");
             }
             assert_eq!(reply.header("etag"), Some(etag.as_str()));
-            assert_eq!(
-                reply.header("content-length"),
-                Some(size.to_string().as_str())
-            );
+            assert_eq!(reply.header("content-length"), Some(size.to_string().as_str()));
             assert_eq!(reply.header("accept-ranges"), Some("bytes"));
             assert_eq!(reply.header("x-amz-tagging-count"), Some("2"));
             assert!(reply.header("last-modified").unwrap().ends_with("GMT"));
@@ -75,14 +65,7 @@ async fn an_object_comes_back_with_all_that_was_said_about_it() {
     }
     let plain = client.put(&path("plain")).body("x").send().await.ok();
     assert_eq!(plain.header("x-amz-version-id"), None);
-    assert_eq!(
-        client
-            .get(&path("plain"))
-            .send()
-            .await
-            .header("content-type"),
-        Some("binary/octet-stream")
-    );
+    assert_eq!(client.get(&path("plain")).send().await.header("content-type"), Some("binary/octet-stream"));
 }
 
 #[tokio::test]
@@ -114,44 +97,20 @@ async fn every_key_of_s3_is_a_key() {
         assert_eq!(reply.status, 200, "{key:?}: {}", reply.text());
     }
     for key in keys {
-        assert_eq!(
-            client.get(&path(key)).send().await.ok().body,
-            key,
-            "{key:?}"
-        );
+        assert_eq!(client.get(&path(key)).send().await.ok().body, key, "{key:?}");
         assert_eq!(client.head(&path(key)).send().await.status, 200, "{key:?}");
     }
     let mut sorted: Vec<String> = keys.iter().map(|k| encode(k.as_bytes(), true)).collect();
     sorted.sort_by_key(|k| percent_encoding::percent_decode_str(k).collect::<Vec<u8>>());
-    let list = client
-        .get(&format!("/{BUCKET}"))
-        .query("list-type", "2")
-        .query("encoding-type", "url")
-        .send()
-        .await
-        .ok();
+    let list =
+        client.get(&format!("/{BUCKET}")).query("list-type", "2").query("encoding-type", "url").send().await.ok();
     assert_eq!(list.all("Key"), sorted);
-    client
-        .put(&path(&"k".repeat(1025)))
-        .body("x")
-        .send()
-        .await
-        .refused(400, "KeyTooLongError");
+    client.put(&path(&"k".repeat(1025))).body("x").send().await.refused(400, "KeyTooLongError");
     for key in keys {
-        assert_eq!(
-            client.delete(&path(key)).send().await.status,
-            204,
-            "{key:?}"
-        );
+        assert_eq!(client.delete(&path(key)).send().await.status, 204, "{key:?}");
     }
-    assert!(
-        door.keys().await.is_empty(),
-        "no placeholder is left behind"
-    );
-    assert_eq!(
-        client.delete(&format!("/{BUCKET}")).send().await.status,
-        204
-    );
+    assert!(door.keys().await.is_empty(), "no placeholder is left behind");
+    assert_eq!(client.delete(&format!("/{BUCKET}")).send().await.status, 204);
 }
 
 #[tokio::test]
@@ -159,20 +118,9 @@ async fn ranges_are_206_without_the_whole_objects_checksum() {
     let door = Door::open().await;
     let client = door.client();
     let content = noise(300_000, 7);
-    client
-        .put(&path("k"))
-        .header("x-amz-checksum-crc32", &crc32(&content))
-        .body(content.clone())
-        .send()
-        .await
-        .ok();
-    let get = |range: &str| {
-        client
-            .get(&path("k"))
-            .header("range", range)
-            .header("x-amz-checksum-mode", "ENABLED")
-            .send()
-    };
+    client.put(&path("k")).header("x-amz-checksum-crc32", &crc32(&content)).body(content.clone()).send().await.ok();
+    let get =
+        |range: &str| client.get(&path("k")).header("range", range).header("x-amz-checksum-mode", "ENABLED").send();
     for (range, from, to) in [
         ("bytes=0-0", 0, 1),
         ("bytes=100-199999", 100, 200_000),
@@ -183,55 +131,25 @@ async fn ranges_are_206_without_the_whole_objects_checksum() {
         let reply = get(range).await;
         assert_eq!(reply.status, 206, "{range}");
         assert_eq!(reply.body, content.slice(from..to), "{range}");
-        assert_eq!(
-            reply.header("content-range"),
-            Some(format!("bytes {from}-{}/300000", to - 1).as_str())
-        );
-        assert_eq!(
-            reply.header("content-length"),
-            Some((to - from).to_string().as_str())
-        );
-        assert_eq!(
-            reply.header("x-amz-checksum-crc32"),
-            None,
-            "a range does not carry the whole object's checksum"
-        );
+        assert_eq!(reply.header("content-range"), Some(format!("bytes {from}-{}/300000", to - 1).as_str()));
+        assert_eq!(reply.header("content-length"), Some((to - from).to_string().as_str()));
+        assert_eq!(reply.header("x-amz-checksum-crc32"), None, "a range does not carry the whole object's checksum");
     }
-    let head = client
-        .head(&path("k"))
-        .header("range", "bytes=1-2")
-        .send()
-        .await;
-    assert_eq!(
-        (head.status, head.header("content-range")),
-        (206, Some("bytes 1-2/300000"))
-    );
+    let head = client.head(&path("k")).header("range", "bytes=1-2").send().await;
+    assert_eq!((head.status, head.header("content-range")), (206, Some("bytes 1-2/300000")));
     let reply = get("bytes=300000-").await;
     reply.refused(416, "InvalidRange");
     assert_eq!(reply.header("content-range"), Some("bytes */300000"));
     for whole in ["bytes=0-1,5-6", "lines=1-2", "bytes=5-1"] {
         let reply = get(whole).await;
         assert_eq!((reply.status, reply.body.len()), (200, 300_000), "{whole}");
-        assert_eq!(
-            reply.header("x-amz-checksum-crc32"),
-            Some(crc32(&content).as_str())
-        );
+        assert_eq!(reply.header("x-amz-checksum-crc32"), Some(crc32(&content).as_str()));
     }
     client.put(&path("empty")).send().await.ok();
-    client
-        .get(&path("empty"))
-        .header("range", "bytes=0-")
-        .send()
-        .await
-        .refused(416, "InvalidRange");
+    client.get(&path("empty")).header("range", "bytes=0-").send().await.refused(416, "InvalidRange");
     let part = client.get(&path("k")).query("partNumber", "1").send().await;
     assert_eq!((part.status, part.body.len()), (206, 300_000));
-    client
-        .get(&path("k"))
-        .query("partNumber", "2")
-        .send()
-        .await
-        .refused(416, "InvalidPartNumber");
+    client.get(&path("k")).query("partNumber", "2").send().await.refused(416, "InvalidPartNumber");
 }
 
 #[tokio::test]
@@ -244,16 +162,11 @@ async fn checksums_are_verified_kept_and_given_back() {
             ("x-amz-checksum-crc32", crc32(&content)),
             (
                 "x-amz-checksum-crc32c",
-                base64(
-                    &(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &content) as u32)
-                        .to_be_bytes(),
-                ),
+                base64(&(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &content) as u32).to_be_bytes()),
             ),
             (
                 "x-amz-checksum-crc64nvme",
-                base64(
-                    &crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &content).to_be_bytes(),
-                ),
+                base64(&crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &content).to_be_bytes()),
             ),
             (
                 "x-amz-checksum-sha1",
@@ -272,54 +185,23 @@ async fn checksums_are_verified_kept_and_given_back() {
         ];
         for (name, value) in &sums {
             let key = path(&format!("{name}-{size}"));
-            let put = client
-                .put(&key)
-                .header(name, value)
-                .body(content.clone())
-                .send()
-                .await
-                .ok();
+            let put = client.put(&key).header(name, value).body(content.clone()).send().await.ok();
             assert_eq!(put.header(name), Some(value.as_str()));
-            let head = client
-                .head(&key)
-                .header("x-amz-checksum-mode", "ENABLED")
-                .send()
-                .await
-                .ok();
+            let head = client.head(&key).header("x-amz-checksum-mode", "ENABLED").send().await.ok();
             assert_eq!(head.header(name), Some(value.as_str()));
             assert_eq!(head.header("x-amz-checksum-type"), Some("FULL_OBJECT"));
-            assert_eq!(
-                client.get(&key).send().await.ok().header(name),
-                None,
-                "only when asked"
-            );
-            let attributes = client.get(&key).query("attributes", "").header(
-                "x-amz-object-attributes",
-                "Checksum,ObjectSize,ETag,StorageClass",
-            );
+            assert_eq!(client.get(&key).send().await.ok().header(name), None, "only when asked");
+            let attributes = client
+                .get(&key)
+                .query("attributes", "")
+                .header("x-amz-object-attributes", "Checksum,ObjectSize,ETag,StorageClass");
             let attributes = attributes.send().await.ok();
-            assert!(
-                attributes.text().contains(value.as_str()),
-                "{}",
-                attributes.text()
-            );
+            assert!(attributes.text().contains(value.as_str()), "{}", attributes.text());
             assert_eq!(attributes.xml("ObjectSize"), size.to_string());
 
             let bad = noise(size, 4);
-            client
-                .put(&path("bad"))
-                .header(name, value)
-                .body(bad.clone())
-                .send()
-                .await
-                .refused(400, "BadDigest");
-            client
-                .put(&path("bad"))
-                .header(name, "AAAA")
-                .body(bad)
-                .send()
-                .await
-                .refused(400, "InvalidRequest");
+            client.put(&path("bad")).header(name, value).body(bad.clone()).send().await.refused(400, "BadDigest");
+            client.put(&path("bad")).header(name, "AAAA").body(bad).send().await.refused(400, "InvalidRequest");
         }
         let digest = base64(&md5(&content));
         client
@@ -351,18 +233,9 @@ async fn checksums_are_verified_kept_and_given_back() {
             .send()
             .await
             .refused(400, "XAmzContentSHA256Mismatch");
-        client
-            .put(&path("unsigned"))
-            .hash("UNSIGNED-PAYLOAD")
-            .body(content)
-            .send()
-            .await
-            .ok();
+        client.put(&path("unsigned")).hash("UNSIGNED-PAYLOAD").body(content).send().await.ok();
     }
-    assert!(
-        !door.keys().await.contains(&"bad".to_owned()),
-        "a refused upload leaves nothing"
-    );
+    assert!(!door.keys().await.contains(&"bad".to_owned()), "a refused upload leaves nothing");
 }
 
 #[tokio::test]
@@ -370,33 +243,18 @@ async fn a_body_of_the_wrong_length_leaves_nothing() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let door = Door::open().await;
     for size in [1000usize, 1_000_000] {
-        let request = door
-            .client()
-            .put(&path("cut"))
-            .hash("UNSIGNED-PAYLOAD")
-            .body(noise(size, 1))
-            .build();
-        let mut head = format!(
-            "PUT {} HTTP/1.1\r\ncontent-length: {size}\r\n",
-            request.uri()
-        );
+        let request = door.client().put(&path("cut")).hash("UNSIGNED-PAYLOAD").body(noise(size, 1)).build();
+        let mut head = format!("PUT {} HTTP/1.1\r\ncontent-length: {size}\r\n", request.uri());
         for (name, value) in request.headers() {
             head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
         }
         let mut stream = tokio::net::TcpStream::connect(door.address).await.unwrap();
-        stream
-            .write_all(format!("{head}\r\n").as_bytes())
-            .await
-            .unwrap();
+        stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
         stream.write_all(&noise(size - 1, 1)).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
-        assert!(
-            !answer.starts_with(b"HTTP/1.1 200"),
-            "{}",
-            String::from_utf8_lossy(&answer)
-        );
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     }
     assert!(door.keys().await.is_empty());
 }
@@ -405,13 +263,7 @@ async fn a_body_of_the_wrong_length_leaves_nothing() {
 async fn metadata_has_limits_and_unkept_promises_are_refused() {
     let door = Door::open().await;
     let client = door.client();
-    client
-        .put(&path("k"))
-        .header("x-amz-meta-a", &"v".repeat(2047))
-        .body("x")
-        .send()
-        .await
-        .ok();
+    client.put(&path("k")).header("x-amz-meta-a", &"v".repeat(2047)).body("x").send().await.ok();
     client
         .put(&path("k"))
         .header("x-amz-meta-a", &"v".repeat(2048))
@@ -455,70 +307,28 @@ async fn deletes_are_idempotent_and_many_at_once() {
     let door = Door::open().await;
     let client = door.client();
     for key in ["a", "b/c", "b/d", "e&f"] {
-        client
-            .put(&path(key))
-            .body(key.to_owned())
-            .send()
-            .await
-            .ok();
+        client.put(&path(key)).body(key.to_owned()).send().await.ok();
     }
     assert_eq!(client.delete(&path("a")).send().await.status, 204);
     assert_eq!(client.delete(&path("a")).send().await.status, 204);
-    client
-        .get(&path("a"))
-        .send()
-        .await
-        .refused(404, "NoSuchKey");
+    client.get(&path("a")).send().await.refused(404, "NoSuchKey");
     assert_eq!(client.head(&path("a")).send().await.status, 404);
-    let many = |xml: &'static str| {
-        client
-            .post(&format!("/{BUCKET}"))
-            .query("delete", "")
-            .body(xml)
-    };
+    let many = |xml: &'static str| client.post(&format!("/{BUCKET}")).query("delete", "").body(xml);
     let xml = "<Delete><Object><Key>b/c</Key></Object><Object><Key>never</Key></Object></Delete>";
-    let reply = many(xml)
-        .header("content-md5", &base64(&md5(xml.as_bytes())))
-        .send()
-        .await
-        .ok();
+    let reply = many(xml).header("content-md5", &base64(&md5(xml.as_bytes()))).send().await.ok();
     assert_eq!(reply.all("Key"), ["b/c", "never"]);
     assert!(reply.all("Error").is_empty());
     let xml = "<Delete><Object><Key>b/d</Key></Object><Quiet>true</Quiet></Delete>";
-    let reply = many(xml)
-        .header("x-amz-checksum-crc32", &crc32(xml.as_bytes()))
-        .send()
-        .await
-        .ok();
+    let reply = many(xml).header("x-amz-checksum-crc32", &crc32(xml.as_bytes())).send().await.ok();
     assert!(reply.all("Deleted").is_empty(), "quiet");
     let xml = "<Delete><Object><Key>e&amp;f</Key></Object></Delete>";
-    many(xml)
-        .header("content-md5", &base64(&md5(b"other")))
-        .send()
-        .await
-        .refused(400, "BadDigest");
-    many(xml)
-        .header("x-amz-checksum-crc32", &crc32(b"other"))
-        .send()
-        .await
-        .refused(400, "BadDigest");
+    many(xml).header("content-md5", &base64(&md5(b"other"))).send().await.refused(400, "BadDigest");
+    many(xml).header("x-amz-checksum-crc32", &crc32(b"other")).send().await.refused(400, "BadDigest");
     many(xml).hash(&sha256(b"other")).send().await;
-    assert_eq!(
-        door.keys().await,
-        ["e&f"],
-        "what is refused deletes nothing"
-    );
-    many("<Delete></Delete>")
-        .send()
-        .await
-        .refused(400, "MalformedXML");
-    many("<Delete><Object>")
-        .send()
-        .await
-        .refused(400, "MalformedXML");
-    let too_many: String = (0..1001)
-        .map(|i| format!("<Object><Key>{i}</Key></Object>"))
-        .collect();
+    assert_eq!(door.keys().await, ["e&f"], "what is refused deletes nothing");
+    many("<Delete></Delete>").send().await.refused(400, "MalformedXML");
+    many("<Delete><Object>").send().await.refused(400, "MalformedXML");
+    let too_many: String = (0..1001).map(|i| format!("<Object><Key>{i}</Key></Object>")).collect();
     let reply = client
         .post(&format!("/{BUCKET}"))
         .query("delete", "")
@@ -535,45 +345,17 @@ async fn deletes_are_idempotent_and_many_at_once() {
 async fn tags_can_be_replaced_and_removed() {
     let door = Door::open().await;
     let client = door.client();
-    client
-        .put(&path("k"))
-        .header("x-amz-tagging", "a=1")
-        .body("x")
-        .send()
-        .await
-        .ok();
+    client.put(&path("k")).header("x-amz-tagging", "a=1").body("x").send().await.ok();
     let tags = || client.get(&path("k")).query("tagging", "").send();
-    assert_eq!(
-        (tags().await.all("Key"), tags().await.all("Value")),
-        (vec!["a".to_owned()], vec!["1".to_owned()])
-    );
+    assert_eq!((tags().await.all("Key"), tags().await.all("Value")), (vec!["a".to_owned()], vec!["1".to_owned()]));
     let set = |xml: &'static str| client.put(&path("k")).query("tagging", "").body(xml).send();
-    set("<Tagging><TagSet><Tag><Key>b</Key><Value>2</Value></Tag></TagSet></Tagging>")
-        .await
-        .ok();
+    set("<Tagging><TagSet><Tag><Key>b</Key><Value>2</Value></Tag></TagSet></Tagging>").await.ok();
     assert_eq!(tags().await.all("Key"), ["b"]);
     let twice = "<Tagging><TagSet><Tag><Key>b</Key><Value>2</Value></Tag><Tag><Key>b</Key><Value>3</Value></Tag></TagSet></Tagging>";
     set(twice).await.refused(400, "InvalidTag");
-    assert_eq!(
-        client
-            .delete(&path("k"))
-            .query("tagging", "")
-            .send()
-            .await
-            .status,
-        204
-    );
+    assert_eq!(client.delete(&path("k")).query("tagging", "").send().await.status, 204);
     assert!(tags().await.ok().all("Key").is_empty());
-    client
-        .get(&path("none"))
-        .query("tagging", "")
-        .send()
-        .await
-        .refused(404, "NoSuchKey");
+    client.get(&path("none")).query("tagging", "").send().await.refused(404, "NoSuchKey");
     let etag = client.head(&path("k")).send().await;
-    assert_eq!(
-        etag.header("etag"),
-        Some(format!("\"{}\"", hex(&md5(b"x"))).as_str()),
-        "tags are not content"
-    );
+    assert_eq!(etag.header("etag"), Some(format!("\"{}\"", hex(&md5(b"x"))).as_str()), "tags are not content");
 }
