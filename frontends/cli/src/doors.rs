@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
-use tombolo_core::{Error, ErrorKind, Result, Segment};
+use tombolo_core::{Result, Segment};
+use tombolo_s3::{S3Door, S3Limits, S3Options};
 
 /// A door that listens already.
 pub(crate) struct Door {
@@ -20,8 +21,11 @@ pub(crate) async fn s3(
     segment: Segment,
     address: SocketAddr,
     drain: Duration,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<Door> {
-    drop((segment, drain, stop));
-    Err(Error::new(ErrorKind::Failed, format!("S3 on {address}: this build has no S3 door")))
+    let limits = S3Limits { drain_timeout: drain, ..S3Limits::default() };
+    let door = S3Door::bind(segment, &[address], S3Options { tenant: None, limits }).await?;
+    let addresses = door.addresses()?;
+    let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+    Ok(Door { addresses, serving: Box::pin(door.serve(stopped)) })
 }
