@@ -6,6 +6,8 @@
 //!
 //! The crate is a library so that tests and fuzz targets reach its parsers; programs embed `tombolo-core` instead.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod backend;
 mod control;
