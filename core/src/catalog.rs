@@ -75,8 +75,10 @@ impl CatalogRow {
         if *format != ROW_FORMAT {
             return Err(Error::damaged(format!("a catalog row has format {format}; this build reads {ROW_FORMAT}")));
         }
-        let (commit, mut rest) = rest.split_first_chunk::<8>().ok_or_else(|| Error::damaged("a catalog row ends too early"))?;
-        let value = |b: &[u8]| serde_json::from_slice(b).map_err(|e| Error::damaged("a catalog row cannot be read").because(e));
+        let (commit, mut rest) =
+            rest.split_first_chunk::<8>().ok_or_else(|| Error::damaged("a catalog row ends too early"))?;
+        let value =
+            |b: &[u8]| serde_json::from_slice(b).map_err(|e| Error::damaged("a catalog row cannot be read").because(e));
         let register = Register::decode(&mut rest, own, value)?;
         Ok(CatalogRow { commit: u64::from_be_bytes(*commit), register })
     }

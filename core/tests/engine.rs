@@ -181,7 +181,8 @@ async fn versions_markers_and_what_comes_back() {
                 None => break,
             }
         }
-        let expected = [(deleted.version.unwrap(), true, true), (two.version, false, false), (one.version, false, false)];
+        let expected =
+            [(deleted.version.unwrap(), true, true), (two.version, false, false), (one.version, false, false)];
         assert_eq!(found, expected);
     }
     // The marker goes: the version below is current again, with its id.

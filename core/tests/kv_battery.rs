@@ -1,11 +1,6 @@
 //! The conformance battery over every implementation of the metadata seam.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -27,9 +22,7 @@ impl Directories {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn memory() {
     use tombolo_core::kv::memory::MemoryStore;
-    battery::run(async || Ok(Arc::new(MemoryStore::new()) as Arc<dyn Store>))
-        .await
-        .unwrap();
+    battery::run(async || Ok(Arc::new(MemoryStore::new()) as Arc<dyn Store>)).await.unwrap();
 }
 
 #[cfg(feature = "fjall")]
@@ -43,22 +36,18 @@ mod fjall {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn battery() {
         let dirs = Directories::default();
-        battery::run(async || {
-            Ok(Arc::new(FjallStore::open(&dirs.fresh(), CACHE_BYTES)?) as Arc<dyn Store>)
-        })
-        .await
-        .unwrap();
+        battery::run(async || Ok(Arc::new(FjallStore::open(&dirs.fresh(), CACHE_BYTES)?) as Arc<dyn Store>))
+            .await
+            .unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn reopen() {
         let dirs = Directories::default();
         let path = dirs.fresh();
-        battery::run_reopen(async || {
-            Ok(Arc::new(FjallStore::open(&path, CACHE_BYTES)?) as Arc<dyn Store>)
-        })
-        .await
-        .unwrap();
+        battery::run_reopen(async || Ok(Arc::new(FjallStore::open(&path, CACHE_BYTES)?) as Arc<dyn Store>))
+            .await
+            .unwrap();
     }
 }
 
@@ -72,21 +61,17 @@ mod redb {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn battery() {
         let dirs = Directories::default();
-        battery::run(async || {
-            Ok(Arc::new(RedbStore::open(&dirs.fresh(), CACHE_BYTES)?) as Arc<dyn Store>)
-        })
-        .await
-        .unwrap();
+        battery::run(async || Ok(Arc::new(RedbStore::open(&dirs.fresh(), CACHE_BYTES)?) as Arc<dyn Store>))
+            .await
+            .unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn reopen() {
         let dirs = Directories::default();
         let path = dirs.fresh();
-        battery::run_reopen(async || {
-            Ok(Arc::new(RedbStore::open(&path, CACHE_BYTES)?) as Arc<dyn Store>)
-        })
-        .await
-        .unwrap();
+        battery::run_reopen(async || Ok(Arc::new(RedbStore::open(&path, CACHE_BYTES)?) as Arc<dyn Store>))
+            .await
+            .unwrap();
     }
 }

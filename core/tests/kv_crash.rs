@@ -6,12 +6,7 @@
 //!
 //! `TOMBOLO_CRASH_CYCLES` sets the number of kills; 500 is the full run.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -40,18 +35,14 @@ type Open = fn(&Path) -> Result<Arc<dyn Store>>;
 #[test]
 fn fjall_survives_kills() {
     use tombolo_core::kv::fjall::FjallStore;
-    survives_kills("fjall_survives_kills", |dir| {
-        Ok(Arc::new(FjallStore::open(dir, CACHE_BYTES)?))
-    });
+    survives_kills("fjall_survives_kills", |dir| Ok(Arc::new(FjallStore::open(dir, CACHE_BYTES)?)));
 }
 
 #[cfg(feature = "redb")]
 #[test]
 fn redb_survives_kills() {
     use tombolo_core::kv::redb::RedbStore;
-    survives_kills("redb_survives_kills", |dir| {
-        Ok(Arc::new(RedbStore::open(dir, CACHE_BYTES)?))
-    });
+    survives_kills("redb_survives_kills", |dir| Ok(Arc::new(RedbStore::open(dir, CACHE_BYTES)?)));
 }
 
 /// `test` is the name of the calling test, which the child runs as well.
@@ -59,8 +50,7 @@ fn survives_kills(test: &str, open: Open) {
     if let Some(dir) = std::env::var_os(CHILD_DIR) {
         write_for_ever(Path::new(&dir), open);
     }
-    let cycles =
-        std::env::var(CYCLES).map_or(CYCLES_DEFAULT, |cycles| cycles.parse().expect(CYCLES));
+    let cycles = std::env::var(CYCLES).map_or(CYCLES_DEFAULT, |cycles| cycles.parse().expect(CYCLES));
     let dir = tempfile::tempdir().unwrap();
     let store_dir = dir.path().join("store");
     let mut random = Random(0x5DEE_CE66_D1CE_4E5B);
@@ -70,13 +60,9 @@ fn survives_kills(test: &str, open: Open) {
         if random.below(8) == 0 {
             kills_while_creating += 1;
             let fresh = dir.path().join(format!("fresh {cycle}"));
-            let acknowledged =
-                run_and_kill(test, &fresh, Moment::Opening(random.below(YIELDS_MAX)));
+            let acknowledged = run_and_kill(test, &fresh, Moment::Opening(random.below(YIELDS_MAX)));
             let store = open(&fresh).unwrap();
-            assert!(
-                check(&*store) >= acknowledged,
-                "cycle {cycle}: a new store lost commits"
-            );
+            assert!(check(&*store) >= acknowledged, "cycle {cycle}: a new store lost commits");
             drop(store);
             std::fs::remove_dir_all(fresh).unwrap();
             continue;
@@ -124,10 +110,7 @@ fn run_and_kill(test: &str, dir: &Path, moment: Moment) -> u64 {
     let mut other = Vec::new();
     let mut killed = false;
     // What is in the pipe after the kill was acknowledged as well, so it is read to its end.
-    for line in BufReader::new(child.stderr.take().unwrap())
-        .lines()
-        .map_while(std::io::Result::ok)
-    {
+    for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(std::io::Result::ok) {
         let due = if let Some(number) = line.strip_prefix("committed ") {
             // A kill may cut the last line: then its newline is missing and the number may be short.
             acknowledged = acknowledged.max(number.parse().unwrap_or(0));
@@ -147,11 +130,7 @@ fn run_and_kill(test: &str, dir: &Path, moment: Moment) -> u64 {
         }
     }
     let status = child.wait().unwrap();
-    assert!(
-        killed,
-        "the child ended by itself with {status}: {}",
-        other.join("\n")
-    );
+    assert!(killed, "the child ended by itself with {status}: {}", other.join("\n"));
     acknowledged
 }
 
@@ -163,11 +142,7 @@ fn write_for_ever(dir: &Path, open: Open) -> ! {
     let mut last = last_commit(&*store);
     loop {
         last += 1;
-        let durability = if last.is_multiple_of(4) {
-            Durability::Buffered
-        } else {
-            Durability::Sync
-        };
+        let durability = if last.is_multiple_of(4) { Durability::Buffered } else { Durability::Sync };
         now(store.commit(batch(last), durability)).unwrap();
         writeln!(report, "committed {last}").unwrap();
     }
@@ -182,10 +157,7 @@ fn batch(number: u64) -> Batch {
         (Space::Index, key(number), Some(Bytes::new())),
         (Space::Index, key(number.saturating_sub(100)), None),
     ];
-    Batch {
-        guards: Vec::new(),
-        writes,
-    }
+    Batch { guards: Vec::new(), writes }
 }
 
 fn key(number: u64) -> Bytes {
@@ -195,14 +167,8 @@ fn key(number: u64) -> Bytes {
 /// Mostly what is stored inline; now and then a row that spans many pages of the journal.
 fn contents(number: u64) -> Bytes {
     let mut random = Random(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let words = if number.is_multiple_of(32) {
-        8_192
-    } else {
-        random.below(512)
-    };
-    (0..words)
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect()
+    let words = if number.is_multiple_of(32) { 8_192 } else { random.below(512) };
+    (0..words).flat_map(|_| random.next().to_le_bytes()).collect()
 }
 
 fn last_commit(store: &dyn Store) -> u64 {
@@ -226,38 +192,20 @@ fn check(store: &dyn Store) -> u64 {
     }
     let snapshot = now(store.snapshot()).unwrap();
     for space in Space::ALL {
-        let all = KeyRange {
-            start: Bound::Unbounded,
-            end: Bound::Unbounded,
-        };
-        let found: BTreeMap<Bytes, Bytes> = now(snapshot.scan(space, all, usize::MAX, false))
-            .unwrap()
-            .rows
-            .into_iter()
-            .collect();
+        let all = KeyRange { start: Bound::Unbounded, end: Bound::Unbounded };
+        let found: BTreeMap<Bytes, Bytes> =
+            now(snapshot.scan(space, all, usize::MAX, false)).unwrap().rows.into_iter().collect();
         let wanted = wanted.remove(&space).unwrap_or_default();
-        let differing = found
-            .iter()
-            .filter(|(key, value)| wanted.get(*key) != Some(value))
-            .count()
-            + wanted
-                .keys()
-                .filter(|key| !found.contains_key(*key))
-                .count();
-        assert_eq!(
-            differing, 0,
-            "rows of {space:?} that are not those after commit {last}"
-        );
+        let differing = found.iter().filter(|(key, value)| wanted.get(*key) != Some(value)).count()
+            + wanted.keys().filter(|key| !found.contains_key(*key)).count();
+        assert_eq!(differing, 0, "rows of {space:?} that are not those after commit {last}");
     }
     last
 }
 
 /// The result of a call to an embedded store.
 fn now<T>(call: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(call)
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(call)
 }
 
 /// xorshift64*.

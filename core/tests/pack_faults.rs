@@ -1,12 +1,7 @@
 //! P1 and P3 for the chunk store: what was synced survives every crash, and what is not what it should be is never
 //! returned, but named, and does not touch its neighbours.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test stops at the first surprise"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -33,10 +28,7 @@ impl Random {
     fn noise(&mut self, length: usize) -> Vec<u8> {
         let mut raw = vec![0; length];
         let seed = self.below(u64::MAX).to_le_bytes();
-        blake3::Hasher::new()
-            .update(&seed)
-            .finalize_xof()
-            .fill(&mut raw);
+        blake3::Hasher::new().update(&seed).finalize_xof().fill(&mut raw);
         raw
     }
 
@@ -52,11 +44,7 @@ impl Random {
 }
 
 fn open(disk: &FaultyDisk) -> Result<(PackStore, Recovery)> {
-    let options = PackOptions {
-        pack_bytes_max: 24_000,
-        maps_max: 2,
-        writeback_bytes: None,
-    };
+    let options = PackOptions { pack_bytes_max: 24_000, maps_max: 2, writeback_bytes: None };
     PackStore::open(Arc::new(disk.clone()), SEGMENT, options)
 }
 
@@ -84,28 +72,10 @@ fn live_and_crash(seed: u64, totals: &mut Totals) {
     for life in 0..4 {
         let context = format!("seed {seed}, life {life}");
         let (store, recovery) = open(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));
-        assert!(
-            recovery.damaged.is_empty(),
-            "{context}: {:?}",
-            recovery.damaged
-        );
-        totals.cut_bytes += recovery
-            .recovered
-            .iter()
-            .map(|pack| pack.cut_bytes)
-            .sum::<u64>();
-        totals.gap_bytes += recovery
-            .recovered
-            .iter()
-            .map(|pack| pack.gap_bytes)
-            .sum::<u64>();
-        check(
-            &context,
-            &store,
-            &durable,
-            std::mem::take(&mut unsynced),
-            totals,
-        );
+        assert!(recovery.damaged.is_empty(), "{context}: {:?}", recovery.damaged);
+        totals.cut_bytes += recovery.recovered.iter().map(|pack| pack.cut_bytes).sum::<u64>();
+        totals.gap_bytes += recovery.recovered.iter().map(|pack| pack.gap_bytes).sum::<u64>();
+        check(&context, &store, &durable, std::mem::take(&mut unsynced), totals);
         for _ in 0..random.below(40) {
             match random.below(20) {
                 0..3 if store.sync().is_ok() => {
@@ -116,17 +86,8 @@ fn live_and_crash(seed: u64, totals: &mut Totals) {
                 4 => disk.set_free_bytes(None),
                 5 if random.below(10) == 0 => disk.set_writes_left(Some(random.below(4))),
                 6 if random.below(10) == 0 => disk.set_fails_syncs(true),
-                7 if random.below(4) == 0 && store.seal_active().is_ok() => {
-                    durable.append(&mut unsynced)
-                }
-                _ => append(
-                    &context,
-                    &store,
-                    random.chunk(),
-                    &durable,
-                    &mut unsynced,
-                    totals,
-                ),
+                7 if random.below(4) == 0 && store.seal_active().is_ok() => durable.append(&mut unsynced),
+                _ => append(&context, &store, random.chunk(), &durable, &mut unsynced, totals),
             }
         }
         drop(store);
@@ -135,14 +96,7 @@ fn live_and_crash(seed: u64, totals: &mut Totals) {
     }
 }
 
-fn append(
-    context: &str,
-    store: &PackStore,
-    raw: Vec<u8>,
-    durable: &Known,
-    unsynced: &mut Known,
-    totals: &mut Totals,
-) {
+fn append(context: &str, store: &PackStore, raw: Vec<u8>, durable: &Known, unsynced: &mut Known, totals: &mut Totals) {
     let id = ChunkId::of(&raw);
     if durable.contains_key(&id) || unsynced.contains_key(&id) {
         return;
@@ -163,9 +117,7 @@ fn append(
 /// After a crash: all that was synced is there, what was not is whole or damaged, and packs list what is whole.
 fn check(context: &str, store: &PackStore, durable: &Known, unsynced: Known, totals: &mut Totals) {
     for (id, (location, raw)) in durable {
-        let read = store
-            .read(id, location)
-            .unwrap_or_else(|error| panic!("{context}: {error}"));
+        let read = store.read(id, location).unwrap_or_else(|error| panic!("{context}: {error}"));
         assert!(read == raw, "{context}: chunk {id} has other bytes");
     }
     for (id, (location, raw)) in unsynced {
@@ -186,15 +138,10 @@ fn check(context: &str, store: &PackStore, durable: &Known, unsynced: Known, tot
             outcome.unwrap_or_else(|error| panic!("{context}: {error}"));
             listed.insert((id, *location));
         };
-        store
-            .verify_pack(pack.number, &mut verified)
-            .unwrap_or_else(|error| panic!("{context}: {error}"));
+        store.verify_pack(pack.number, &mut verified).unwrap_or_else(|error| panic!("{context}: {error}"));
     }
     for (id, (location, _)) in durable {
-        assert!(
-            listed.contains(&(*id, *location)),
-            "{context}: chunk {id} is not listed"
-        );
+        assert!(listed.contains(&(*id, *location)), "{context}: chunk {id} is not listed");
     }
 }
 
@@ -206,32 +153,16 @@ fn synced_chunks_survive_crashes_and_torn_ones_are_never_returned() {
     }
     println!("{totals:?}");
     // The runs did meet what they are about.
-    let Totals {
-        crashes,
-        synced,
-        survivors,
-        losses,
-        full,
-        failed,
-        cut_bytes,
-        gap_bytes,
-    } = totals;
+    let Totals { crashes, synced, survivors, losses, full, failed, cut_bytes, gap_bytes } = totals;
     assert_eq!(crashes, SEEDS * 4);
-    assert!(
-        [synced, survivors, losses, full, failed]
-            .iter()
-            .all(|count| *count > SEEDS / 10)
-    );
+    assert!([synced, survivors, losses, full, failed].iter().all(|count| *count > SEEDS / 10));
     assert!(cut_bytes > 0 && gap_bytes > 0);
 }
 
 type Chunks = Vec<(ChunkId, Location, Vec<u8>)>;
 
 fn open_dir(dir: &Path) -> (PackStore, Recovery) {
-    let options = PackOptions {
-        pack_bytes_max: 31_000,
-        ..PackOptions::default()
-    };
+    let options = PackOptions { pack_bytes_max: 31_000, ..PackOptions::default() };
     PackStore::open(Arc::new(SystemDisk::open(dir).unwrap()), SEGMENT, options).unwrap()
 }
 
@@ -260,11 +191,7 @@ fn unreadable(store: &PackStore, chunks: &Chunks) -> Vec<usize> {
             Err(error) => {
                 let text = error.to_string();
                 assert_eq!(error.kind(), ErrorKind::Damaged, "{text}");
-                for word in [
-                    id.to_string(),
-                    pack_name(location.pack),
-                    format!("offset {}", location.offset),
-                ] {
+                for word in [id.to_string(), pack_name(location.pack), format!("offset {}", location.offset)] {
                     assert!(text.contains(&word), "{text}");
                 }
                 places.push(place);
@@ -302,17 +229,10 @@ fn a_flipped_byte_damages_one_chunk() {
     let dir = tempfile::tempdir().unwrap();
     let chunks = three_packs(dir.path());
     // In the payload of one, in the header of another.
-    edit(dir.path(), chunks[2].1.pack, |bytes| {
-        bytes[chunks[2].1.offset as usize + 1_000] ^= 1
-    });
-    edit(dir.path(), chunks[9].1.pack, |bytes| {
-        bytes[chunks[9].1.offset as usize + 20] ^= 0x80
-    });
+    edit(dir.path(), chunks[2].1.pack, |bytes| bytes[chunks[2].1.offset as usize + 1_000] ^= 1);
+    edit(dir.path(), chunks[9].1.pack, |bytes| bytes[chunks[9].1.offset as usize + 20] ^= 0x80);
     let (store, recovery) = open_dir(dir.path());
-    assert!(
-        recovery.damaged.is_empty() && recovery.recovered.is_empty(),
-        "sealed packs are not read on opening"
-    );
+    assert!(recovery.damaged.is_empty() && recovery.recovered.is_empty(), "sealed packs are not read on opening");
     assert_eq!(unreadable(&store, &chunks), [2, 9]);
     assert_eq!(scrub(&store), (vec![chunks[2].0, chunks[9].0], vec![]));
 }
@@ -328,10 +248,7 @@ fn a_flipped_byte_in_an_index_damages_no_chunk() {
     let (store, _) = open_dir(dir.path());
     assert!(unreadable(&store, &chunks).is_empty());
     let error = store.entries(0).unwrap_err();
-    assert!(
-        error.kind() == ErrorKind::Damaged && error.to_string().contains(&pack_name(0)),
-        "{error}"
-    );
+    assert!(error.kind() == ErrorKind::Damaged && error.to_string().contains(&pack_name(0)), "{error}");
     assert_eq!(scrub(&store), (vec![], vec![0]));
     drop(store);
     // With a bad trailer it looks like a pack that was never sealed, and is sealed again.
@@ -340,11 +257,7 @@ fn a_flipped_byte_in_an_index_damages_no_chunk() {
         bytes[place] ^= 4;
     });
     let (store, recovery) = open_dir(dir.path());
-    let recovered: Vec<_> = recovery
-        .recovered
-        .iter()
-        .map(|pack| (pack.number, pack.records))
-        .collect();
+    let recovered: Vec<_> = recovery.recovered.iter().map(|pack| (pack.number, pack.records)).collect();
     assert_eq!(recovered, [(1, 6)]);
     assert!(unreadable(&store, &chunks).is_empty());
     assert_eq!(store.entries(1).unwrap().len(), 6);
@@ -358,20 +271,13 @@ fn a_truncated_pack_keeps_what_is_left() {
         let (mut store, _) = open_dir(dir.path());
         let (id, location, raw) = &chunks[6];
         let held = store.read(id, location).unwrap();
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .open(dir.path().join(pack_name(1)))
-            .unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(dir.path().join(pack_name(1))).unwrap();
         file.set_len(chunks[8].1.offset + 3_000).unwrap();
         if !is_open {
             drop(store);
             store = open_dir(dir.path()).0;
         }
-        assert_eq!(
-            unreadable(&store, &chunks),
-            [8, 9, 10, 11],
-            "open while it was cut: {is_open}"
-        );
+        assert_eq!(unreadable(&store, &chunks), [8, 9, 10, 11], "open while it was cut: {is_open}");
         assert!(held == raw);
     }
 }
@@ -410,27 +316,16 @@ fn a_pack_that_is_the_content_of_a_damaged_chunk_hides_nothing() {
     let (after, after_location) = append(b"after");
     store.sync().unwrap();
     drop(store);
-    disk.damage(&pack_name(0), |bytes| {
-        bytes[outer_location.offset as usize] ^= 1
-    });
+    disk.damage(&pack_name(0), |bytes| bytes[outer_location.offset as usize] ^= 1);
     let (store, recovery) = open(&disk).unwrap();
     assert_eq!(recovery.recovered.len(), 1);
     assert_eq!(store.read(&after, &after_location).unwrap(), "after");
     assert!(store.read(&outer, &outer_location).is_err());
     let entries = store.entries(0).unwrap();
-    assert_eq!(
-        entries.len(),
-        4,
-        "three whole chunks of the image, and the one after it"
-    );
+    assert_eq!(entries.len(), 4, "three whole chunks of the image, and the one after it");
     for (id, location) in entries {
         let read = store.read(&id, &location).unwrap();
-        assert!(
-            id == after
-                || inner
-                    .iter()
-                    .any(|(inner, _, raw)| *inner == id && read == raw)
-        );
+        assert!(id == after || inner.iter().any(|(inner, _, raw)| *inner == id && read == raw));
     }
     assert_eq!(disk.list().unwrap().len(), 1);
 }

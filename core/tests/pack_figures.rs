@@ -6,12 +6,7 @@
 //!
 //! `FIGURES_MIB` sets the amount (default 2,048), `FIGURES_THREADS` the number of appending threads (default: one per core).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test stops at the first surprise"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use bytes::Bytes;
 use std::fs::File;
@@ -31,10 +26,7 @@ const AVERAGE_BYTES: u32 = 256 << 10;
 /// `mib` different pieces of one MiB of noise, made fast: each is 16 KiB blocks of a pool, stamped.
 fn pieces(mib: u64, tag: u64) -> impl Iterator<Item = Bytes> {
     let mut pool = vec![0; 64 * PIECE_BYTES];
-    blake3::Hasher::new()
-        .update(&tag.to_le_bytes())
-        .finalize_xof()
-        .fill(&mut pool);
+    blake3::Hasher::new().update(&tag.to_le_bytes()).finalize_xof().fill(&mut pool);
     (0..mib).map(move |n| {
         let place = (n % 64) as usize * PIECE_BYTES;
         let mut piece = pool[place..place + PIECE_BYTES].to_vec();
@@ -58,17 +50,8 @@ impl Start {
 /// User and system time of this process, in hundredths of a second (Linux, `proc(5)`); 0 elsewhere.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace();
-    fields
-        .skip(11)
-        .take(2)
-        .filter_map(|ticks| ticks.parse::<f64>().ok())
-        .sum::<f64>()
-        / 100.0
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn report(what: &str, mib: u64, start: Start) -> f64 {
@@ -79,10 +62,7 @@ fn report(what: &str, mib: u64, start: Start) -> f64 {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn plain_write(dir: &Path, mib: u64) -> f64 {
@@ -93,11 +73,7 @@ fn plain_write(dir: &Path, mib: u64) -> f64 {
         file.write_all(&piece).unwrap();
     }
     file.sync_data().unwrap();
-    report(
-        "plain sequential write + fdatasync (generation included)",
-        mib,
-        started,
-    )
+    report("plain sequential write + fdatasync (generation included)", mib, started)
 }
 
 fn plain_read(dir: &Path, mib: u64) -> f64 {
@@ -111,12 +87,7 @@ fn plain_read(dir: &Path, mib: u64) -> f64 {
 }
 
 /// One thread cuts, the others hash and append, then one sync.
-fn ingest(
-    store: &PackStore,
-    mib: u64,
-    threads: u64,
-    compression: Compression,
-) -> (f64, Vec<(ChunkId, Location)>) {
+fn ingest(store: &PackStore, mib: u64, threads: u64, compression: Compression) -> (f64, Vec<(ChunkId, Location)>) {
     let started = Start::now();
     let (sender, receiver) = sync_channel::<Bytes>(64);
     let receiver = parking_lot::Mutex::new(receiver);
@@ -140,23 +111,13 @@ fn ingest(
                 sender.send(chunk).unwrap();
             }
         }
-        cutter
-            .finish()
-            .into_iter()
-            .for_each(|chunk| sender.send(chunk).unwrap());
+        cutter.finish().into_iter().for_each(|chunk| sender.send(chunk).unwrap());
         drop(sender);
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap())
-            .collect()
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
     let appended = started.0.elapsed();
     store.sync().unwrap();
-    let rate = report(
-        &format!("cut + hash + append ({threads} threads, {compression:?}) + sync"),
-        mib,
-        started,
-    );
+    let rate = report(&format!("cut + hash + append ({threads} threads, {compression:?}) + sync"), mib, started);
     println!(
         "{:<58} {:>8.0} ms",
         "  of which the sync at the end",
@@ -166,17 +127,8 @@ fn ingest(
 }
 
 fn open(dir: &Path, writeback_bytes: Option<u64>) -> PackStore {
-    let options = PackOptions {
-        writeback_bytes,
-        ..PackOptions::default()
-    };
-    PackStore::open(
-        Arc::new(SystemDisk::open(dir).unwrap()),
-        SegmentId([1; 16]),
-        options,
-    )
-    .unwrap()
-    .0
+    let options = PackOptions { writeback_bytes, ..PackOptions::default() };
+    PackStore::open(Arc::new(SystemDisk::open(dir).unwrap()), SegmentId([1; 16]), options).unwrap().0
 }
 
 #[test]
@@ -207,11 +159,7 @@ fn figures() {
                 black_box(cutter.push(piece.slice(start..start + piece_bytes)));
             }
         }
-        report(
-            &format!("cutting, one thread, pieces of {} KiB", piece_bytes >> 10),
-            256,
-            started,
-        );
+        report(&format!("cutting, one thread, pieces of {} KiB", piece_bytes >> 10), 256, started);
     }
 
     for round in 0..2 {
@@ -220,16 +168,8 @@ fn figures() {
             let packs = dir.join(format!("packs-{round}-{}", writeback_bytes.is_some()));
             let store = open(&packs, writeback_bytes);
             let (rate, _) = ingest(&store, mib, threads, Compression::Lz4);
-            let name = if writeback_bytes.is_some() {
-                "with"
-            } else {
-                "without"
-            };
-            println!(
-                "{:<58} {:>8.2}",
-                format!("  ratio, {name} early write-back"),
-                rate / plain
-            );
+            let name = if writeback_bytes.is_some() { "with" } else { "without" };
+            println!("{:<58} {:>8.2}", format!("  ratio, {name} early write-back"), rate / plain);
             drop(store);
             std::fs::remove_dir_all(&packs).unwrap();
         }
@@ -245,11 +185,7 @@ fn figures() {
         for (id, location) in &places {
             black_box(store.read(id, location).unwrap());
         }
-        let rate = report(
-            &format!("verified read from maps, one thread, round {round}"),
-            mib,
-            started,
-        );
+        let rate = report(&format!("verified read from maps, one thread, round {round}"), mib, started);
         println!("{:<58} {:>8.2}", "  ratio to the plain read", rate / plain);
     }
     let started = Start::now();
@@ -263,25 +199,12 @@ fn figures() {
             });
         }
     });
-    let rate = report(
-        &format!("verified read from maps, {threads} threads"),
-        mib,
-        started,
-    );
+    let rate = report(&format!("verified read from maps, {threads} threads"), mib, started);
     println!("{:<58} {:>8.2}", "  ratio to the plain read", rate / plain);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    for line in status
-        .lines()
-        .filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"))
-    {
+    for line in status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM")) {
         println!("{line}");
     }
     assert_eq!(generated as u64, mib << 20);
-    assert_eq!(
-        places
-            .iter()
-            .map(|(_, location)| u64::from(location.raw))
-            .sum::<u64>(),
-        mib << 20
-    );
+    assert_eq!(places.iter().map(|(_, location)| u64::from(location.raw)).sum::<u64>(), mib << 20);
 }

@@ -50,31 +50,17 @@ async fn main() -> Outcome<()> {
 fn figures(dir: &Path, rest: &[&str]) -> Outcome<()> {
     let creates = rest.first().map_or(Ok(CREATES), |text| text.parse())?;
     let inline = rest.get(1).map_or(Ok(INLINE_BYTES), |text| text.parse())?;
-    println!(
-        "cache {} MiB, {creates} creates with {inline} bytes in the node",
-        CACHE_BYTES >> 20
-    );
+    println!("cache {} MiB, {creates} creates with {inline} bytes in the node", CACHE_BYTES >> 20);
     for engine in ["fjall", "redb"] {
         let store = dir.join(engine);
         std::fs::create_dir_all(&store)?;
-        println!(
-            "{engine}: reference: {:.0} fdatasync/s of one preallocated file",
-            syncs_per_second(&store)?
-        );
+        println!("{engine}: reference: {:.0} fdatasync/s of one preallocated file", syncs_per_second(&store)?);
         let path = store.to_string_lossy();
         for arguments in [
-            vec![
-                "load",
-                engine,
-                &path,
-                &creates.to_string(),
-                &inline.to_string(),
-            ],
+            vec!["load", engine, &path, &creates.to_string(), &inline.to_string()],
             vec!["read", engine, &path, &creates.to_string()],
         ] {
-            let status = Command::new(std::env::current_exe()?)
-                .args(&arguments)
-                .status()?;
+            let status = Command::new(std::env::current_exe()?).args(&arguments).status()?;
             if !status.success() {
                 return Err(format!("{arguments:?}: {status}").into());
             }
@@ -101,9 +87,7 @@ async fn load(engine: &str, dir: &Path, creates: u64, inline: usize) -> Outcome<
         let (mut slowest, mut commits) = (Duration::ZERO, 0_u32);
         while start.elapsed() < MEASURE {
             let begin = Instant::now();
-            store
-                .commit(create(next..next + batch_creates, inline), Durability::Sync)
-                .await?;
+            store.commit(create(next..next + batch_creates, inline), Durability::Sync).await?;
             slowest = slowest.max(begin.elapsed());
             next += batch_creates;
             commits += 1;
@@ -120,18 +104,13 @@ async fn load(engine: &str, dir: &Path, creates: u64, inline: usize) -> Outcome<
     while next < creates {
         let end = creates.min(next + 256);
         let begin = Instant::now();
-        store
-            .commit(create(next..end, inline), Durability::Sync)
-            .await?;
+        store.commit(create(next..end, inline), Durability::Sync).await?;
         slowest = slowest.max(begin.elapsed());
         next = end;
     }
     if next > first {
         let rate = (next - first) as f64 / start.elapsed().as_secs_f64();
-        println!(
-            "{engine}: load to {next}: {rate:.0} creates/s, slowest {:.1} ms",
-            slowest.as_secs_f64() * 1e3
-        );
+        println!("{engine}: load to {next}: {rate:.0} creates/s, slowest {:.1} ms", slowest.as_secs_f64() * 1e3);
     }
     println!(
         "{engine}: {:.0} bytes on disk per create, {:.0} written per create; memory {}",
@@ -147,27 +126,16 @@ async fn load(engine: &str, dir: &Path, creates: u64, inline: usize) -> Outcome<
 async fn read(engine: &str, dir: &Path, creates: u64) -> Outcome<()> {
     let start = Instant::now();
     let store = open(engine, dir)?;
-    println!(
-        "{engine}: opened after a kill in {:.0} ms",
-        start.elapsed().as_secs_f64() * 1e3
-    );
+    println!("{engine}: opened after a kill in {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     let mut pick = || {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % creates
     };
     let hot: Vec<u64> = (0..1_000).map(|_| pick()).collect();
     let mut turn = 0;
-    for (case, what) in [
-        "random entries",
-        "1,000 hot entries",
-        "absent entries",
-        "random nodes",
-    ]
-    .into_iter()
-    .enumerate()
+    for (case, what) in
+        ["random entries", "1,000 hot entries", "absent entries", "random nodes"].into_iter().enumerate()
     {
         let (start, mut gets, mut found) = (Instant::now(), 0_u32, 0_u32);
         while start.elapsed() < MEASURE {
@@ -175,19 +143,8 @@ async fn read(engine: &str, dir: &Path, creates: u64) -> Outcome<()> {
                 turn = (turn + 1) % hot.len();
                 let value = match case {
                     0 => store.get(Space::Entries, &entry_key(pick())).await?,
-                    1 => {
-                        store
-                            .get(
-                                Space::Entries,
-                                &entry_key(hot.get(turn).copied().unwrap_or(0)),
-                            )
-                            .await?
-                    }
-                    2 => {
-                        store
-                            .get(Space::Entries, &entry_key((1 << 40) + pick()))
-                            .await?
-                    }
+                    1 => store.get(Space::Entries, &entry_key(hot.get(turn).copied().unwrap_or(0))).await?,
+                    2 => store.get(Space::Entries, &entry_key((1 << 40) + pick())).await?,
                     _ => store.get(Space::Nodes, &node_key(pick())).await?,
                 };
                 gets += 1;
@@ -195,24 +152,14 @@ async fn read(engine: &str, dir: &Path, creates: u64) -> Outcome<()> {
             }
         }
         let rate = f64::from(gets) / start.elapsed().as_secs_f64();
-        println!(
-            "{engine}: {rate:.0} gets/s of {what}, {:.0} % found",
-            100.0 * f64::from(found) / f64::from(gets)
-        );
+        println!("{engine}: {rate:.0} gets/s of {what}, {:.0} % found", 100.0 * f64::from(found) / f64::from(gets));
     }
     let (start, mut rows, mut range) = (Instant::now(), 0_usize, KeyRange::prefix(b"e"));
     while start.elapsed() < MEASURE {
-        let page = store
-            .snapshot()
-            .await?
-            .scan(Space::Entries, range.clone(), 1_000, false)
-            .await?;
+        let page = store.snapshot().await?.scan(Space::Entries, range.clone(), 1_000, false).await?;
         rows += page.rows.len();
         range = match page.rows.last() {
-            Some((key, _)) if page.more => KeyRange {
-                start: Bound::Excluded(key.clone()),
-                ..range
-            },
+            Some((key, _)) if page.more => KeyRange { start: Bound::Excluded(key.clone()), ..range },
             _ => KeyRange::prefix(b"e"),
         };
     }
@@ -226,10 +173,7 @@ async fn read(engine: &str, dir: &Path, creates: u64) -> Outcome<()> {
         drop(store.snapshot().await?);
         snapshots += 1;
     }
-    println!(
-        "{engine}: {:.0} snapshots/s",
-        f64::from(snapshots) / start.elapsed().as_secs_f64()
-    );
+    println!("{engine}: {:.0} snapshots/s", f64::from(snapshots) / start.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -240,9 +184,7 @@ async fn churn(engine: &str, dir: &Path, inline: usize) -> Outcome<()> {
     for pass in 1..=10 {
         let start = Instant::now();
         for first in (0..LIVE).step_by(250) {
-            store
-                .commit(create(first..first + 250, inline), Durability::Sync)
-                .await?;
+            store.commit(create(first..first + 250, inline), Durability::Sync).await?;
         }
         let disk = disk_bytes(&dir.join("store"))?;
         println!(
@@ -251,11 +193,7 @@ async fn churn(engine: &str, dir: &Path, inline: usize) -> Outcome<()> {
             disk / LIVE
         );
     }
-    println!(
-        "{engine}: {} bytes written per create; memory {}",
-        written_bytes()? / (10 * LIVE),
-        memory()?
-    );
+    println!("{engine}: {} bytes written per create; memory {}", written_bytes()? / (10 * LIVE), memory()?);
     Ok(())
 }
 
@@ -268,10 +206,7 @@ async fn full(engine: &str, dir: &Path) -> Outcome<()> {
     let store = open(engine, dir)?;
     let mut next = 0;
     let error = loop {
-        match store
-            .commit(create(next..next + 64, 4 << 10), Durability::Sync)
-            .await
-        {
+        match store.commit(create(next..next + 64, 4 << 10), Durability::Sync).await {
             Ok(()) => next += 64,
             Err(error) => break error,
         }
@@ -283,16 +218,9 @@ async fn full(engine: &str, dir: &Path) -> Outcome<()> {
     match open(engine, dir) {
         Ok(store) => {
             readable(engine, "opened while full", &*store, next).await?;
-            println!(
-                "{engine}: delete after opening while full: {:?}",
-                delete(&*store).await
-            );
+            println!("{engine}: delete after opening while full: {:?}", delete(&*store).await);
             std::fs::remove_file(&ballast)?;
-            println!(
-                "{engine}: delete after freeing {} MiB: {:?}",
-                BALLAST_BYTES >> 20,
-                delete(&*store).await
-            );
+            println!("{engine}: delete after freeing {} MiB: {:?}", BALLAST_BYTES >> 20, delete(&*store).await);
         }
         Err(error) => {
             println!("{engine}: opening while full: {error:?}");
@@ -302,10 +230,7 @@ async fn full(engine: &str, dir: &Path) -> Outcome<()> {
     let store = open(engine, dir)?;
     readable(engine, "opened after freeing space", &*store, next).await?;
     let more = create(next..next + 64, 4 << 10);
-    println!(
-        "{engine}: commit after that: {:?}",
-        store.commit(more, Durability::Sync).await
-    );
+    println!("{engine}: commit after that: {:?}", store.commit(more, Durability::Sync).await);
     Ok(())
 }
 
@@ -322,38 +247,18 @@ async fn readable(engine: &str, when: &str, store: &dyn Store, creates: u64) -> 
 
 /// Deletes a few rows that are not there, which costs what deleting costs.
 async fn delete(store: &dyn Store) -> tombolo_core::Result<()> {
-    let writes = (0..8)
-        .map(|number| (Space::Nodes, node_key(1 << 40 | number), None))
-        .collect();
-    store
-        .commit(
-            Batch {
-                guards: Vec::new(),
-                writes,
-            },
-            Durability::Sync,
-        )
-        .await
+    let writes = (0..8).map(|number| (Space::Nodes, node_key(1 << 40 | number), None)).collect();
+    store.commit(Batch { guards: Vec::new(), writes }, Durability::Sync).await
 }
 
 fn create(numbers: std::ops::Range<u64>, inline: usize) -> Batch {
     let mut batch = Batch::default();
     for number in numbers {
-        batch.writes.push((
-            Space::Entries,
-            entry_key(number),
-            Some(contents(number, 60)),
-        ));
-        batch.writes.push((
-            Space::Nodes,
-            node_key(number),
-            Some(contents(number, inline)),
-        ));
+        batch.writes.push((Space::Entries, entry_key(number), Some(contents(number, 60))));
+        batch.writes.push((Space::Nodes, node_key(number), Some(contents(number, inline))));
         let mut index = vec![7; 16];
         index.extend(number.to_be_bytes());
-        batch
-            .writes
-            .push((Space::Index, index.into(), Some(node_key(number))));
+        batch.writes.push((Space::Index, index.into(), Some(node_key(number))));
     }
     batch
 }
@@ -363,14 +268,7 @@ fn entry_key(number: u64) -> Bytes {
     let mut key = vec![b'e'; 16];
     // Names come in no order: a bijection of 32 bits.
     let name = number as u32;
-    key.extend(
-        format!(
-            "object-{:08x}-{:x}",
-            name.wrapping_mul(0x9E37_79B1),
-            number >> 32
-        )
-        .bytes(),
-    );
+    key.extend(format!("object-{:08x}-{:x}", name.wrapping_mul(0x9E37_79B1), number >> 32).bytes());
     key.into()
 }
 
@@ -384,9 +282,7 @@ fn contents(number: u64, bytes: usize) -> Bytes {
     let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
     let mut out = Vec::with_capacity(bytes + 8);
     while out.len() < bytes {
-        state = (state ^ (state >> 30))
-            .wrapping_mul(0xBF58_476D_1CE4_E5B9)
-            .wrapping_add(0x94D0_49BB_1331_11EB);
+        state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9).wrapping_add(0x94D0_49BB_1331_11EB);
         out.extend((state ^ (state >> 31)).to_le_bytes());
     }
     out.truncate(bytes);
@@ -433,9 +329,7 @@ fn disk_bytes(dir: &Path) -> Outcome<u64> {
 /// Bytes this process sent to the disk.
 fn written_bytes() -> Outcome<u64> {
     let io = std::fs::read_to_string("/proc/self/io")?;
-    let line = io
-        .lines()
-        .find_map(|line| line.strip_prefix("write_bytes: "));
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     Ok(line.ok_or("no write_bytes in /proc/self/io")?.parse()?)
 }
 
@@ -444,13 +338,7 @@ fn memory() -> Outcome<String> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let kib = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.trim().strip_suffix(" kB"))
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .unwrap_or(0)
+        line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0)
     };
-    Ok(format!(
-        "{} MiB, at most {} MiB",
-        kib("VmRSS:") >> 10,
-        kib("VmHWM:") >> 10
-    ))
+    Ok(format!("{} MiB, at most {} MiB", kib("VmRSS:") >> 10, kib("VmHWM:") >> 10))
 }

@@ -33,8 +33,7 @@ impl Queue {
     pub(super) fn push(&self, task: Task) {
         let mut state = self.state.lock();
         if let Task::Flush(pack) = &task {
-            let is_same =
-                |other: &Task| matches!(other, Task::Flush(queued) if Arc::ptr_eq(queued, pack));
+            let is_same = |other: &Task| matches!(other, Task::Flush(queued) if Arc::ptr_eq(queued, pack));
             if state.tasks.iter().any(is_same) {
                 return;
             }

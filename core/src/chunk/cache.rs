@@ -27,11 +27,7 @@ impl ChunkCache {
     /// A cache for chunks of `bytes` altogether. Chunks longer than a shard's part of it are not kept.
     pub fn new(bytes: usize) -> ChunkCache {
         // Chunks of a quarter MiB are the usual ones.
-        ChunkCache(Cache::with_weighter(
-            (bytes >> 18).max(16),
-            bytes as u64,
-            ByBytes,
-        ))
+        ChunkCache(Cache::with_weighter((bytes >> 18).max(16), bytes as u64, ByBytes))
     }
 
     /// The chunk, if it is here.
@@ -65,11 +61,7 @@ mod tests {
         let hot = ChunkId::of(b"hot");
         cache.insert(hot, Bytes::from_static(b"hot"));
         for n in 0..10_000u32 {
-            assert_eq!(
-                cache.get(&hot).as_deref(),
-                Some(&b"hot"[..]),
-                "after {n} others"
-            );
+            assert_eq!(cache.get(&hot).as_deref(), Some(&b"hot"[..]), "after {n} others");
             cache.insert(ChunkId::of(&n.to_le_bytes()), Bytes::from(vec![0; 4096]));
             assert!(cache.bytes() <= 1 << 20);
         }

@@ -29,11 +29,7 @@ struct Zstd {
 }
 
 /// Calls `with` on the codec and payload to store for `raw`.
-pub(super) fn compressed<T>(
-    raw: &[u8],
-    compression: Compression,
-    with: impl FnOnce(Codec, &[u8]) -> T,
-) -> T {
+pub(super) fn compressed<T>(raw: &[u8], compression: Compression, with: impl FnOnce(Codec, &[u8]) -> T) -> T {
     if compression == Compression::None || raw.len() < COMPRESSED_BYTES_MIN {
         return with(Codec::Raw, raw);
     }
@@ -73,9 +69,7 @@ pub(super) fn expand(codec: Codec, payload: Bytes, raw_bytes: usize) -> Result<B
         .map_err(|error| Error::damaged("its zstd frame can't be decoded").because(error))?
     };
     if length != raw_bytes {
-        return Err(Error::damaged(format!(
-            "it has {length} bytes instead of {raw_bytes}"
-        )));
+        return Err(Error::damaged(format!("it has {length} bytes instead of {raw_bytes}")));
     }
     Ok(Bytes::from(raw))
 }
@@ -86,15 +80,13 @@ fn saves(raw_bytes: usize, stored_bytes: usize) -> bool {
 
 /// Whether a sample from the first quarter, the middle or the last quarter shrinks.
 fn is_promising(raw: &[u8], scratch: &mut Vec<u8>) -> bool {
-    [raw.len() / 8, raw.len() / 2, raw.len() - raw.len() / 8]
-        .into_iter()
-        .any(|middle| {
-            let start = middle.saturating_sub(SAMPLE_BYTES / 2);
-            let sample = raw.get(start..start + SAMPLE_BYTES).unwrap_or_default();
-            lz4(sample, scratch).is_some_and(|length| saves(sample.len(), length))
+    [raw.len() / 8, raw.len() / 2, raw.len() - raw.len() / 8].into_iter().any(|middle| {
+        let start = middle.saturating_sub(SAMPLE_BYTES / 2);
+        let sample = raw.get(start..start + SAMPLE_BYTES).unwrap_or_default();
+        lz4(sample, scratch).is_some_and(|length| saves(sample.len(), length))
             // Bytes that use few of the 256 values, text or numbers without repeats: for zstd's entropy coder.
             || is_uneven(sample)
-        })
+    })
 }
 
 /// Whether some byte values are so much more common than others that an entropy coder gains a sixteenth or more.
@@ -112,12 +104,7 @@ fn is_uneven(sample: &[u8]) -> bool {
 }
 
 fn lz4(raw: &[u8], scratch: &mut Vec<u8>) -> Option<usize> {
-    scratch.resize(
-        scratch
-            .len()
-            .max(lz4_flex::block::get_maximum_output_size(raw.len())),
-        0,
-    );
+    scratch.resize(scratch.len().max(lz4_flex::block::get_maximum_output_size(raw.len())), 0);
     lz4_flex::block::compress_into(raw, scratch).ok()
 }
 
@@ -149,21 +136,12 @@ mod tests {
 
     #[test]
     fn text_shrinks_noise_stays_and_both_come_back() {
-        let text: Vec<u8> = (0..40_000u32)
-            .flat_map(|n| format!("line {n}\n").into_bytes())
-            .collect();
+        let text: Vec<u8> = (0..40_000u32).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
         let half = [noise(200_000), vec![7; 100_000]].concat();
-        for (raw, shrinks) in [
-            (&text, true),
-            (&noise(300_000), false),
-            (&half, true),
-            (&noise(20), false),
-        ] {
-            for (compression, codec) in [
-                (Compression::None, Codec::Raw),
-                (Compression::Lz4, Codec::Lz4),
-                (Compression::Zstd, Codec::Zstd),
-            ] {
+        for (raw, shrinks) in [(&text, true), (&noise(300_000), false), (&half, true), (&noise(20), false)] {
+            for (compression, codec) in
+                [(Compression::None, Codec::Raw), (Compression::Lz4, Codec::Lz4), (Compression::Zstd, Codec::Zstd)]
+            {
                 let (used, payload) = stored(raw, compression);
                 assert_eq!(used, if shrinks { codec } else { Codec::Raw });
                 if used != Codec::Raw {
@@ -180,21 +158,11 @@ mod tests {
         for codec in [Codec::Lz4, Codec::Zstd] {
             assert!(expand(codec, noise(100).into(), 1000).is_err());
             let text = vec![b'a'; 1000];
-            let compression = if codec == Codec::Lz4 {
-                Compression::Lz4
-            } else {
-                Compression::Zstd
-            };
+            let compression = if codec == Codec::Lz4 { Compression::Lz4 } else { Compression::Zstd };
             let (used, payload) = stored(&text, compression);
             assert_eq!(used, codec);
-            assert!(
-                expand(codec, payload.clone().into(), 999).is_err(),
-                "too short for it"
-            );
-            assert!(
-                expand(codec, payload.into(), 1001).is_err(),
-                "too long for it"
-            );
+            assert!(expand(codec, payload.clone().into(), 999).is_err(), "too short for it");
+            assert!(expand(codec, payload.into(), 1001).is_err(), "too long for it");
         }
     }
 }

@@ -36,10 +36,7 @@ impl Cutter {
             Chunking::Fixed(bytes) => Rule::Fixed((bytes as usize).max(1)),
             Chunking::Content(average) => Rule::Content(Scanner::new(average as usize)),
         };
-        Cutter {
-            rule,
-            partial: Vec::new(),
-        }
+        Cutter { rule, partial: Vec::new() }
     }
 
     /// What to store for this way of cutting.
@@ -107,9 +104,7 @@ struct Scanner {
 static GEAR: LazyLock<[u64; 256]> = LazyLock::new(|| {
     std::array::from_fn(|byte| {
         let digest = Md5::digest([byte as u8; 64]);
-        digest
-            .first_chunk()
-            .map_or(0, |head| u64::from_be_bytes(*head))
+        digest.first_chunk().map_or(0, |head| u64::from_be_bytes(*head))
     })
 });
 
@@ -117,16 +112,7 @@ impl Scanner {
     fn new(average: usize) -> Scanner {
         let (strict, loose) = select_masks(average, Normalization::Level1);
         let (least, most) = (average / 4, average * 4);
-        Scanner {
-            table: &GEAR,
-            least,
-            average,
-            most,
-            strict,
-            loose,
-            position: 0,
-            hash: 0,
-        }
+        Scanner { table: &GEAR, least, average, most, strict, loose, position: 0, hash: 0 }
     }
 
     fn restart(&mut self) {
@@ -140,15 +126,9 @@ impl Scanner {
         let start = self.position;
         let mut taken = 0;
         // Bytes before the least length are not looked at; after it come a strict stretch and a loose one.
-        for (limit, mask) in [
-            (self.least, None),
-            (self.average, Some(self.strict)),
-            (self.most, Some(self.loose)),
-        ] {
+        for (limit, mask) in [(self.least, None), (self.average, Some(self.strict)), (self.most, Some(self.loose))] {
             let rest = data.get(taken..).unwrap_or_default();
-            let stretch = rest
-                .get(..limit.saturating_sub(self.position).min(rest.len()))
-                .unwrap_or_default();
+            let stretch = rest.get(..limit.saturating_sub(self.position).min(rest.len())).unwrap_or_default();
             let cut = mask.and_then(|mask| self.roll(stretch, mask));
             if let Some(cut) = cut {
                 self.restart();
@@ -208,10 +188,7 @@ mod tests {
     /// Noise with stretches of zeros in it, which are cut at the greatest length.
     fn sample(seed: u64, length: usize) -> Bytes {
         let mut bytes = vec![0; length];
-        blake3::Hasher::new()
-            .update(&seed.to_le_bytes())
-            .finalize_xof()
-            .fill(&mut bytes);
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
         if seed.is_multiple_of(3) {
             bytes[length / 3..length / 2].fill(0);
         }
@@ -235,20 +212,11 @@ mod tests {
 
     #[test]
     fn it_cuts_where_the_fastcdc_crate_cuts() {
-        for (seed, average) in [
-            (1, 65_536),
-            (2, 262_144),
-            (3, 65_536),
-            (4, 1 << 20),
-            (5, 131_072),
-            (6, 524_288),
-        ] {
+        for (seed, average) in [(1, 65_536), (2, 262_144), (3, 65_536), (4, 1 << 20), (5, 131_072), (6, 524_288)] {
             let data = sample(seed, 24 * average + 12_345);
             let chunks = cut(Chunking::Content(average as u32), &data, &[data.len()]);
             let lengths: Vec<_> = chunks.iter().map(Bytes::len).collect();
-            let expected: Vec<_> = FastCDC::new(&data, average / 4, average, average * 4)
-                .map(|c| c.length)
-                .collect();
+            let expected: Vec<_> = FastCDC::new(&data, average / 4, average, average * 4).map(|c| c.length).collect();
             assert_eq!(lengths, expected, "average {average}");
             assert_eq!(chunks.concat(), data);
         }
@@ -258,16 +226,9 @@ mod tests {
     fn fixed_chunks_are_all_as_long_but_the_last() {
         let data = sample(1, 10_000);
         let chunks = cut(Chunking::Fixed(4096), &data, &[10_000]);
-        assert_eq!(
-            chunks.iter().map(Bytes::len).collect::<Vec<_>>(),
-            [4096, 4096, 1808]
-        );
+        assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [4096, 4096, 1808]);
         assert_eq!(chunks[0].as_ptr(), data.as_ptr(), "no copy");
-        assert_eq!(
-            cut(Chunking::Fixed(5000), &data, &[7]).len(),
-            2,
-            "nothing is left at a boundary"
-        );
+        assert_eq!(cut(Chunking::Fixed(5000), &data, &[7]).len(), 2, "nothing is left at a boundary");
         assert!(Cutter::new(Chunking::Fixed(4096)).finish().is_none());
     }
 
@@ -275,9 +236,7 @@ mod tests {
     fn a_change_moves_few_cuts() {
         let data = sample(7, 4 << 20);
         let edited = Bytes::from([&data[..2 << 20], b"inserted", &data[2 << 20..]].concat());
-        let (old, new) = [&data, &edited]
-            .map(|d| cut(Chunking::Content(65_536), d, &[1 << 20]))
-            .into();
+        let (old, new) = [&data, &edited].map(|d| cut(Chunking::Content(65_536), d, &[1 << 20])).into();
         let kept = new.iter().filter(|chunk| old.contains(chunk)).count();
         assert!(new.len() - kept <= 2, "{kept} of {} kept", new.len());
     }

@@ -48,12 +48,7 @@ impl Location {
         let offset = varint::take(input)?
             .checked_mul(RECORD_ALIGN)
             .ok_or_else(|| Error::damaged("a chunk location has an offset beyond 64 bits"))?;
-        let location = Location {
-            pack,
-            offset,
-            stored: varint::take_u32(input)?,
-            raw: varint::take_u32(input)?,
-        };
+        let location = Location { pack, offset, stored: varint::take_u32(input)?, raw: varint::take_u32(input)? };
         if !input.is_empty() {
             return Err(Error::damaged("a chunk location has bytes left over"));
         }
@@ -63,12 +58,9 @@ impl Location {
 
     /// Refuses lengths that no record has.
     pub(super) fn check(&self) -> Result<()> {
-        if self.raw == 0 || self.raw > CHUNK_BYTES_MAX || self.stored == 0 || self.stored > self.raw
-        {
+        if self.raw == 0 || self.raw > CHUNK_BYTES_MAX || self.stored == 0 || self.stored > self.raw {
             let Location { stored, raw, .. } = self;
-            return Err(Error::damaged(format!(
-                "a chunk of {raw} bytes, {stored} stored, can't be"
-            )));
+            return Err(Error::damaged(format!("a chunk of {raw} bytes, {stored} stored, can't be")));
         }
         Ok(())
     }
@@ -81,24 +73,9 @@ mod tests {
     #[test]
     fn locations_survive_their_bytes() {
         for location in [
-            Location {
-                pack: 0,
-                offset: 64,
-                stored: 1,
-                raw: 1,
-            },
-            Location {
-                pack: u64::MAX,
-                offset: !7,
-                stored: 5,
-                raw: CHUNK_BYTES_MAX,
-            },
-            Location {
-                pack: 77,
-                offset: 250 << 20,
-                stored: 200_000,
-                raw: 262_144,
-            },
+            Location { pack: 0, offset: 64, stored: 1, raw: 1 },
+            Location { pack: u64::MAX, offset: !7, stored: 5, raw: CHUNK_BYTES_MAX },
+            Location { pack: 77, offset: 250 << 20, stored: 200_000, raw: 262_144 },
         ] {
             let bytes = location.encode();
             assert_eq!(Location::decode(&bytes).unwrap(), location);
@@ -107,21 +84,8 @@ mod tests {
             }
             assert!(Location::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
-        let bad = Location {
-            pack: 1,
-            offset: 64,
-            stored: 2,
-            raw: 1,
-        };
-        assert!(
-            Location::decode(&bad.encode()).is_err(),
-            "stored beyond raw"
-        );
-        assert!(
-            Location::decode(&[2, 0, 0, 1, 1])
-                .unwrap_err()
-                .message()
-                .contains("version 2")
-        );
+        let bad = Location { pack: 1, offset: 64, stored: 2, raw: 1 };
+        assert!(Location::decode(&bad.encode()).is_err(), "stored beyond raw");
+        assert!(Location::decode(&[2, 0, 0, 1, 1]).unwrap_err().message().contains("version 2"));
     }
 }

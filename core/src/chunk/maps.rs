@@ -21,18 +21,11 @@ struct State {
 impl MapCache {
     /// Keeps at most `maps_max` maps, at least one.
     pub(super) fn new(maps_max: usize) -> MapCache {
-        MapCache {
-            maps_max: maps_max.max(1),
-            state: Mutex::default(),
-        }
+        MapCache { maps_max: maps_max.max(1), state: Mutex::default() }
     }
 
     /// The map of pack `number`, made by `map` if it is not here.
-    pub(super) fn get(
-        &self,
-        number: u64,
-        map: impl FnOnce() -> Result<Mapping>,
-    ) -> Result<Mapping> {
+    pub(super) fn get(&self, number: u64, map: impl FnOnce() -> Result<Mapping>) -> Result<Mapping> {
         {
             let state = &mut *self.state.lock();
             state.tick += 1;
@@ -44,11 +37,7 @@ impl MapCache {
         let mapping = map()?;
         let state = &mut *self.state.lock();
         if state.maps.len() >= self.maps_max {
-            let oldest = state
-                .maps
-                .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(number, _)| *number);
+            let oldest = state.maps.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number);
             oldest.and_then(|oldest| state.maps.remove(&oldest));
         }
         state.maps.insert(number, (mapping.clone(), state.tick));
@@ -76,10 +65,7 @@ mod tests {
                 made.borrow_mut().push(number);
                 Ok(Mapping::of_memory(Bytes::from(vec![number as u8])))
             };
-            assert_eq!(
-                cache.get(number, map).unwrap().slice(0..1).unwrap()[..],
-                [number as u8]
-            );
+            assert_eq!(cache.get(number, map).unwrap().slice(0..1).unwrap()[..], [number as u8]);
         };
         [1, 2, 1, 3, 1, 2].into_iter().for_each(get);
         assert_eq!(*made.borrow(), [1, 2, 3, 2]);

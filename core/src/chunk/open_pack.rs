@@ -52,8 +52,7 @@ impl OpenPack {
     pub(super) fn create(disk: &dyn Disk, segment: &SegmentId, number: u64) -> Result<OpenPack> {
         let name = pack_name(number);
         let file = disk.create(&name)?;
-        if let Err(error) = file.write_at(&[IoSlice::new(&encode_pack_header(segment, number))], 0)
-        {
+        if let Err(error) = file.write_at(&[IoSlice::new(&encode_pack_header(segment, number))], 0) {
             drop(file);
             // Without a header the file is worth nothing; if it stays, the next open removes it.
             if let Err(second) = disk.remove(&name) {
@@ -61,39 +60,16 @@ impl OpenPack {
             }
             return Err(error);
         }
-        Ok(OpenPack::with(
-            number,
-            file,
-            PACK_HEADER_BYTES,
-            Vec::new(),
-            false,
-        ))
+        Ok(OpenPack::with(number, file, PACK_HEADER_BYTES, Vec::new(), false))
     }
 
     /// A pack found after a crash: its records, and where the last one ends. Full, so that it only waits for its index.
-    pub(super) fn recovered(
-        number: u64,
-        file: Arc<dyn File>,
-        end: u64,
-        entries: Vec<IndexEntry>,
-    ) -> OpenPack {
+    pub(super) fn recovered(number: u64, file: Arc<dyn File>, end: u64, entries: Vec<IndexEntry>) -> OpenPack {
         OpenPack::with(number, file, end, entries, true)
     }
 
-    fn with(
-        number: u64,
-        file: Arc<dyn File>,
-        tail: u64,
-        entries: Vec<IndexEntry>,
-        is_full: bool,
-    ) -> OpenPack {
-        let state = State {
-            tail,
-            in_flight: 0,
-            entries,
-            is_full,
-            unflushed_bytes: 0,
-        };
+    fn with(number: u64, file: Arc<dyn File>, tail: u64, entries: Vec<IndexEntry>, is_full: bool) -> OpenPack {
+        let state = State { tail, in_flight: 0, entries, is_full, unflushed_bytes: 0 };
         OpenPack {
             number,
             file,
@@ -141,11 +117,7 @@ impl OpenPack {
         if state.tail == offset + bytes {
             state.tail = offset;
         }
-        if state.is_full && state.in_flight == 0 {
-            Due::Seal
-        } else {
-            Due::Nothing
-        }
+        if state.is_full && state.in_flight == 0 { Due::Seal } else { Due::Nothing }
     }
 
     /// No more space is given out. Returns whether the pack is quiet.
@@ -177,21 +149,14 @@ impl OpenPack {
     }
 
     fn flush_with(&self, has_failed: &mut bool) -> Result<()> {
-        let failed = || {
-            Error::new(
-                ErrorKind::Failed,
-                format!("syncing pack {} failed", pack_name(self.number)),
-            )
-        };
+        let failed = || Error::new(ErrorKind::Failed, format!("syncing pack {} failed", pack_name(self.number)));
         if *has_failed {
             return Err(failed());
         }
         if self.is_dirty.swap(false, Ordering::AcqRel) {
             *has_failed = true;
             // Even "no space" means that written bytes are lost, which no caller can mend.
-            self.file
-                .sync_data()
-                .map_err(|error| failed().because(error))?;
+            self.file.sync_data().map_err(|error| failed().because(error))?;
             *has_failed = false;
         }
         Ok(())
@@ -211,11 +176,7 @@ impl OpenPack {
         let write = || {
             self.file.write_at(&[IoSlice::new(&footer)], index_offset)?;
             // A failed write may have left something beyond.
-            if self.file.len()? > end {
-                self.file.truncate(end)
-            } else {
-                Ok(())
-            }
+            if self.file.len()? > end { self.file.truncate(end) } else { Ok(()) }
         };
         self.is_dirty.store(true, Ordering::Release);
         if let Err(error) = write() {
@@ -239,21 +200,9 @@ mod tests {
 
     fn put(pack: &OpenPack, raw: &[u8], offset: u64) -> IndexEntry {
         let length = raw.len() as u32;
-        let header = RecordHeader {
-            codec: Codec::Raw,
-            id: ChunkId::of(raw),
-            raw: length,
-            stored: length,
-        };
-        pack.file
-            .write_at(&[IoSlice::new(&header.encode()), IoSlice::new(raw)], offset)
-            .unwrap();
-        IndexEntry {
-            id: header.id,
-            offset,
-            stored: length,
-            raw: length,
-        }
+        let header = RecordHeader { codec: Codec::Raw, id: ChunkId::of(raw), raw: length, stored: length };
+        pack.file.write_at(&[IoSlice::new(&header.encode()), IoSlice::new(raw)], offset).unwrap();
+        IndexEntry { id: header.id, offset, stored: length, raw: length }
     }
 
     #[test]
@@ -263,11 +212,7 @@ mod tests {
         disk.set_fails_syncs(true);
         assert_eq!(pack.flush().unwrap_err().kind(), ErrorKind::Failed);
         disk.set_fails_syncs(false);
-        assert_eq!(
-            pack.flush().unwrap_err().kind(),
-            ErrorKind::Failed,
-            "the next success would prove nothing"
-        );
+        assert_eq!(pack.flush().unwrap_err().kind(), ErrorKind::Failed, "the next success would prove nothing");
         pack.set_full();
         assert_eq!(pack.seal().unwrap_err().kind(), ErrorKind::Failed);
     }
@@ -277,8 +222,7 @@ mod tests {
         for seed in 0..20 {
             let disk = FaultyDisk::new();
             let pack = OpenPack::create(&disk, &SEGMENT, 0).unwrap();
-            let [first, second, third, last] =
-                [0; 4].map(|_| pack.reserve(4_000, 1 << 20).unwrap());
+            let [first, second, third, last] = [0; 4].map(|_| pack.reserve(4_000, 1 << 20).unwrap());
             let third = put(&pack, &[3; 3_944], third);
             let first = put(&pack, &[1; 3_944], first);
             assert_eq!(pack.complete(third, 4_000, u64::MAX), Due::Nothing);
@@ -298,8 +242,7 @@ mod tests {
                 let bytes = pack.seal().unwrap();
                 assert_eq!(bytes, pack.file.len().unwrap());
                 disk.crash(seed);
-                let read =
-                    crate::chunk::read::read_index(&*disk.open(&pack_name(0)).unwrap(), 0).unwrap();
+                let read = crate::chunk::read::read_index(&*disk.open(&pack_name(0)).unwrap(), 0).unwrap();
                 let mut expected = vec![first, third];
                 expected.sort();
                 assert_eq!(read, expected);

@@ -43,12 +43,7 @@ pub struct IndexEntry {
 impl IndexEntry {
     /// The entry as a place in pack `pack`.
     pub fn location(&self, pack: u64) -> Location {
-        Location {
-            pack,
-            offset: self.offset,
-            stored: self.stored,
-            raw: self.raw,
-        }
+        Location { pack, offset: self.offset, stored: self.stored, raw: self.raw }
     }
 }
 
@@ -94,9 +89,7 @@ pub(super) fn check_pack_header(bytes: &[u8], segment: &SegmentId, number: u64) 
     let owner = SegmentId::from_slice(fields.get(..SegmentId::LEN).unwrap_or_default())?;
     fields.advance(SegmentId::LEN);
     if owner != *segment {
-        return Err(Error::damaged(format!(
-            "the pack belongs to segment {owner}, not to {segment}"
-        )));
+        return Err(Error::damaged(format!("the pack belongs to segment {owner}, not to {segment}")));
     }
     check_number(fields.get_u64_le(), number)
 }
@@ -108,9 +101,7 @@ fn checked<'a>(bytes: &'a [u8], magic: &[u8; 8], what: &str) -> Result<&'a [u8]>
         .ok_or_else(|| Error::damaged(format!("the pack's {what} is cut off")))?;
     let (fields, sum) = block.split_at(block.len() - 8);
     if !fields.starts_with(magic) || sum != checksum(fields) {
-        return Err(Error::damaged(format!(
-            "the pack's {what} is damaged or missing"
-        )));
+        return Err(Error::damaged(format!("the pack's {what} is damaged or missing")));
     }
     Ok(fields.get(magic.len()..).unwrap_or_default())
 }
@@ -127,10 +118,7 @@ fn check_version(fields: &mut &[u8]) -> Result<()> {
 
 fn check_number(found: u64, expected: u64) -> Result<()> {
     if found != expected {
-        return Err(Error::damaged(format!(
-            "the pack says it is {}",
-            pack_name(found)
-        )));
+        return Err(Error::damaged(format!("the pack says it is {}", pack_name(found))));
     }
     Ok(())
 }
@@ -162,9 +150,7 @@ pub(super) fn encode_footer(number: u64, index_offset: u64, entries: &mut [Index
 
 fn index_hash(index: &[u8]) -> [u8; 16] {
     let mut out = [0; 16];
-    out.iter_mut()
-        .zip(blake3::hash(index).as_bytes())
-        .for_each(|(slot, byte)| *slot = *byte);
+    out.iter_mut().zip(blake3::hash(index).as_bytes()).for_each(|(slot, byte)| *slot = *byte);
     out
 }
 
@@ -172,25 +158,15 @@ fn index_hash(index: &[u8]) -> [u8; 16] {
 pub(super) fn read_trailer(bytes: &[u8], number: u64, file_bytes: u64) -> Result<Trailer> {
     let mut fields = checked(bytes, SEAL_MAGIC, "trailer")?;
     check_version(&mut fields)?;
-    let (found, index_offset, count) = (
-        fields.get_u64_le(),
-        fields.get_u64_le(),
-        fields.get_u64_le(),
-    );
+    let (found, index_offset, count) = (fields.get_u64_le(), fields.get_u64_le(), fields.get_u64_le());
     check_number(found, number)?;
     let fits = count
         .checked_mul(ENTRY_BYTES)
         .and_then(|index| index.checked_add(index_offset)?.checked_add(TRAILER_BYTES))
         .is_some_and(|end| end == file_bytes && index_offset >= PACK_HEADER_BYTES);
     let hash = fields.first_chunk::<16>().filter(|_| fits);
-    let index_hash =
-        *hash.ok_or_else(|| Error::damaged("the pack's trailer does not fit the file"))?;
-    Ok(Trailer {
-        number,
-        index_offset,
-        count,
-        index_hash,
-    })
+    let index_hash = *hash.ok_or_else(|| Error::damaged("the pack's trailer does not fit the file"))?;
+    Ok(Trailer { number, index_offset, count, index_hash })
 }
 
 /// Decodes a trailer for a file of `file_bytes`; gives the index' offset and number of entries. For fuzzing and tools.
@@ -215,19 +191,10 @@ pub fn decode_index(index: &[u8], index_offset: u64) -> Result<Vec<IndexEntry>> 
             raw: fields.get_u32_le(),
         };
         entry.location(0).check()?;
-        let end = entry
-            .offset
-            .checked_add(RECORD_HEADER_BYTES as u64 + u64::from(entry.stored));
-        let inside =
-            entry.offset >= PACK_HEADER_BYTES && end.is_some_and(|end| end <= index_offset);
-        if !inside
-            || !entry.offset.is_multiple_of(RECORD_ALIGN)
-            || entries.last().is_some_and(|last| *last >= entry)
-        {
-            return Err(Error::damaged(format!(
-                "the pack's index has a bad entry for chunk {}",
-                entry.id
-            )));
+        let end = entry.offset.checked_add(RECORD_HEADER_BYTES as u64 + u64::from(entry.stored));
+        let inside = entry.offset >= PACK_HEADER_BYTES && end.is_some_and(|end| end <= index_offset);
+        if !inside || !entry.offset.is_multiple_of(RECORD_ALIGN) || entries.last().is_some_and(|last| *last >= entry) {
+            return Err(Error::damaged(format!("the pack's index has a bad entry for chunk {}", entry.id)));
         }
         entries.push(entry);
     }
@@ -255,12 +222,7 @@ mod tests {
 
     fn entries() -> Vec<IndexEntry> {
         (0..50u64)
-            .map(|n| IndexEntry {
-                id: ChunkId::of(&n.to_le_bytes()),
-                offset: 64 + n * 160,
-                stored: 100,
-                raw: 200,
-            })
+            .map(|n| IndexEntry { id: ChunkId::of(&n.to_le_bytes()), offset: 64 + n * 160, stored: 100, raw: 200 })
             .collect()
     }
 
@@ -270,13 +232,7 @@ mod tests {
         for number in [0, 1, u64::MAX] {
             assert_eq!(pack_number(&pack_name(number)), Some(number));
         }
-        for bad in [
-            "1.pack",
-            "00000000000000AB.pack",
-            "+0000000000000ab.pack",
-            "00000000000000ab.pac",
-            ".pack",
-        ] {
+        for bad in ["1.pack", "00000000000000AB.pack", "+0000000000000ab.pack", "00000000000000ab.pac", ".pack"] {
             assert_eq!(pack_number(bad), None, "{bad}");
         }
     }
@@ -291,10 +247,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                check_pack_header(&flipped, &segment, 7).is_err(),
-                "bit {bit}"
-            );
+            assert!(check_pack_header(&flipped, &segment, 7).is_err(), "bit {bit}");
         }
         let mut newer = bytes;
         newer[8] = 2;
@@ -313,20 +266,12 @@ mod tests {
         let file_bytes = index_offset + footer.len() as u64;
         let trailer = read_trailer(tail, 7, file_bytes).unwrap();
         assert_eq!(trailer.decode_index(index).unwrap(), all);
-        assert!(
-            read_trailer(tail, 8, file_bytes).is_err()
-                && read_trailer(tail, 7, file_bytes - 8).is_err()
-        );
+        assert!(read_trailer(tail, 8, file_bytes).is_err() && read_trailer(tail, 7, file_bytes - 8).is_err());
         for at in 0..footer.len() {
             let mut flipped = footer.clone();
             flipped[at] ^= 0x10;
             let (index, tail) = flipped.split_at(flipped.len() - 64);
-            assert!(
-                read_trailer(tail, 7, file_bytes)
-                    .and_then(|t| t.decode_index(index))
-                    .is_err(),
-                "byte {at}"
-            );
+            assert!(read_trailer(tail, 7, file_bytes).and_then(|t| t.decode_index(index)).is_err(), "byte {at}");
         }
     }
 
@@ -344,10 +289,7 @@ mod tests {
             let mut bad = good.clone();
             bend(&mut bad);
             let footer = encode_footer(7, 64 + 50 * 160, &mut bad);
-            assert!(
-                decode_index(&footer[..footer.len() - 64], 64 + 50 * 160).is_err(),
-                "case {number}"
-            );
+            assert!(decode_index(&footer[..footer.len() - 64], 64 + 50 * 160).is_err(), "case {number}");
         }
     }
 }

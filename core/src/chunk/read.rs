@@ -9,10 +9,7 @@ use crate::id::ChunkId;
 use bytes::{Bytes, BytesMut};
 
 pub(super) fn no_pack(number: u64) -> Error {
-    Error::not_found(
-        Subject::Pack,
-        format!("there is no pack {}", pack_name(number)),
-    )
+    Error::not_found(Subject::Pack, format!("there is no pack {}", pack_name(number)))
 }
 
 /// What a failed read tells the caller. Running out of file handles, for one, is not the chunk's fault.
@@ -42,11 +39,7 @@ pub(super) fn pack_error(number: u64, error: Error) -> Error {
 /// Reads a record with one call to the disk.
 pub(super) fn read_record(file: &dyn File, id: &ChunkId, location: &Location) -> Result<Bytes> {
     location.check()?;
-    let record = read_exact(
-        file,
-        location.offset,
-        RECORD_HEADER_BYTES + location.stored as usize,
-    )?;
+    let record = read_exact(file, location.offset, RECORD_HEADER_BYTES + location.stored as usize)?;
     decode_record(record, id, location)
 }
 
@@ -61,10 +54,7 @@ pub(super) fn map_record(map: &Mapping, id: &ChunkId, location: &Location) -> Re
 fn decode_record(record: Bytes, id: &ChunkId, location: &Location) -> Result<Bytes> {
     let header = decode_header(&record)?;
     if header.id != *id || header.stored != location.stored || header.raw != location.raw {
-        return Err(Error::damaged(format!(
-            "the record there is of chunk {}, {} bytes",
-            header.id, header.raw
-        )));
+        return Err(Error::damaged(format!("the record there is of chunk {}, {} bytes", header.id, header.raw)));
     }
     decode_payload(&header, record.slice(RECORD_HEADER_BYTES..))
 }
@@ -81,19 +71,9 @@ pub(super) fn read_exact(file: &dyn File, offset: u64, length: usize) -> Result<
 /// Reads the index of a sealed pack.
 pub(super) fn read_index(file: &dyn File, number: u64) -> Result<Vec<IndexEntry>> {
     let file_bytes = file.len()?;
-    let start = file_bytes
-        .checked_sub(TRAILER_BYTES)
-        .filter(|start| *start >= PACK_HEADER_BYTES);
+    let start = file_bytes.checked_sub(TRAILER_BYTES).filter(|start| *start >= PACK_HEADER_BYTES);
     let start = start.ok_or_else(|| Error::damaged("the file was cut"))?;
     // The trailer has to fit the file, which bounds the index.
-    let trailer = read_trailer(
-        &read_exact(file, start, TRAILER_BYTES as usize)?,
-        number,
-        file_bytes,
-    )?;
-    trailer.decode_index(&read_exact(
-        file,
-        trailer.index_offset,
-        trailer.index_bytes() as usize,
-    )?)
+    let trailer = read_trailer(&read_exact(file, start, TRAILER_BYTES as usize)?, number, file_bytes)?;
+    trailer.decode_index(&read_exact(file, trailer.index_offset, trailer.index_bytes() as usize)?)
 }

@@ -80,10 +80,7 @@ impl RecordHeader {
         body.put_u32_le(self.raw);
         body.put_u32_le(self.stored);
         body.put_slice(&self.id.0);
-        let sum = checksum(
-            out.first_chunk::<CHECKED_BYTES>()
-                .map_or(&[], |checked| checked),
-        );
+        let sum = checksum(out.first_chunk::<CHECKED_BYTES>().map_or(&[], |checked| checked));
         if let Some(slot) = out.last_chunk_mut() {
             *slot = sum;
         }
@@ -99,17 +96,14 @@ impl RecordHeader {
 /// Reads a record's header from the start of `bytes`. `Invalid` for a version or codec this build does not know (with
 /// a good checksum), else `Damaged`.
 pub fn decode_header(bytes: &[u8]) -> Result<RecordHeader> {
-    let header = bytes
-        .first_chunk::<RECORD_HEADER_BYTES>()
-        .ok_or_else(|| Error::damaged("a record's header is cut off"))?;
+    let header =
+        bytes.first_chunk::<RECORD_HEADER_BYTES>().ok_or_else(|| Error::damaged("a record's header is cut off"))?;
     let (mut fields, sum) = header.split_at(CHECKED_BYTES);
     if !fields.starts_with(&RECORD_MAGIC) {
         return Err(Error::damaged("no record starts here"));
     }
     if sum != checksum(fields) {
-        return Err(Error::damaged(
-            "a record's header does not match its checksum",
-        ));
+        return Err(Error::damaged("a record's header does not match its checksum"));
     }
     fields.advance(RECORD_MAGIC.len());
     let version = fields.get_u8();
@@ -121,24 +115,15 @@ pub fn decode_header(bytes: &[u8]) -> Result<RecordHeader> {
         )));
     }
     let codec = Codec::from_byte(codec).ok_or_else(|| {
-        Error::invalid(format!(
-            "a record is compressed with codec {codec}, which this build does not know"
-        ))
+        Error::invalid(format!("a record is compressed with codec {codec}, which this build does not know"))
     })?;
     let (raw, stored) = (fields.get_u32_le(), fields.get_u32_le());
     let id = ChunkId::from_slice(fields)?;
     let sound = raw > 0 && raw <= CHUNK_BYTES_MAX && stored > 0 && stored <= raw;
     if !sound || (codec == Codec::Raw) != (stored == raw) {
-        return Err(Error::damaged(format!(
-            "a record of {raw} bytes, {stored} stored as {codec:?}, can't be"
-        )));
+        return Err(Error::damaged(format!("a record of {raw} bytes, {stored} stored as {codec:?}, can't be")));
     }
-    Ok(RecordHeader {
-        codec,
-        id,
-        raw,
-        stored,
-    })
+    Ok(RecordHeader { codec, id, raw, stored })
 }
 
 /// The chunk behind a payload, decompressed and compared with its id. A raw one is `payload` itself.
@@ -153,9 +138,7 @@ pub(super) fn decode_payload(header: &RecordHeader, payload: Bytes) -> Result<By
 /// The first 8 bytes of BLAKE3.
 pub(super) fn checksum(bytes: &[u8]) -> [u8; 8] {
     let mut sum = [0; 8];
-    sum.iter_mut()
-        .zip(blake3::hash(bytes).as_bytes())
-        .for_each(|(slot, byte)| *slot = *byte);
+    sum.iter_mut().zip(blake3::hash(bytes).as_bytes()).for_each(|(slot, byte)| *slot = *byte);
     sum
 }
 
@@ -164,12 +147,7 @@ mod tests {
     use super::*;
 
     fn header() -> RecordHeader {
-        RecordHeader {
-            codec: Codec::Lz4,
-            id: ChunkId::of(b"x"),
-            raw: 100_000,
-            stored: 51,
-        }
+        RecordHeader { codec: Codec::Lz4, id: ChunkId::of(b"x"), raw: 100_000, stored: 51 }
     }
 
     #[test]
@@ -207,12 +185,7 @@ mod tests {
             (Codec::Zstd, CHUNK_BYTES_MAX + 1, 5),
             (Codec::Zstd, 5, 0),
         ] {
-            let bad = RecordHeader {
-                codec,
-                raw,
-                stored,
-                ..header()
-            };
+            let bad = RecordHeader { codec, raw, stored, ..header() };
             assert!(decode_header(&bad.encode()).is_err(), "{bad:?}");
         }
     }

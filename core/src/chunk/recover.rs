@@ -5,8 +5,7 @@
 
 use super::open_pack::OpenPack;
 use super::pack::{
-    PACK_HEADER_BYTES, TRAILER_BYTES, check_pack_header, encode_pack_header, pack_name,
-    pack_number, read_trailer,
+    PACK_HEADER_BYTES, TRAILER_BYTES, check_pack_header, encode_pack_header, pack_name, pack_number, read_trailer,
 };
 use super::scan::scan;
 use crate::disk::{Disk, File};
@@ -87,9 +86,7 @@ pub(super) fn find_packs(disk: &dyn Disk, segment: &SegmentId) -> Result<Found> 
         match outcome {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Invalid => {
-                return Err(
-                    Error::invalid(format!("pack {} can't be used", info.name)).because(error)
-                );
+                return Err(Error::invalid(format!("pack {} can't be used", info.name)).because(error));
             }
             Err(error) => {
                 tracing::error!(%error, pack = info.name, "a pack is damaged");
@@ -104,10 +101,7 @@ pub(super) fn find_packs(disk: &dyn Disk, segment: &SegmentId) -> Result<Found> 
 
 /// Whether the file ends with a valid trailer. `Invalid` if that is of an unknown version.
 fn is_sealed(file: &dyn File, number: u64, file_bytes: u64) -> Result<bool> {
-    let Some(start) = file_bytes
-        .checked_sub(TRAILER_BYTES)
-        .filter(|start| *start >= PACK_HEADER_BYTES)
-    else {
+    let Some(start) = file_bytes.checked_sub(TRAILER_BYTES).filter(|start| *start >= PACK_HEADER_BYTES) else {
         return Ok(false);
     };
     let mut trailer = [0; TRAILER_BYTES as usize];
@@ -120,11 +114,7 @@ fn is_sealed(file: &dyn File, number: u64, file_bytes: u64) -> Result<bool> {
 }
 
 /// Scans a pack without trailer and cuts its torn tail; `None` if nothing at all is in it.
-fn recover_pack(
-    file: Arc<dyn File>,
-    segment: &SegmentId,
-    number: u64,
-) -> Result<Option<(OpenPack, RecoveredPack)>> {
+fn recover_pack(file: Arc<dyn File>, segment: &SegmentId, number: u64) -> Result<Option<(OpenPack, RecoveredPack)>> {
     let mut header = [0; PACK_HEADER_BYTES as usize];
     let count = file.read_at(&mut header, 0)?;
     // The header may be lost although records behind it were written, if none of it was ever synced.
@@ -134,16 +124,11 @@ fn recover_pack(
     }
     let scan = scan(&*file)?;
     if scan.entries.is_empty() && (is_blank || scan.is_complete) {
-        tracing::info!(
-            pack = pack_name(number),
-            "a pack without a whole record is removed"
-        );
+        tracing::info!(pack = pack_name(number), "a pack without a whole record is removed");
         return Ok(None);
     }
     if !scan.is_complete {
-        return Err(Error::damaged(
-            "too much of the pack does not match its ids; it is left as it is",
-        ));
+        return Err(Error::damaged("too much of the pack does not match its ids; it is left as it is"));
     }
     let cut_bytes = file.len()?.saturating_sub(scan.end);
     if is_blank {
@@ -152,15 +137,7 @@ fn recover_pack(
     if cut_bytes > 0 {
         file.truncate(scan.end)?;
     }
-    let recovered = RecoveredPack {
-        number,
-        records: scan.entries.len(),
-        cut_bytes,
-        gap_bytes: scan.gap_bytes,
-    };
+    let recovered = RecoveredPack { number, records: scan.entries.len(), cut_bytes, gap_bytes: scan.gap_bytes };
     tracing::info!(?recovered, "a pack is recovered");
-    Ok(Some((
-        OpenPack::recovered(number, file, scan.end, scan.entries),
-        recovered,
-    )))
+    Ok(Some((OpenPack::recovered(number, file, scan.end, scan.entries), recovered)))
 }

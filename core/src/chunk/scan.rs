@@ -6,9 +6,7 @@
 //! pack can't put up anything but true chunks.
 
 use super::pack::{IndexEntry, PACK_HEADER_BYTES};
-use super::record::{
-    RECORD_ALIGN, RECORD_HEADER_BYTES, RECORD_MAGIC, decode_header, decode_payload,
-};
+use super::record::{RECORD_ALIGN, RECORD_HEADER_BYTES, RECORD_MAGIC, decode_header, decode_payload};
 use crate::disk::File;
 use crate::error::Result;
 use bytes::{Bytes, BytesMut};
@@ -32,18 +30,8 @@ pub(super) struct Scan {
 
 /// Lists the whole records of `file`.
 pub(super) fn scan(file: &dyn File) -> Result<Scan> {
-    let mut window = Window {
-        file,
-        start: 0,
-        bytes: Bytes::new(),
-        file_bytes: file.len()?,
-    };
-    let mut scan = Scan {
-        entries: Vec::new(),
-        end: PACK_HEADER_BYTES,
-        gap_bytes: 0,
-        is_complete: true,
-    };
+    let mut window = Window { file, start: 0, bytes: Bytes::new(), file_bytes: file.len()? };
+    let mut scan = Scan { entries: Vec::new(), end: PACK_HEADER_BYTES, gap_bytes: 0, is_complete: true };
     let mut futile_bytes = 0;
     let mut position = PACK_HEADER_BYTES;
     while position + (RECORD_HEADER_BYTES as u64) < window.file_bytes {
@@ -61,12 +49,7 @@ pub(super) fn scan(file: &dyn File) -> Result<Scan> {
             decode_payload(&header, payload).is_ok()
         };
         if is_whole {
-            let entry = IndexEntry {
-                id: header.id,
-                offset: position,
-                stored: header.stored,
-                raw: header.raw,
-            };
+            let entry = IndexEntry { id: header.id, offset: position, stored: header.stored, raw: header.raw };
             scan.entries.push(entry);
             scan.gap_bytes += position - scan.end;
             position += header.record_bytes();
@@ -94,10 +77,8 @@ struct Window<'a> {
 impl Window<'_> {
     /// `length` bytes at `position`, fewer if the file ends before.
     fn get(&mut self, position: u64, length: usize) -> Result<Bytes> {
-        if position < self.start || position + length as u64 > self.start + self.bytes.len() as u64
-        {
-            let rest =
-                usize::try_from(self.file_bytes.saturating_sub(position)).unwrap_or(usize::MAX);
+        if position < self.start || position + length as u64 > self.start + self.bytes.len() as u64 {
+            let rest = usize::try_from(self.file_bytes.saturating_sub(position)).unwrap_or(usize::MAX);
             let mut buffer = BytesMut::zeroed(length.max(WINDOW_BYTES).min(rest));
             let count = self.file.read_at(&mut buffer, position)?;
             buffer.truncate(count);
@@ -113,23 +94,12 @@ impl Window<'_> {
     fn next_magic(&mut self, mut position: u64) -> Result<u64> {
         while position < self.file_bytes {
             let held_end = self.start + self.bytes.len() as u64;
-            let left = if position >= self.start {
-                held_end.saturating_sub(position) as usize
-            } else {
-                0
-            };
+            let left = if position >= self.start { held_end.saturating_sub(position) as usize } else { 0 };
             let ahead = self.get(position, left.max(RECORD_ALIGN as usize))?;
             let words = ahead.chunks(RECORD_ALIGN as usize);
-            match words
-                .into_iter()
-                .position(|word| word.starts_with(&RECORD_MAGIC))
-            {
+            match words.into_iter().position(|word| word.starts_with(&RECORD_MAGIC)) {
                 Some(index) => return Ok(position + index as u64 * RECORD_ALIGN),
-                None => {
-                    position += (ahead.len() as u64)
-                        .next_multiple_of(RECORD_ALIGN)
-                        .max(RECORD_ALIGN)
-                }
+                None => position += (ahead.len() as u64).next_multiple_of(RECORD_ALIGN).max(RECORD_ALIGN),
             }
         }
         Ok(self.file_bytes)

@@ -46,11 +46,7 @@ pub struct PackOptions {
 
 impl Default for PackOptions {
     fn default() -> Self {
-        PackOptions {
-            pack_bytes_max: 256 << 20,
-            maps_max: 256,
-            writeback_bytes: Some(32 << 20),
-        }
+        PackOptions { pack_bytes_max: 256 << 20, maps_max: 256, writeback_bytes: Some(32 << 20) }
     }
 }
 
@@ -122,24 +118,13 @@ enum Source {
 impl PackStore {
     /// Opens the packs in `disk`, which belong to `segment`, and gives those that a crash left without an index a new one.
     /// Damaged packs are listed and left alone. `Invalid` if a pack has a format this build does not know.
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        segment: SegmentId,
-        options: PackOptions,
-    ) -> Result<(PackStore, Recovery)> {
+    pub fn open(disk: Arc<dyn Disk>, segment: SegmentId, options: PackOptions) -> Result<(PackStore, Recovery)> {
         let found = find_packs(&*disk, &segment)?;
         let shared = Arc::new(Shared {
             disk,
             segment,
-            active: Mutex::new(Active {
-                pack: None,
-                next_number: found.next_number,
-            }),
-            packs: RwLock::new(Packs {
-                sealed: found.sealed,
-                open: found.open,
-                damaged: found.damaged,
-            }),
+            active: Mutex::new(Active { pack: None, next_number: found.next_number }),
+            packs: RwLock::new(Packs { sealed: found.sealed, open: found.open, damaged: found.damaged }),
             maps: MapCache::new(options.maps_max),
             // Names that a crash brought back, or files just removed.
             is_directory_dirty: Mutex::new(true),
@@ -151,18 +136,15 @@ impl PackStore {
             options,
         });
         shared.seal_quiet_packs()?;
-        let background =
-            match shared.options.writeback_bytes {
-                None => None,
-                Some(_) => {
-                    let shared = shared.clone();
-                    let thread = std::thread::Builder::new().name("tombolo-packs".into());
-                    let handle = thread.spawn(move || shared.run_tasks());
-                    Some(handle.map_err(|e| {
-                        Error::io("cannot start the thread that writes packs back", e)
-                    })?)
-                }
-            };
+        let background = match shared.options.writeback_bytes {
+            None => None,
+            Some(_) => {
+                let shared = shared.clone();
+                let thread = std::thread::Builder::new().name("tombolo-packs".into());
+                let handle = thread.spawn(move || shared.run_tasks());
+                Some(handle.map_err(|e| Error::io("cannot start the thread that writes packs back", e))?)
+            }
+        };
         Ok((PackStore { shared, background }, found.recovery))
     }
 
@@ -172,19 +154,11 @@ impl PackStore {
     /// `NoSpace`: nothing was stored, later appends may succeed. `Failed`: the store takes no more appends.
     pub fn append(&self, id: &ChunkId, raw: &[u8], compression: Compression) -> Result<Location> {
         if raw.is_empty() || raw.len() > CHUNK_BYTES_MAX as usize {
-            return Err(Error::invalid(format!(
-                "a chunk of {} bytes; there are 1 to {CHUNK_BYTES_MAX}",
-                raw.len()
-            )));
+            return Err(Error::invalid(format!("a chunk of {} bytes; there are 1 to {CHUNK_BYTES_MAX}", raw.len())));
         }
         self.shared.check_failure()?;
         compress::compressed(raw, compression, |codec, payload| {
-            let header = RecordHeader {
-                codec,
-                id: *id,
-                raw: raw.len() as u32,
-                stored: payload.len() as u32,
-            };
+            let header = RecordHeader { codec, id: *id, raw: raw.len() as u32, stored: payload.len() as u32 };
             self.shared.append(&header, payload)
         })
     }
@@ -207,26 +181,13 @@ impl PackStore {
     /// All packs, by number. Those without a whole record in them may be missing.
     pub fn packs(&self) -> Vec<PackInfo> {
         let packs = self.shared.packs.read();
-        let damaged = packs
-            .damaged
-            .iter()
-            .map(|(number, bytes)| (*number, *bytes, false));
-        let open = packs
-            .open
-            .values()
-            .map(|pack| (pack.number, pack.bytes(), false));
-        let sealed = packs
-            .sealed
-            .iter()
-            .map(|(number, bytes)| (*number, *bytes, true));
+        let damaged = packs.damaged.iter().map(|(number, bytes)| (*number, *bytes, false));
+        let open = packs.open.values().map(|pack| (pack.number, pack.bytes(), false));
+        let sealed = packs.sealed.iter().map(|(number, bytes)| (*number, *bytes, true));
         let mut all: Vec<PackInfo> = sealed
             .chain(open)
             .chain(damaged)
-            .map(|(number, bytes, is_sealed)| PackInfo {
-                number,
-                bytes,
-                is_sealed,
-            })
+            .map(|(number, bytes, is_sealed)| PackInfo { number, bytes, is_sealed })
             .collect();
         all.sort_unstable_by_key(|info| info.number);
         all
@@ -236,11 +197,7 @@ impl PackStore {
     pub fn stored_bytes(&self) -> u64 {
         let packs = self.shared.packs.read();
         let open: u64 = packs.open.values().map(|pack| pack.bytes()).sum();
-        open + packs
-            .sealed
-            .values()
-            .chain(packs.damaged.values())
-            .sum::<u64>()
+        open + packs.sealed.values().chain(packs.damaged.values()).sum::<u64>()
     }
 
     /// Every record of a pack, by place in the file: from its index if it is sealed. `NotFound` if there is no such pack,
@@ -256,17 +213,9 @@ impl PackStore {
         {
             let mut packs = shared.packs.write();
             if packs.open.contains_key(&number) {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("pack {} is being written", pack_name(number)),
-                ));
+                return Err(Error::new(ErrorKind::Busy, format!("pack {} is being written", pack_name(number))));
             }
-            if packs
-                .sealed
-                .remove(&number)
-                .or_else(|| packs.damaged.remove(&number))
-                .is_none()
-            {
+            if packs.sealed.remove(&number).or_else(|| packs.damaged.remove(&number)).is_none() {
                 return Err(no_pack(number));
             }
         }
@@ -293,35 +242,23 @@ impl PackStore {
             Ok(entries) => (entries, Ok(())),
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(error),
             Err(error) => {
-                let file = shared
-                    .disk
-                    .open(&pack_name(number))
-                    .map_err(|e| pack_error(number, e))?;
+                let file = shared.disk.open(&pack_name(number)).map_err(|e| pack_error(number, e))?;
                 let found = scan(&*file).map_err(|e| pack_error(number, e))?;
-                let entries = found
-                    .entries
-                    .iter()
-                    .map(|entry| (entry.id, entry.location(number)));
+                let entries = found.entries.iter().map(|entry| (entry.id, entry.location(number)));
                 (entries.collect(), Err(error))
             }
         };
         let file = match shared.source(number) {
             Some(Source::Open(pack)) => pack.file.clone(),
-            Some(Source::Sealed | Source::Damaged) => shared
-                .disk
-                .open(&pack_name(number))
-                .map_err(|e| pack_error(number, e))?,
+            Some(Source::Sealed | Source::Damaged) => {
+                shared.disk.open(&pack_name(number)).map_err(|e| pack_error(number, e))?
+            }
             None => return Err(no_pack(number)),
         };
         for (id, location) in entries {
             let checked = read_record(&*file, &id, &location).map(|_| ());
             let checked = checked.map_err(|error| chunk_error(&id, &location, error));
-            each(
-                id,
-                &location,
-                checked,
-                RECORD_HEADER_BYTES as u64 + u64::from(location.stored),
-            );
+            each(id, &location, checked, RECORD_HEADER_BYTES as u64 + u64::from(location.stored));
         }
         outcome
     }
@@ -356,32 +293,24 @@ impl Shared {
         } else if let Some(pack) = packs.open.get(&number) {
             Some(Source::Open(pack.clone()))
         } else {
-            packs
-                .damaged
-                .contains_key(&number)
-                .then_some(Source::Damaged)
+            packs.damaged.contains_key(&number).then_some(Source::Damaged)
         }
     }
 
     fn read(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
         let outcome = match self.source(location.pack) {
             Some(Source::Open(pack)) => read_record(&*pack.file, id, location),
-            Some(Source::Sealed) => self
-                .map(location.pack)
-                .and_then(|map| map_record(&map, id, location)),
-            Some(Source::Damaged) => self
-                .disk
-                .open(&pack_name(location.pack))
-                .and_then(|file| read_record(&*file, id, location)),
+            Some(Source::Sealed) => self.map(location.pack).and_then(|map| map_record(&map, id, location)),
+            Some(Source::Damaged) => {
+                self.disk.open(&pack_name(location.pack)).and_then(|file| read_record(&*file, id, location))
+            }
             None => Err(no_pack(location.pack)),
         };
         outcome.map_err(|error| chunk_error(id, location, error))
     }
 
     fn map(&self, number: u64) -> Result<Mapping> {
-        let map = self
-            .maps
-            .get(number, || self.disk.open(&pack_name(number))?.map());
+        let map = self.maps.get(number, || self.disk.open(&pack_name(number))?.map());
         // The pack may have been removed meanwhile; its map must not keep the file's space.
         if !self.packs.read().sealed.contains_key(&number) {
             self.maps.remove(number);
@@ -397,18 +326,12 @@ impl Shared {
                 read().map_err(|error| pack_error(number, error))?
             }
             Some(Source::Damaged) => {
-                return Err(Error::damaged(format!(
-                    "pack {} is damaged",
-                    pack_name(number)
-                )));
+                return Err(Error::damaged(format!("pack {} is damaged", pack_name(number))));
             }
             None => return Err(no_pack(number)),
         };
         entries.sort_unstable_by_key(|entry| entry.offset);
-        Ok(entries
-            .into_iter()
-            .map(|entry| (entry.id, entry.location(number)))
-            .collect())
+        Ok(entries.into_iter().map(|entry| (entry.id, entry.location(number))).collect())
     }
 }
 

@@ -15,9 +15,7 @@ pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
 pub(crate) fn take(input: &mut &[u8]) -> Result<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
-        let (byte, rest) = input
-            .split_first()
-            .ok_or_else(|| Error::damaged("a number is cut off"))?;
+        let (byte, rest) = input.split_first().ok_or_else(|| Error::damaged("a number is cut off"))?;
         *input = rest;
         let bits = u64::from(byte & 0x7f);
         if (bits << shift) >> shift != bits || (*byte == 0 && shift > 0) {
@@ -28,9 +26,7 @@ pub(crate) fn take(input: &mut &[u8]) -> Result<u64> {
             return Ok(value);
         }
     }
-    Err(Error::damaged(
-        "a number is not in its shortest form or exceeds 64 bits",
-    ))
+    Err(Error::damaged("a number is not in its shortest form or exceeds 64 bits"))
 }
 
 /// Takes a value that must fit in 32 bits.
@@ -44,16 +40,7 @@ mod tests {
 
     #[test]
     fn numbers_survive_and_long_forms_are_refused() {
-        for value in [
-            0,
-            1,
-            127,
-            128,
-            300,
-            u64::from(u32::MAX),
-            u64::MAX - 1,
-            u64::MAX,
-        ] {
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
             let mut bytes = Vec::new();
             put(&mut bytes, value);
             bytes.push(9);
@@ -63,11 +50,7 @@ mod tests {
             bytes.truncate(bytes.len() - 2);
             assert!(take(&mut &bytes[..]).is_err(), "cut off");
         }
-        for bad in [
-            &[0x80, 0][..],
-            &[0xff; 11],
-            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
-        ] {
+        for bad in [&[0x80, 0][..], &[0xff; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
             assert!(take(&mut &bad[..]).is_err(), "{bad:?}");
         }
         assert!(take_u32(&mut &[0xff, 0xff, 0xff, 0xff, 0x1f][..]).is_err());

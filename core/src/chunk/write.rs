@@ -31,23 +31,9 @@ impl Shared {
             self.see_to(due, pack);
             return Err(error);
         }
-        let location = Location {
-            pack: pack.number,
-            offset,
-            stored: header.stored,
-            raw: header.raw,
-        };
-        let entry = IndexEntry {
-            id: header.id,
-            offset,
-            stored: header.stored,
-            raw: header.raw,
-        };
-        let due = pack.complete(
-            entry,
-            bytes,
-            self.options.writeback_bytes.unwrap_or(u64::MAX),
-        );
+        let location = Location { pack: pack.number, offset, stored: header.stored, raw: header.raw };
+        let entry = IndexEntry { id: header.id, offset, stored: header.stored, raw: header.raw };
+        let due = pack.complete(entry, bytes, self.options.writeback_bytes.unwrap_or(u64::MAX));
         self.appended.fetch_add(1, Ordering::AcqRel);
         self.see_to(due, pack);
         Ok(location)
@@ -62,9 +48,8 @@ impl Shared {
             return Ok((pack.clone(), offset));
         }
         let number = active.next_number;
-        let next_number = number
-            .checked_add(1)
-            .ok_or_else(|| Error::new(ErrorKind::Failed, "pack numbers are used up"))?;
+        let next_number =
+            number.checked_add(1).ok_or_else(|| Error::new(ErrorKind::Failed, "pack numbers are used up"))?;
         let pack = Arc::new(OpenPack::create(&*self.disk, &self.segment, number)?);
         let offset = pack
             .reserve(bytes, self.options.pack_bytes_max)
@@ -189,9 +174,7 @@ impl Shared {
             None => Ok(()),
             Some(cause) => Err(Error::new(
                 ErrorKind::Failed,
-                format!(
-                    "the chunk store has stopped after an error, open the segment again: {cause}"
-                ),
+                format!("the chunk store has stopped after an error, open the segment again: {cause}"),
             )),
         }
     }

@@ -68,17 +68,9 @@ impl FaultyDisk {
         let mut state = self.0.lock();
         let state = &mut *state;
         let mut names = state.durable_names.clone();
-        let touched: Vec<String> = state
-            .names
-            .keys()
-            .chain(state.durable_names.keys())
-            .cloned()
-            .collect();
+        let touched: Vec<String> = state.names.keys().chain(state.durable_names.keys()).cloned().collect();
         for name in touched {
-            let (now, before) = (
-                state.names.get(&name).copied(),
-                state.durable_names.get(&name).copied(),
-            );
+            let (now, before) = (state.names.get(&name).copied(), state.durable_names.get(&name).copied());
             if now != before && random.coin() {
                 match now {
                     Some(inode) => names.insert(name, inode),
@@ -90,11 +82,7 @@ impl FaultyDisk {
         for (number, inode) in inodes {
             if names.values().any(|named| *named == number) {
                 let bytes = inode.after_crash(&mut random);
-                let survivor = Inode {
-                    durable: bytes.clone(),
-                    bytes,
-                    pending: Vec::new(),
-                };
+                let survivor = Inode { durable: bytes.clone(), bytes, pending: Vec::new() };
                 state.inodes.insert(number, survivor);
             }
         }
@@ -188,11 +176,7 @@ fn tear(bytes: &mut Vec<u8>, offset: usize, data: &[u8], random: &mut Random) {
     while start < data.len() {
         let end = (start + SECTOR_BYTES - (offset + start) % SECTOR_BYTES).min(data.len());
         if random.coin() {
-            overlay(
-                bytes,
-                offset + start,
-                data.get(start..end).unwrap_or_default(),
-            );
+            overlay(bytes, offset + start, data.get(start..end).unwrap_or_default());
         }
         start = end;
     }
@@ -222,48 +206,25 @@ impl Disk for FaultyDisk {
         state.next_inode += 1;
         state.inodes.insert(inode, Inode::default());
         state.names.insert(name.into(), inode);
-        Ok(Arc::new(FaultyFile {
-            disk: self.clone(),
-            generation: state.generation,
-            inode,
-        }))
+        Ok(Arc::new(FaultyFile { disk: self.clone(), generation: state.generation, inode }))
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn File>> {
         let state = self.0.lock();
         let inode = *state.names.get(name).ok_or_else(|| no_such_file(name))?;
-        Ok(Arc::new(FaultyFile {
-            disk: self.clone(),
-            generation: state.generation,
-            inode,
-        }))
+        Ok(Arc::new(FaultyFile { disk: self.clone(), generation: state.generation, inode }))
     }
 
     fn list(&self) -> Result<Vec<FileInfo>> {
         let state = self.0.lock();
-        let bytes = |inode| {
-            state
-                .inodes
-                .get(inode)
-                .map_or(0, |inode| inode.bytes.len() as u64)
-        };
-        Ok(state
-            .names
-            .iter()
-            .map(|(name, inode)| FileInfo {
-                name: name.clone(),
-                bytes: bytes(inode),
-            })
-            .collect())
+        let bytes = |inode| state.inodes.get(inode).map_or(0, |inode| inode.bytes.len() as u64);
+        Ok(state.names.iter().map(|(name, inode)| FileInfo { name: name.clone(), bytes: bytes(inode) }).collect())
     }
 
     fn remove(&self, name: &str) -> Result<()> {
         let mut state = self.0.lock();
         let number = state.names.remove(name).ok_or_else(|| no_such_file(name))?;
-        let length = state
-            .inodes
-            .get(&number)
-            .map_or(0, |inode| inode.bytes.len() as u64);
+        let length = state.inodes.get(&number).map_or(0, |inode| inode.bytes.len() as u64);
         state.free_bytes = state.free_bytes.map(|free| free + length);
         Ok(())
     }
@@ -293,10 +254,7 @@ impl FaultyFile {
     fn with<T>(&self, action: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.disk.0.lock();
         if state.generation != self.generation {
-            return Err(Error::new(
-                ErrorKind::Failed,
-                "this handle did not survive the crash",
-            ));
+            return Err(Error::new(ErrorKind::Failed, "this handle did not survive the crash"));
         }
         action(&mut state)
     }
@@ -348,10 +306,7 @@ impl File for FaultyFile {
         self.with_inode(|inode| {
             let there = inode.bytes.get(offset as usize..).unwrap_or_default();
             let count = there.len().min(buffer.len());
-            buffer
-                .iter_mut()
-                .zip(there)
-                .for_each(|(slot, byte)| *slot = *byte);
+            buffer.iter_mut().zip(there).for_each(|(slot, byte)| *slot = *byte);
             count
         })
     }
@@ -447,17 +402,11 @@ mod tests {
             let mut bytes = vec![0; file.len().unwrap() as usize];
             file.read_at(&mut bytes, 0).unwrap();
             assert!(bytes[..700].iter().all(|b| *b == 1), "seed {seed}");
-            assert!(
-                bytes[700..].iter().all(|b| *b == 2 || *b == 0),
-                "seed {seed}"
-            );
+            assert!(bytes[700..].iter().all(|b| *b == 2 || *b == 0), "seed {seed}");
             lengths.insert(bytes[700..].iter().filter(|b| **b == 2).count());
             unsynced_names += u32::from(disk.open("maybe").is_ok());
         }
-        assert!(
-            lengths.contains(&0) && lengths.contains(&2000) && lengths.len() > 4,
-            "{lengths:?}"
-        );
+        assert!(lengths.contains(&0) && lengths.contains(&2000) && lengths.len() > 4, "{lengths:?}");
         assert!((50..150).contains(&unsynced_names), "{unsynced_names}");
     }
 
@@ -466,19 +415,13 @@ mod tests {
         let disk = FaultyDisk::new();
         let file = disk.create("a").unwrap();
         disk.set_free_bytes(Some(10));
-        assert_eq!(
-            write(&file, &[1; 16], 0).unwrap_err().kind(),
-            ErrorKind::NoSpace
-        );
+        assert_eq!(write(&file, &[1; 16], 0).unwrap_err().kind(), ErrorKind::NoSpace);
         assert_eq!(file.len().unwrap(), 10, "a full disk takes what fits");
         write(&file, &[2; 10], 0).unwrap();
         disk.set_free_bytes(None);
         disk.set_writes_left(Some(1));
         write(&file, &[3; 16], 0).unwrap();
-        assert_eq!(
-            write(&file, &[4; 16], 0).unwrap_err().kind(),
-            ErrorKind::Failed
-        );
+        assert_eq!(write(&file, &[4; 16], 0).unwrap_err().kind(), ErrorKind::Failed);
         disk.set_fails_syncs(true);
         assert!(file.sync_data().is_err() && disk.sync_dir().is_err());
         disk.set_fails_reads(true);

@@ -77,18 +77,13 @@ impl Mapping {
     pub fn slice(&self, range: Range<usize>) -> Result<Bytes> {
         if range.start > range.end || range.end > self.len() {
             let (start, end, len) = (range.start, range.end, self.len());
-            return Err(Error::damaged(format!(
-                "bytes {start} to {end} are past the file's end at {len}"
-            )));
+            return Err(Error::damaged(format!("bytes {start} to {end} are past the file's end at {len}")));
         }
         match &self.0 {
             Source::Memory(bytes) => Ok(bytes.slice(range)),
             Source::File(_) if range.is_empty() => Ok(Bytes::new()),
             Source::File(mapped) if populate(&mapped.map, &range) => {
-                Ok(Bytes::from_owner(Window {
-                    mapped: mapped.clone(),
-                    range,
-                }))
+                Ok(Bytes::from_owner(Window { mapped: mapped.clone(), range }))
             }
             Source::File(mapped) => {
                 let mut buffer = vec![0; range.len()];
@@ -106,8 +101,7 @@ impl Mapping {
 
 #[cfg(target_os = "linux")]
 fn populate(map: &memmap2::Mmap, range: &Range<usize>) -> bool {
-    map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len())
-        .is_ok()
+    map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len()).is_ok()
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -123,18 +117,11 @@ impl AsRef<[u8]> for Window {
 }
 
 impl Drop for Window {
-    #[expect(
-        unsafe_code,
-        reason = "letting pages of a shared file map go; see the head of this file"
-    )]
+    #[expect(unsafe_code, reason = "letting pages of a shared file map go; see the head of this file")]
     fn drop(&mut self) {
         let advice = memmap2::UncheckedAdvice::DontNeed;
         // SAFETY: the map is shared and of a file, so no byte that anybody can see changes; see the head of this file.
-        let outcome = unsafe {
-            self.mapped
-                .map
-                .unchecked_advise_range(advice, self.range.start, self.range.len())
-        };
+        let outcome = unsafe { self.mapped.map.unchecked_advise_range(advice, self.range.start, self.range.len()) };
         if let Err(error) = outcome {
             tracing::trace!(%error, "pages of a pack stay resident");
         }

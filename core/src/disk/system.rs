@@ -27,11 +27,8 @@ impl SystemDisk {
         match fs::create_dir(&path) {
             Ok(()) => {
                 if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                    let parent_handle =
-                        fs::File::open(parent).map_err(|e| failed("open", parent, e))?;
-                    parent_handle
-                        .sync_all()
-                        .map_err(|e| failed("sync", parent, e))?;
+                    let parent_handle = fs::File::open(parent).map_err(|e| failed("open", parent, e))?;
+                    parent_handle.sync_all().map_err(|e| failed("sync", parent, e))?;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -62,14 +59,7 @@ fn failed(verb: &str, path: &Path, error: io::Error) -> Error {
 
 impl Disk for SystemDisk {
     fn create(&self, name: &str) -> Result<Arc<dyn File>> {
-        self.file(
-            name,
-            fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true),
-            "create",
-        )
+        self.file(name, fs::OpenOptions::new().read(true).write(true).create_new(true), "create")
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn File>> {
@@ -89,10 +79,7 @@ impl Disk for SystemDisk {
             };
             // A name that is not UTF-8 is none that we gave.
             if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-                files.push(FileInfo {
-                    name,
-                    bytes: metadata.len(),
-                });
+                files.push(FileInfo { name, bytes: metadata.len() });
             }
         }
         Ok(files)
@@ -109,14 +96,11 @@ impl Disk for SystemDisk {
     }
 
     fn sync_dir(&self) -> Result<()> {
-        self.handle
-            .sync_all()
-            .map_err(|e| failed("sync", &self.path, e))
+        self.handle.sync_all().map_err(|e| failed("sync", &self.path, e))
     }
 
     fn free_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.handle)
-            .map_err(|e| failed("inspect", &self.path, e.into()))?;
+        let stat = rustix::fs::fstatvfs(&self.handle).map_err(|e| failed("inspect", &self.path, e.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
@@ -148,13 +132,8 @@ impl File for SystemFile {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error)
-                    if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
-                {
-                    return Err(
-                        Error::damaged(format!("cannot read {}", self.path.display()))
-                            .because(error),
-                    );
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    return Err(Error::damaged(format!("cannot read {}", self.path.display())).because(error));
                 }
                 Err(error) => return Err(failed("read", &self.path, error)),
             }
@@ -163,23 +142,15 @@ impl File for SystemFile {
     }
 
     fn sync_data(&self) -> Result<()> {
-        self.file
-            .sync_data()
-            .map_err(|e| failed("sync", &self.path, e))
+        self.file.sync_data().map_err(|e| failed("sync", &self.path, e))
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(self
-            .file
-            .metadata()
-            .map_err(|e| failed("inspect", &self.path, e))?
-            .len())
+        Ok(self.file.metadata().map_err(|e| failed("inspect", &self.path, e))?.len())
     }
 
     fn truncate(&self, bytes: u64) -> Result<()> {
-        self.file
-            .set_len(bytes)
-            .map_err(|e| failed("truncate", &self.path, e))
+        self.file.set_len(bytes).map_err(|e| failed("truncate", &self.path, e))
     }
 
     fn map(&self) -> Result<Mapping> {
@@ -200,24 +171,10 @@ mod tests {
         let file = disk.create("a").unwrap();
         assert_eq!(disk.create("a").err().unwrap().kind(), ErrorKind::Exists);
         assert_eq!(disk.open("b").err().unwrap().kind(), ErrorKind::NotFound);
-        file.write_at(
-            &[
-                IoSlice::new(b""),
-                IoSlice::new(b"hello "),
-                IoSlice::new(b"world"),
-            ],
-            3,
-        )
-        .unwrap();
+        file.write_at(&[IoSlice::new(b""), IoSlice::new(b"hello "), IoSlice::new(b"world")], 3).unwrap();
         file.sync_data().unwrap();
         disk.sync_dir().unwrap();
-        assert_eq!(
-            disk.list().unwrap(),
-            [FileInfo {
-                name: "a".into(),
-                bytes: 14
-            }]
-        );
+        assert_eq!(disk.list().unwrap(), [FileInfo { name: "a".into(), bytes: 14 }]);
         let mut buffer = [9; 20];
         assert_eq!(file.read_at(&mut buffer, 0).unwrap(), 14);
         assert_eq!(&buffer[..14], b"\0\0\0hello world");
@@ -226,11 +183,7 @@ mod tests {
         disk.rename("a", "c").unwrap();
         disk.remove("c").unwrap();
         drop((mapping, file));
-        assert_eq!(
-            &bytes[..],
-            b"hello",
-            "a slice outlives its map's handle and its file's name"
-        );
+        assert_eq!(&bytes[..], b"hello", "a slice outlives its map's handle and its file's name");
         assert!(disk.free_bytes().unwrap() > 0);
     }
 
@@ -243,13 +196,7 @@ mod tests {
         let mapping = file.map().unwrap();
         file.truncate(4096).unwrap();
         assert_eq!(&mapping.slice(0..4096).unwrap()[..], &[7; 4096]);
-        assert_eq!(
-            mapping.slice(50_000..60_000).unwrap_err().kind(),
-            ErrorKind::Damaged
-        );
-        assert_eq!(
-            mapping.slice(99_999..100_001).unwrap_err().kind(),
-            ErrorKind::Damaged
-        );
+        assert_eq!(mapping.slice(50_000..60_000).unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(mapping.slice(99_999..100_001).unwrap_err().kind(), ErrorKind::Damaged);
     }
 }

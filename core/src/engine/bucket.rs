@@ -86,7 +86,12 @@ impl Bucket {
     }
 
     /// Stores `content` under `key`; durable and visible when it returns.
-    pub async fn put(&self, key: impl AsRef<[u8]>, content: impl Into<Bytes>, options: PutOptions) -> Result<ObjectInfo> {
+    pub async fn put(
+        &self,
+        key: impl AsRef<[u8]>,
+        content: impl Into<Bytes>,
+        options: PutOptions,
+    ) -> Result<ObjectInfo> {
         let mut writer = self.writer(key, options).await?;
         writer.push(content.into()).await?;
         writer.seal().await?.commit().await
@@ -174,7 +179,12 @@ impl Bucket {
     }
 
     async fn find(&self, view: &View, key: &Bytes, version: Option<VersionId>) -> Result<(ObjectInfo, Content)> {
-        let missing = || Error::not_found(Subject::Key, format!("there is no object '{}' in {}", String::from_utf8_lossy(key), self.state.path));
+        let missing = || {
+            Error::not_found(
+                Subject::Key,
+                format!("there is no object '{}' in {}", String::from_utf8_lossy(key), self.state.path),
+            )
+        };
         let found = view.find(key).await?;
         let current = match found.as_ref().map(|f| &f.shown) {
             Some(Shown::File(file)) => {
@@ -183,7 +193,9 @@ impl Bucket {
                     Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
                     None => row.content.shown(),
                 };
-                let write = write.filter(|w| w.value.is_some()).ok_or_else(|| Error::damaged(format!("'{}' has no content", String::from_utf8_lossy(key))))?;
+                let write = write
+                    .filter(|w| w.value.is_some())
+                    .ok_or_else(|| Error::damaged(format!("'{}' has no content", String::from_utf8_lossy(key))))?;
                 let info = namespace::info(view.own(), key.clone(), file.node, write, &row, true)?;
                 Some((info, write.value.as_ref().map(|v| v.content.clone())))
             }
@@ -217,13 +229,18 @@ impl Bucket {
     }
 
     async fn find_kept(&self, view: &View, key: &Bytes, version: VersionId) -> Result<(ObjectInfo, Content)> {
-        let missing = || Error::not_found(Subject::Version, format!("'{}' has no version {version}", String::from_utf8_lossy(key)));
+        let missing = || {
+            Error::not_found(Subject::Version, format!("'{}' has no version {version}", String::from_utf8_lossy(key)))
+        };
         let kept = namespace::find_kept(view, self.state.number, key, version).await?;
         let write = kept.ok_or_else(missing)?;
         let found = write.value.as_ref().ok_or_else(missing)?;
         if found.is_marker {
-            return Err(Error::not_found(Subject::Version, format!("the version {version} of '{}' is a delete marker", String::from_utf8_lossy(key)))
-                .with_marker(version));
+            return Err(Error::not_found(
+                Subject::Version,
+                format!("the version {version} of '{}' is a delete marker", String::from_utf8_lossy(key)),
+            )
+            .with_marker(version));
         }
         let mut info = namespace::info(view.own(), key.clone(), NodeId::ROOT, &write, &Default::default(), false)?;
         info.version = version;
@@ -328,7 +345,11 @@ pub(super) fn check_options(options: &PutOptions) -> Result<()> {
 
 fn check_metadata(metadata: &Metadata, tags: &Tags) -> Result<()> {
     if metadata.size_bytes() > Metadata::BYTES_MAX {
-        return Err(Error::invalid(format!("{} bytes of metadata are more than {}", metadata.size_bytes(), Metadata::BYTES_MAX)));
+        return Err(Error::invalid(format!(
+            "{} bytes of metadata are more than {}",
+            metadata.size_bytes(),
+            Metadata::BYTES_MAX
+        )));
     }
     if tags.len() > TAGS_MAX {
         return Err(Error::invalid(format!("{} tags are more than {TAGS_MAX}", tags.len())));
@@ -342,7 +363,11 @@ fn check_metadata(metadata: &Metadata, tags: &Tags) -> Result<()> {
 /// The version id of the write in `slot` of a sequenced transaction.
 pub(super) fn assigned(segment: &Segment, slot: Option<u32>, sequenced: &Sequenced) -> VersionId {
     let slot = u64::from(slot.unwrap_or_default());
-    VersionId::Id { stamp: sequenced.first_time + slot, segment: segment.id(), sequence: sequenced.first_sequence + slot }
+    VersionId::Id {
+        stamp: sequenced.first_time + slot,
+        segment: segment.id(),
+        sequence: sequenced.first_sequence + slot,
+    }
 }
 
 /// What the caller of a put hears.
@@ -367,4 +392,3 @@ pub(super) fn stored_info(segment: &Segment, key: Bytes, stored: Stored, sequenc
         segment: segment.id(),
     }
 }
-

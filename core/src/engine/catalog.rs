@@ -34,7 +34,14 @@ impl Catalog {
         check_name(cluster)?;
         let created_ns = self.0.now_ns();
         transact!(self.0, txn, {
-            create(&mut txn, catalog::cluster_key(cluster), CatalogValue::Cluster { created_ns }, Subject::Cluster, cluster).await?
+            create(
+                &mut txn,
+                catalog::cluster_key(cluster),
+                CatalogValue::Cluster { created_ns },
+                Subject::Cluster,
+                cluster,
+            )
+            .await?
         })?;
         Ok(())
     }
@@ -50,7 +57,12 @@ impl Catalog {
 
     /// All clusters, by name.
     pub async fn clusters(&self) -> Result<Vec<String>> {
-        Ok(self.rows(catalog::level_prefix(1, &[])).await?.into_iter().filter_map(|(names, _)| names.into_iter().next()).collect())
+        Ok(self
+            .rows(catalog::level_prefix(1, &[]))
+            .await?
+            .into_iter()
+            .filter_map(|(names, _)| names.into_iter().next())
+            .collect())
     }
 
     /// Makes a tenant; its cluster must exist.
@@ -78,7 +90,10 @@ impl Catalog {
     pub async fn tenants(&self, cluster: &str) -> Result<Vec<TenantPath>> {
         self.require_now(catalog::cluster_key(cluster), Subject::Cluster, cluster).await?;
         let rows = self.rows(catalog::level_prefix(2, &[cluster])).await?;
-        rows.into_iter().filter_map(|(names, _)| names.into_iter().nth(1)).map(|name| TenantPath::new(cluster, &name)).collect()
+        rows.into_iter()
+            .filter_map(|(names, _)| names.into_iter().nth(1))
+            .map(|name| TenantPath::new(cluster, &name))
+            .collect()
     }
 
     /// Makes a bucket; its tenant must exist.
@@ -97,7 +112,11 @@ impl Catalog {
                 id = BucketId(first_16(blake3::hash(&id.0)));
             }
             let number = match txn.read(Space::Meta, NEXT_BUCKET_ROW).await? {
-                Some(row) => row.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| Error::damaged("the next bucket's number can't be read"))?,
+                Some(row) => row
+                    .as_ref()
+                    .try_into()
+                    .map(u32::from_be_bytes)
+                    .map_err(|_| Error::damaged("the next bucket's number can't be read"))?,
                 None => keys::CATALOG + 1,
             };
             txn.put(Space::Meta, Bytes::from_static(NEXT_BUCKET_ROW), (number + 1).to_be_bytes().to_vec());
@@ -119,10 +138,14 @@ impl Catalog {
             txn.watch(Space::Derived, &keys::directory_time(state.number, &crate::NodeId::ROOT));
             let usage = self.0.ledger().usage(state.number);
             let uploads = snapshot.scan(Space::Uploads, KeyRange::prefix(&prefix), 1, false).await?;
-            let snapshots = snapshot.scan(Space::Catalog, KeyRange::prefix(&catalog::level_prefix(5, &[&state.id.to_string()])), 1, false).await?;
+            let snapshots = snapshot
+                .scan(Space::Catalog, KeyRange::prefix(&catalog::level_prefix(5, &[&state.id.to_string()])), 1, false)
+                .await?;
             let _ = root;
             if usage != Default::default() || !uploads.rows.is_empty() || !snapshots.rows.is_empty() {
-                return Err(Error::new(ErrorKind::NotEmpty, format!("the bucket {path} is not empty")).about(Subject::Bucket));
+                return Err(
+                    Error::new(ErrorKind::NotEmpty, format!("the bucket {path} is not empty")).about(Subject::Bucket)
+                );
             }
             txn.delete(Space::Meta, number_row(&state.id).into());
             remove(&mut txn, catalog::bucket_key(path), Subject::Bucket, &path.to_string()).await?
@@ -160,7 +183,12 @@ impl Catalog {
         let mut buckets = Vec::new();
         for (names, value) in rows {
             if let (Some(name), CatalogValue::Bucket { id, created_ns, policy }) = (names.get(2), value) {
-                buckets.push(BucketInfo { path: tenant.bucket(name)?, id: BucketId::from_hex(&id)?, created_ns, policy });
+                buckets.push(BucketInfo {
+                    path: tenant.bucket(name)?,
+                    id: BucketId::from_hex(&id)?,
+                    created_ns,
+                    policy,
+                });
             }
         }
         Ok(buckets)
@@ -187,15 +215,23 @@ impl Catalog {
     }
 
     /// Makes a user; keys that are not given are generated. Access keys are unique in the segment.
-    pub async fn create_user(&self, tenant: &TenantPath, name: &str, keys: Option<(String, Secret)>) -> Result<(UserInfo, Secret)> {
+    pub async fn create_user(
+        &self,
+        tenant: &TenantPath,
+        name: &str,
+        keys: Option<(String, Secret)>,
+    ) -> Result<(UserInfo, Secret)> {
         check_name(name)?;
         let (access_key, secret) = match keys {
             Some(keys) => keys,
             None => self.generate(),
         };
-        let is_plain = |text: &str| !text.is_empty() && text.len() <= USER_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+        let is_plain =
+            |text: &str| !text.is_empty() && text.len() <= USER_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
         if !is_plain(&access_key) || !is_plain(&secret.0) || access_key.contains('/') {
-            return Err(Error::invalid(format!("keys have 1 to {USER_BYTES_MAX} printable ASCII characters, access keys no '/'")));
+            return Err(Error::invalid(format!(
+                "keys have 1 to {USER_BYTES_MAX} printable ASCII characters, access keys no '/'"
+            )));
         }
         let created_ns = self.0.now_ns();
         transact!(self.0, txn, {
@@ -213,15 +249,21 @@ impl Catalog {
     /// 20 letters and digits, and 40 of them.
     fn generate(&self) -> (String, Secret) {
         const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        let text = |bytes: &[u8]| bytes.iter().filter_map(|b| LETTERS.get(usize::from(b % 32))).map(|b| *b as char).collect::<String>();
-        (format!("TB{}", text(&self.0.0.environment.random::<18>())), Secret(text(&self.0.0.environment.random::<40>())))
+        let text = |bytes: &[u8]| {
+            bytes.iter().filter_map(|b| LETTERS.get(usize::from(b % 32))).map(|b| *b as char).collect::<String>()
+        };
+        (
+            format!("TB{}", text(&self.0.0.environment.random::<18>())),
+            Secret(text(&self.0.0.environment.random::<40>())),
+        )
     }
 
     /// Removes a user; the keys stop working at once.
     pub async fn delete_user(&self, tenant: &TenantPath, name: &str) -> Result<()> {
         let (access_key, _) = transact!(self.0, txn, {
             let key = catalog::user_key(tenant, name);
-            let Some(CatalogValue::User { access_key, .. }) = txn.catalog(key.clone()).await?.register.value().cloned() else {
+            let Some(CatalogValue::User { access_key, .. }) = txn.catalog(key.clone()).await?.register.value().cloned()
+            else {
                 return Err(Error::not_found(Subject::User, format!("{tenant} has no user '{name}'")));
             };
             txn.delete(Space::Derived, key_row(&access_key));
@@ -271,7 +313,12 @@ impl Catalog {
         if found != access_key {
             return Ok(None);
         }
-        let info = UserInfo { tenant: TenantPath::new(cluster, tenant)?, name: name.clone(), access_key: found.clone(), created_ns: *created_ns };
+        let info = UserInfo {
+            tenant: TenantPath::new(cluster, tenant)?,
+            name: name.clone(),
+            access_key: found.clone(),
+            created_ns: *created_ns,
+        };
         let found = (info, Secret(secret_key.clone()));
         let mut keys = self.0.0.keys.write();
         if keys.len() >= 10_000 {
@@ -379,4 +426,3 @@ async fn require_empty(txn: &mut Txn, below: &[Bytes], subject: Subject, name: &
     }
     Ok(())
 }
-

@@ -62,7 +62,15 @@ pub(crate) struct Counters {
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
 
 impl Contents {
-    pub(crate) fn new(lock: Arc<DirectoryLock>, packs: PackStore, disk: Arc<dyn Disk>, store: Arc<dyn Store>, cache: ChunkCache, pool: Pool, reserve_bytes: u64) -> Contents {
+    pub(crate) fn new(
+        lock: Arc<DirectoryLock>,
+        packs: PackStore,
+        disk: Arc<dyn Disk>,
+        store: Arc<dyn Store>,
+        cache: ChunkCache,
+        pool: Pool,
+        reserve_bytes: u64,
+    ) -> Contents {
         Contents {
             packs,
             disk,
@@ -104,7 +112,10 @@ impl Contents {
         if self.is_full.load(Ordering::Relaxed) {
             return Err(Error::new(
                 ErrorKind::NoSpace,
-                format!("less than {} bytes would be left free on the disk; delete something and run gc, or make room", self.reserve_bytes),
+                format!(
+                    "less than {} bytes would be left free on the disk; delete something and run gc, or make room",
+                    self.reserve_bytes
+                ),
             ));
         }
         Ok(())

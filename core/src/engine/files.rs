@@ -94,13 +94,16 @@ impl Bucket {
             let is_file = !from.is_directory && txn.entry(number, &source, &from.name).await?.shown.is_some();
             if is_file {
                 if to.is_directory || txn.entry(number, &into, &with_slash(&to.name)).await?.shown.is_some() {
-                    let text = format!("'{}' is a directory; a file can't replace it", String::from_utf8_lossy(&to_path));
+                    let text =
+                        format!("'{}' is a directory; a file can't replace it", String::from_utf8_lossy(&to_path));
                     return Err(Error::exists(Subject::Key, text));
                 }
-                namespace::rename_file(&mut txn, self.state(), &(source, from.name.clone()), &(into, to.name.clone())).await?;
+                namespace::rename_file(&mut txn, self.state(), &(source, from.name.clone()), &(into, to.name.clone()))
+                    .await?;
             } else {
                 if txn.entry(number, &into, &to.name).await?.shown.is_some() {
-                    let text = format!("'{}' is a file; a directory can't replace it", String::from_utf8_lossy(&to_path));
+                    let text =
+                        format!("'{}' is a file; a directory can't replace it", String::from_utf8_lossy(&to_path));
                     return Err(Error::exists(Subject::Key, text));
                 }
                 let (from, to) = ((source, with_slash(&from.name)), (into, with_slash(&to.name)));
@@ -168,7 +171,8 @@ impl Bucket {
             etag: Etag::Md5(MD5_OF_NOTHING),
         });
         let mut info = namespace::directory_info(view.own(), key, node, &object, &row);
-        let moved = view.store_snapshot().get(Space::Derived, &keys::directory_time(self.state().number, &node)).await?;
+        let moved =
+            view.store_snapshot().get(Space::Derived, &keys::directory_time(self.state().number, &node)).await?;
         let moved = moved.and_then(|t| t.as_ref().try_into().ok().map(i64::from_be_bytes));
         let by_hand = row.attributes.value().and_then(|a| a.modified_ns.map(|(time, _)| (time, a.changed_ns)));
         info.modified_ns = match (by_hand, moved) {
@@ -182,7 +186,12 @@ impl Bucket {
     }
 
     /// Replaces the attributes of what is at `path`, and sets its modification time if one is given.
-    pub async fn set_attributes(&self, path: impl AsRef<[u8]>, attributes: Attributes, modified_ns: Option<TimeNs>) -> Result<()> {
+    pub async fn set_attributes(
+        &self,
+        path: impl AsRef<[u8]>,
+        attributes: Attributes,
+        modified_ns: Option<TimeNs>,
+    ) -> Result<()> {
         let path = checked(path)?;
         let to = target(&path)?;
         transact!(self.segment(), txn, {
@@ -210,7 +219,12 @@ impl Bucket {
 
     /// Entries of a directory after name `after`, at most `limit`, and whether there are more. Names that are both a file's and a
     /// directory's come twice.
-    pub async fn read_dir(&self, path: impl AsRef<[u8]>, after: Option<Bytes>, limit: usize) -> Result<(Vec<DirEntry>, bool)> {
+    pub async fn read_dir(
+        &self,
+        path: impl AsRef<[u8]>,
+        after: Option<Bytes>,
+        limit: usize,
+    ) -> Result<(Vec<DirEntry>, bool)> {
         let view = self.view(None).await?;
         let path = path.as_ref();
         let mut directories = Vec::new();
@@ -228,9 +242,13 @@ impl Bucket {
                 return Ok((out, true));
             }
             out.push(match shown {
-                Shown::File(file) => {
-                    DirEntry { name, node: file.node, file_type: file.file_type, size: file.size, modified_ns: file.modified_ns }
-                }
+                Shown::File(file) => DirEntry {
+                    name,
+                    node: file.node,
+                    file_type: file.file_type,
+                    size: file.size,
+                    modified_ns: file.modified_ns,
+                },
                 Shown::Directory { node, explicit } => DirEntry {
                     name,
                     node,
@@ -243,4 +261,3 @@ impl Bucket {
         Ok((out, false))
     }
 }
-

@@ -84,7 +84,8 @@ impl Segment {
 
     /// The ids of `part` that something refers to.
     async fn mark(&self, snapshot: &Arc<dyn Snapshot>, open: &[Manifest], part: Part) -> Result<HashSet<ChunkId>> {
-        let mut marker = Marker { contents: self.contents().clone(), part, marked: HashSet::new(), seen: HashSet::new() };
+        let mut marker =
+            Marker { contents: self.contents().clone(), part, marked: HashSet::new(), seen: HashSet::new() };
         for manifest in open {
             marker.manifest(manifest).await?;
         }
@@ -117,7 +118,9 @@ impl Segment {
         Ok(match space {
             Space::Nodes => of_node(NodeRow::decode(row, &own)?),
             Space::Past if keys::parse_past(key)?.0 == Space::Nodes as u8 => of_node(NodeRow::decode(row, &own)?),
-            Space::History => HistoryRow::decode(row, &own)?.register.live_values().map(|(_, v)| v.content.clone()).collect(),
+            Space::History => {
+                HistoryRow::decode(row, &own)?.register.live_values().map(|(_, v)| v.content.clone()).collect()
+            }
             Space::Uploads => vec![upload_content(&row)?],
             _ => Vec::new(),
         })
@@ -162,7 +165,11 @@ impl Segment {
     }
 
     /// Drops the rows of those candidates that no writer relies on; returns how many went.
-    async fn drop_chunks(&self, candidates: &[(ChunkId, Location)], live_bytes: &mut std::collections::HashMap<u64, u64>) -> Result<u64> {
+    async fn drop_chunks(
+        &self,
+        candidates: &[(ChunkId, Location)],
+        live_bytes: &mut std::collections::HashMap<u64, u64>,
+    ) -> Result<u64> {
         if candidates.is_empty() {
             return Ok(0);
         }
@@ -289,7 +296,11 @@ impl Marker {
     }
 }
 
-async fn each_row(snapshot: &Arc<dyn Snapshot>, space: Space, mut visit: impl FnMut(&Bytes, &Bytes) -> Result<()> + Send) -> Result<()> {
+async fn each_row(
+    snapshot: &Arc<dyn Snapshot>,
+    space: Space,
+    mut visit: impl FnMut(&Bytes, &Bytes) -> Result<()> + Send,
+) -> Result<()> {
     let mut range = KeyRange::prefix(b"");
     loop {
         let page = snapshot.scan(space, range, BATCH_ROWS, false).await?;

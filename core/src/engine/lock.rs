@@ -25,9 +25,17 @@ impl DirectoryLock {
             // A file that can't be read only makes the message poorer.
             let _ = file.read_to_string(&mut owner);
             let owner = if owner.trim().is_empty() { "another process".to_owned() } else { owner.trim().to_owned() };
-            return Err(Error::new(ErrorKind::Busy, format!("the data directory {} is in use by {owner}", dir.display())).about(Subject::Segment));
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("the data directory {} is in use by {owner}", dir.display()),
+            )
+            .about(Subject::Segment));
         }
-        let program = std::env::args().take(2).map(|a| a.rsplit('/').next().unwrap_or_default().to_owned()).collect::<Vec<_>>().join(" ");
+        let program = std::env::args()
+            .take(2)
+            .map(|a| a.rsplit('/').next().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+            .join(" ");
         let written = file
             .set_len(0)
             .and_then(|()| file.rewind())

@@ -64,7 +64,9 @@ macro_rules! transact {
             };
             match ledger.commit($txn).await {
                 Ok(sequenced) => break Ok((value, sequenced)),
-                Err(error) if error.kind() == $crate::error::ErrorKind::Busy && attempt < $crate::engine::ATTEMPTS_MAX => {
+                Err(error)
+                    if error.kind() == $crate::error::ErrorKind::Busy && attempt < $crate::engine::ATTEMPTS_MAX =>
+                {
                     ledger.settled().await?;
                 }
                 Err(error) => break Err(error),

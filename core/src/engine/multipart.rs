@@ -12,7 +12,8 @@ use crate::kv::{KeyRange, Space};
 use crate::manifest::{Builder, Extent, Manifest, Source};
 use crate::namespace::{self, Content, NewVersion, Version, keys};
 use crate::object::{
-    Checksum, CompleteOptions, CompletePart, Etag, Metadata, ObjectInfo, PartInfo, PutOptions, Tags, Tap, UploadId, UploadInfo,
+    Checksum, CompleteOptions, CompletePart, Etag, Metadata, ObjectInfo, PartInfo, PutOptions, Tags, Tap, UploadId,
+    UploadInfo,
 };
 use crate::policy::EtagKind;
 use bytes::Bytes;
@@ -29,7 +30,15 @@ struct Part {
     version: Version,
 }
 
-fn blank(metadata: Metadata, tags: Tags, content: Content, size: u64, etag: Etag, modified_ns: i64, checksums: Vec<Checksum>) -> Version {
+fn blank(
+    metadata: Metadata,
+    tags: Tags,
+    content: Content,
+    size: u64,
+    etag: Etag,
+    modified_ns: i64,
+    checksums: Vec<Checksum>,
+) -> Version {
     Version {
         size,
         modified_ns,
@@ -72,7 +81,15 @@ impl Bucket {
         let id = UploadId(NodeId(random).to_string());
         let started_ns = self.segment().now_ns();
         let empty = Content::Inline(Bytes::new());
-        let row = blank(options.metadata.clone(), options.tags, empty, 0, Etag::Opaque([0; 16]), started_ns, options.checksums);
+        let row = blank(
+            options.metadata.clone(),
+            options.tags,
+            empty,
+            0,
+            Etag::Opaque([0; 16]),
+            started_ns,
+            options.checksums,
+        );
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
             txn.put(Space::Uploads, keys::upload(self.state().number, &key, &id.0), encode(&row));
@@ -82,7 +99,8 @@ impl Bucket {
 
     async fn upload_row(&self, key: &[u8], upload: &UploadId) -> Result<Version> {
         self.alive()?;
-        let row = self.segment().store().get(Space::Uploads, &keys::upload(self.state().number, key, &upload.0)).await?;
+        let row =
+            self.segment().store().get(Space::Uploads, &keys::upload(self.state().number, key, &upload.0)).await?;
         decode(&row.ok_or_else(|| no_upload(upload))?)
     }
 
@@ -94,7 +112,13 @@ impl Bucket {
     }
 
     /// A writer whose [`SealedObject::commit_part`] stores part `number` (1 to 10,000), replacing an earlier one.
-    pub async fn part_writer(&self, key: impl AsRef<[u8]>, upload: &UploadId, number: u32, tap: Option<Tap>) -> Result<ObjectWriter> {
+    pub async fn part_writer(
+        &self,
+        key: impl AsRef<[u8]>,
+        upload: &UploadId,
+        number: u32,
+        tap: Option<Tap>,
+    ) -> Result<ObjectWriter> {
         let key = checked(key)?;
         check_number(number)?;
         self.upload_row(&key, upload).await?;
@@ -103,15 +127,42 @@ impl Bucket {
         Ok(ObjectWriter::new(self.clone(), target, PutOptions { tap, ..PutOptions::default() }))
     }
 
-    pub(super) async fn commit_part(&self, key: &Bytes, upload: &UploadId, number: u32, sealed: SealedObject) -> Result<PartInfo> {
+    pub(super) async fn commit_part(
+        &self,
+        key: &Bytes,
+        upload: &UploadId,
+        number: u32,
+        sealed: SealedObject,
+    ) -> Result<PartInfo> {
         let checksums = sealed.options.checksums.clone();
-        let info = PartInfo { number, size: sealed.size, etag: sealed.etag.clone(), modified_ns: self.segment().now_ns(), checksums };
+        let info = PartInfo {
+            number,
+            size: sealed.size,
+            etag: sealed.etag.clone(),
+            modified_ns: self.segment().now_ns(),
+            checksums,
+        };
         self.store_part(key, upload, &info, sealed.content.clone(), &sealed.session).await?;
         Ok(info)
     }
 
-    async fn store_part(&self, key: &Bytes, upload: &UploadId, info: &PartInfo, content: Content, session: &Session) -> Result<()> {
-        let part = blank(Metadata::default(), Tags::new(), content, info.size, info.etag.clone(), info.modified_ns, info.checksums.clone());
+    async fn store_part(
+        &self,
+        key: &Bytes,
+        upload: &UploadId,
+        info: &PartInfo,
+        content: Content,
+        session: &Session,
+    ) -> Result<()> {
+        let part = blank(
+            Metadata::default(),
+            Tags::new(),
+            content,
+            info.size,
+            info.etag.clone(),
+            info.modified_ns,
+            info.checksums.clone(),
+        );
         let number = self.state().number;
         let (rows, _) = transact!(self.segment(), txn, {
             // The upload must still be there when the part is committed.
@@ -126,12 +177,24 @@ impl Bucket {
     }
 
     /// A part that shares `range` of an object's content.
-    pub async fn copy_part(&self, key: impl AsRef<[u8]>, upload: &UploadId, number: u32, source: &Object, range: Range<u64>) -> Result<PartInfo> {
+    pub async fn copy_part(
+        &self,
+        key: impl AsRef<[u8]>,
+        upload: &UploadId,
+        number: u32,
+        source: &Object,
+        range: Range<u64>,
+    ) -> Result<PartInfo> {
         let key = checked(key)?;
         check_number(number)?;
         self.upload_row(&key, upload).await?;
         if range.end > source.info().size || range.start > range.end {
-            return Err(Error::invalid(format!("the range {}-{} is not in an object of {} bytes", range.start, range.end, source.info().size)));
+            return Err(Error::invalid(format!(
+                "the range {}-{} is not in an object of {} bytes",
+                range.start,
+                range.end,
+                source.info().size
+            )));
         }
         let policy = self.state().policy();
         if policy.etag == EtagKind::Md5 || matches!(source.content(), Content::Inline(_)) {
@@ -188,14 +251,26 @@ impl Bucket {
             for part in &stored {
                 let row = txn.read(Space::Uploads, &keys::part(number, &upload.0, part.number)).await?;
                 if row.as_ref() != Some(&encode(&part.version)) {
-                    return Err(Error::new(ErrorKind::Invalid, format!("part {} was replaced while the upload was completed", part.number)).about(Subject::Part));
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        format!("part {} was replaced while the upload was completed", part.number),
+                    )
+                    .about(Subject::Part));
                 }
             }
             txn.delete(Space::Uploads, upload_key);
             for number_of_part in self.part_numbers(upload).await? {
                 txn.delete(Space::Uploads, keys::part(number, &upload.0, number_of_part));
             }
-            let mut version = blank(row.metadata.clone(), row.tags.clone(), content.clone(), size, etag.clone(), self.segment().now_ns(), options.checksums.clone());
+            let mut version = blank(
+                row.metadata.clone(),
+                row.tags.clone(),
+                content.clone(),
+                size,
+                etag.clone(),
+                self.segment().now_ns(),
+                options.checksums.clone(),
+            );
             version.part_sizes = stored.iter().map(|p| p.version.size).collect();
             let new = NewVersion { version, attributes: None };
             let put = namespace::put(&mut txn, self.state(), &key, new, &options.condition).await?;
@@ -206,21 +281,37 @@ impl Bucket {
         Ok(stored_info(self.segment(), key, stored, &sequenced))
     }
 
-    async fn stored_parts(&self, upload: &UploadId, parts: &[CompletePart], options: &CompleteOptions) -> Result<Vec<Part>> {
+    async fn stored_parts(
+        &self,
+        upload: &UploadId,
+        parts: &[CompletePart],
+        options: &CompleteOptions,
+    ) -> Result<Vec<Part>> {
         let invalid = |number: u32, what: &str| Error::invalid(format!("part {number} {what}")).about(Subject::Part);
         if parts.is_empty() {
             return Err(Error::invalid("an upload can't be completed without parts"));
         }
         let mut stored = Vec::with_capacity(parts.len());
         for (i, part) in parts.iter().enumerate() {
-            let row = self.segment().store().get(Space::Uploads, &keys::part(self.state().number, &upload.0, part.number)).await?;
-            let row = row.ok_or_else(|| Error::not_found(Subject::Part, format!("part {} was not uploaded", part.number)))?;
+            let row = self
+                .segment()
+                .store()
+                .get(Space::Uploads, &keys::part(self.state().number, &upload.0, part.number))
+                .await?;
+            let row =
+                row.ok_or_else(|| Error::not_found(Subject::Part, format!("part {} was not uploaded", part.number)))?;
             let version = decode(&row)?;
             if version.etag.to_string() != part.etag {
-                return Err(Error::not_found(Subject::Part, format!("part {} has another tag than the one given", part.number)));
+                return Err(Error::not_found(
+                    Subject::Part,
+                    format!("part {} has another tag than the one given", part.number),
+                ));
             }
             if i + 1 < parts.len() && version.size < options.part_bytes_min {
-                return Err(invalid(part.number, &format!("has {} bytes, less than {}", version.size, options.part_bytes_min)));
+                return Err(invalid(
+                    part.number,
+                    &format!("has {} bytes, less than {}", version.size, options.part_bytes_min),
+                ));
             }
             stored.push(Part { number: part.number, version });
         }
@@ -253,7 +344,12 @@ impl Bucket {
 
     /// Uploads whose keys start with `prefix`, after (`key`, `id`), by key then id; at most `limit`, and whether there are more.
     /// Without an id all uploads of the key are skipped.
-    pub async fn uploads(&self, prefix: &[u8], after: Option<(Bytes, Option<UploadId>)>, limit: usize) -> Result<(Vec<UploadInfo>, bool)> {
+    pub async fn uploads(
+        &self,
+        prefix: &[u8],
+        after: Option<(Bytes, Option<UploadId>)>,
+        limit: usize,
+    ) -> Result<(Vec<UploadInfo>, bool)> {
         self.alive()?;
         let number = self.state().number;
         let all = keys::upload_prefix(number);
@@ -290,7 +386,13 @@ impl Bucket {
     }
 
     /// Parts after number `after`, ascending; at most `limit`, and whether there are more.
-    pub async fn parts(&self, key: impl AsRef<[u8]>, upload: &UploadId, after: u32, limit: usize) -> Result<(Vec<PartInfo>, bool)> {
+    pub async fn parts(
+        &self,
+        key: impl AsRef<[u8]>,
+        upload: &UploadId,
+        after: u32,
+        limit: usize,
+    ) -> Result<(Vec<PartInfo>, bool)> {
         let key = checked(key)?;
         self.upload_row(&key, upload).await?;
         let prefix = keys::part_prefix(self.state().number, &upload.0);
@@ -301,7 +403,13 @@ impl Bucket {
         for (key, row) in &page.rows {
             let number = key.last_chunk::<4>().map(|n| u32::from_be_bytes(*n)).unwrap_or_default();
             let version = decode(row)?;
-            parts.push(PartInfo { number, size: version.size, etag: version.etag, modified_ns: version.modified_ns, checksums: version.checksums });
+            parts.push(PartInfo {
+                number,
+                size: version.size,
+                etag: version.etag,
+                modified_ns: version.modified_ns,
+                checksums: version.checksums,
+            });
         }
         Ok((parts, page.more))
     }
@@ -330,7 +438,9 @@ async fn join(session: &Session, parts: &[Part]) -> Result<Content> {
                 session.store(bytes)?;
                 let raw = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 let mut builder = Builder::new();
-                builder.push(session, Extent { length: u64::from(raw), source: Source::Chunk { id, offset: 0, raw } }).await?;
+                builder
+                    .push(session, Extent { length: u64::from(raw), source: Source::Chunk { id, offset: 0, raw } })
+                    .await?;
                 builder.finish(session).await?
             }
         };

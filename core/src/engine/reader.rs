@@ -93,7 +93,9 @@ impl Object {
     /// An error of a read, with the object's name.
     fn explain(&self, error: Error) -> Error {
         let key = String::from_utf8_lossy(&self.0.info.key);
-        Error::new(error.kind(), format!("'{key}' (version {}) can't be read", self.0.info.version)).about(error.subject()).because(error)
+        Error::new(error.kind(), format!("'{key}' (version {}) can't be read", self.0.info.version))
+            .about(error.subject())
+            .because(error)
     }
 }
 
@@ -123,11 +125,22 @@ impl Feed {
                 let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
                 (None, Some(bytes.slice(at(range.start)..at(range.end))))
             }
-            Content::Manifest(manifest) => (Some(manifest.extents(ReadNodes(object.0.contents.clone()), range.clone())), None),
+            Content::Manifest(manifest) => {
+                (Some(manifest.extents(ReadNodes(object.0.contents.clone()), range.clone())), None)
+            }
         };
         // Who reads a small part will likely read the next one: keep what was verified.
         let is_partial = range.end - range.start < (256 << 10);
-        Feed { object, cursor, inline, ahead: VecDeque::new(), ahead_bytes: 0, window_bytes: 1, hole_bytes: 0, is_partial }
+        Feed {
+            object,
+            cursor,
+            inline,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            window_bytes: 1,
+            hole_bytes: 0,
+            is_partial,
+        }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {

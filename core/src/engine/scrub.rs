@@ -89,7 +89,13 @@ impl Segment {
         Ok(())
     }
 
-    async fn walk(&self, view: &View, bucket: &str, damaged: &HashSet<ChunkId>, report: &mut ScrubReport) -> Result<()> {
+    async fn walk(
+        &self,
+        view: &View,
+        bucket: &str,
+        damaged: &HashSet<ChunkId>,
+        report: &mut ScrubReport,
+    ) -> Result<()> {
         let mut directories = vec![(crate::NodeId::ROOT, Bytes::new())];
         while let Some((directory, path)) = directories.pop() {
             let mut cursor = view.entries(directory, Bound::Unbounded);
@@ -112,7 +118,8 @@ impl Segment {
                     Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
                     None => row.content.shown(),
                 };
-                let Some(Content::Manifest(manifest)) = write.and_then(|w| w.value.as_ref()).map(|v| v.content.clone()) else {
+                let Some(Content::Manifest(manifest)) = write.and_then(|w| w.value.as_ref()).map(|v| v.content.clone())
+                else {
                     continue;
                 };
                 if let Err(error) = self.check(&manifest, damaged).await {

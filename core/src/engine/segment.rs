@@ -124,10 +124,16 @@ impl Segment {
             return Err(Error::exists(Subject::Segment, format!("{} holds a segment already", dir.display())));
         }
         let lock = DirectoryLock::take(dir)?;
-        let mut entries = std::fs::read_dir(dir).map_err(|e| Error::io(format!("{} can't be read", dir.display()), e))?;
-        let is_ours = |name: &std::ffi::OsStr| ["lock", "segment.json.new", "metadata", "packs"].iter().any(|n| name == *n);
+        let mut entries =
+            std::fs::read_dir(dir).map_err(|e| Error::io(format!("{} can't be read", dir.display()), e))?;
+        let is_ours =
+            |name: &std::ffi::OsStr| ["lock", "segment.json.new", "metadata", "packs"].iter().any(|n| name == *n);
         if entries.any(|e| e.is_ok_and(|e| !is_ours(&e.file_name()))) {
-            return Err(Error::new(ErrorKind::NotEmpty, format!("{} is not empty; a segment needs a directory of its own", dir.display())).about(Subject::Segment));
+            return Err(Error::new(
+                ErrorKind::NotEmpty,
+                format!("{} is not empty; a segment needs a directory of its own", dir.display()),
+            )
+            .about(Subject::Segment));
         }
         let identity = Identity {
             format: FORMAT,
@@ -135,7 +141,8 @@ impl Segment {
             name: options.name,
             cluster: options.cluster.clone(),
         };
-        let text = serde_json::to_vec_pretty(&identity).map_err(|e| Error::new(ErrorKind::Failed, "the identity can't be written").because(e))?;
+        let text = serde_json::to_vec_pretty(&identity)
+            .map_err(|e| Error::new(ErrorKind::Failed, "the identity can't be written").because(e))?;
         write_durably(dir, IDENTITY_FILE, &text)?;
         let segment = Segment::open_locked(dir, lock, open).await?;
         match segment.catalog().create_cluster(&options.cluster).await {
@@ -148,7 +155,10 @@ impl Segment {
     pub async fn open(dir: impl AsRef<Path>, options: OpenOptions) -> Result<Segment> {
         let dir = dir.as_ref();
         if !Segment::exists(dir) {
-            return Err(Error::not_found(Subject::Segment, format!("there is no segment in {}; make one with init", dir.display())));
+            return Err(Error::not_found(
+                Subject::Segment,
+                format!("there is no segment in {}; make one with init", dir.display()),
+            ));
         }
         Segment::open_locked(dir, DirectoryLock::take(dir)?, options).await
     }
@@ -156,9 +166,14 @@ impl Segment {
     async fn open_locked(dir: &Path, lock: DirectoryLock, options: OpenOptions) -> Result<Segment> {
         let path = dir.join(IDENTITY_FILE);
         let text = std::fs::read(&path).map_err(|e| Error::io(format!("{} can't be read", path.display()), e))?;
-        let identity: Identity = serde_json::from_slice(&text).map_err(|e| Error::damaged(format!("{} can't be understood", path.display())).because(e))?;
+        let identity: Identity = serde_json::from_slice(&text)
+            .map_err(|e| Error::damaged(format!("{} can't be understood", path.display())).because(e))?;
         if identity.format != FORMAT {
-            return Err(Error::damaged(format!("{} has format {}; this build reads format {FORMAT}", path.display(), identity.format)));
+            return Err(Error::damaged(format!(
+                "{} has format {}; this build reads format {FORMAT}",
+                path.display(),
+                identity.format
+            )));
         }
         let id = SegmentId::from_hex(&identity.id)?;
         let store = open_store(&dir.join("metadata"), options.metadata_cache_bytes)?;
@@ -211,7 +226,9 @@ impl Segment {
             let page = view.scan(Space::Catalog, range, 1000, false).await?;
             for (key, row) in &page.rows {
                 let row = catalog::CatalogRow::decode(row.clone(), &self.0.id)?;
-                if let ([id, _], Some(CatalogValue::Snapshot { .. })) = (catalog::names(key).as_slice(), row.register.value()) {
+                if let ([id, _], Some(CatalogValue::Snapshot { .. })) =
+                    (catalog::names(key).as_slice(), row.register.value())
+                {
                     let number = self.bucket_number(&BucketId::from_hex(id)?).await?;
                     self.0.ledger.add_snapshot(number, row.commit);
                 }
@@ -313,7 +330,12 @@ impl Segment {
     /// A share of the memory for contents on their way in.
     pub(super) async fn write_budget(&self, permits: u32) -> Result<OwnedSemaphorePermit> {
         let permits = permits.min(self.0.write_budget_permits);
-        self.0.write_budget.clone().acquire_many_owned(permits).await.map_err(|e| Error::new(ErrorKind::Failed, "the segment is closed").because(e))
+        self.0
+            .write_budget
+            .clone()
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|e| Error::new(ErrorKind::Failed, "the segment is closed").because(e))
     }
 
     /// Commits the rows of chunks stored so far, so that a long content does not hold them all.
@@ -381,15 +403,35 @@ impl Segment {
             ("tombolo_transactions_total", "Transactions committed", true, transactions as f64),
             ("tombolo_transaction_conflicts_total", "Transactions that had to start again", true, conflicts as f64),
             ("tombolo_written_bytes_total", "Bytes of chunks written to packs", true, load(&counters.written_bytes)),
-            ("tombolo_deduplicated_bytes_total", "Bytes of chunks that were stored already", true, load(&counters.deduplicated_bytes)),
+            (
+                "tombolo_deduplicated_bytes_total",
+                "Bytes of chunks that were stored already",
+                true,
+                load(&counters.deduplicated_bytes),
+            ),
             ("tombolo_read_bytes_total", "Bytes of chunks read and verified", true, load(&counters.read_bytes)),
             ("tombolo_chunk_cache_hits_total", "Chunks found in the cache", true, load(&counters.cache_hits)),
             ("tombolo_chunk_cache_misses_total", "Chunks not found in the cache", true, load(&counters.cache_misses)),
             ("tombolo_stored_bytes", "Bytes of pack files", false, self.0.contents.packs().stored_bytes() as f64),
             ("tombolo_metadata_bytes", "Bytes of the metadata store", false, self.0.store.disk_bytes() as f64),
-            ("tombolo_damaged_chunks", "Damaged chunks found and not healed", false, self.0.contents.damaged_chunks() as f64),
-            ("tombolo_full", "1 while writes are refused for lack of space", false, f64::from(u8::from(self.0.contents.is_full()))),
-            ("tombolo_gc_dropped_chunks_total", "Chunks given up by garbage collection", true, gc.chunks_dropped as f64),
+            (
+                "tombolo_damaged_chunks",
+                "Damaged chunks found and not healed",
+                false,
+                self.0.contents.damaged_chunks() as f64,
+            ),
+            (
+                "tombolo_full",
+                "1 while writes are refused for lack of space",
+                false,
+                f64::from(u8::from(self.0.contents.is_full())),
+            ),
+            (
+                "tombolo_gc_dropped_chunks_total",
+                "Chunks given up by garbage collection",
+                true,
+                gc.chunks_dropped as f64,
+            ),
             ("tombolo_gc_freed_bytes_total", "Bytes given back by garbage collection", true, gc.bytes_freed as f64),
         ]
     }
@@ -416,7 +458,8 @@ fn open_store(dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Store>> {
 }
 
 fn file_system_bytes(dir: &Path) -> Result<u64> {
-    let stat = rustix::fs::statvfs(dir).map_err(|e| Error::io(format!("the file system of {} can't be looked at", dir.display()), e.into()))?;
+    let stat = rustix::fs::statvfs(dir)
+        .map_err(|e| Error::io(format!("the file system of {} can't be looked at", dir.display()), e.into()))?;
     Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
 }
 

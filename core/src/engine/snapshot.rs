@@ -125,7 +125,12 @@ impl Bucket {
         Ok(cloned)
     }
 
-    async fn clone_batch(&self, view: &namespace::View, batch: Vec<(Bytes, Shown)>, nodes: &mut HashMap<NodeId, Bytes>) -> Result<u64> {
+    async fn clone_batch(
+        &self,
+        view: &namespace::View,
+        batch: Vec<(Bytes, Shown)>,
+        nodes: &mut HashMap<NodeId, Bytes>,
+    ) -> Result<u64> {
         let mut cloned = 0;
         let mut rows = Vec::new();
         for (key, shown) in batch {
@@ -153,12 +158,21 @@ impl Bucket {
                             Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
                             None => row.content.shown(),
                         };
-                        let version = write.and_then(|w| w.value.clone()).ok_or_else(|| Error::damaged("a file has no content"))?;
+                        let version = write
+                            .and_then(|w| w.value.clone())
+                            .ok_or_else(|| Error::damaged("a file has no content"))?;
                         let attributes = row.attributes.value().map(|a| a.attributes.clone());
                         let modified_ns = file.modified_ns;
                         let tags = row.tags.value().map_or(version.tags.clone(), |t| t.tags.clone());
                         let version = namespace::Version { modified_ns, tags, ..version };
-                        namespace::put(&mut txn, self.state(), key, NewVersion { version, attributes }, &Condition::default()).await?;
+                        namespace::put(
+                            &mut txn,
+                            self.state(),
+                            key,
+                            NewVersion { version, attributes },
+                            &Condition::default(),
+                        )
+                        .await?;
                         cloned += 1;
                         if row.names.len() > 1 {
                             nodes.insert(file.node, key.clone());
@@ -172,9 +186,11 @@ impl Bucket {
                                 namespace::put(&mut txn, self.state(), key, new, &Condition::default()).await?.node
                             }
                             (Some(object), None) => {
-                                let parent = namespace::make_directories(&mut txn, self.state(), &directories, true).await?;
+                                let parent =
+                                    namespace::make_directories(&mut txn, self.state(), &directories, true).await?;
                                 let node = namespace::mkdir(&mut txn, self.state(), &parent, &name).await?;
-                                namespace::set_modified(&mut txn, self.state(), &(parent, name), object.modified_ns).await?;
+                                namespace::set_modified(&mut txn, self.state(), &(parent, name), object.modified_ns)
+                                    .await?;
                                 node
                             }
                             // Implied again by what is below it.
@@ -189,4 +205,3 @@ impl Bucket {
         Ok(cloned)
     }
 }
-

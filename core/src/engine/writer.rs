@@ -4,9 +4,9 @@
 //! chunks that fall out of the cutter are hashed, looked up, compressed and appended in parallel, and collected in order. Contents of at most
 //! [`INLINE_BYTES_MAX`] bytes never get that far: they are kept in the metadata.
 
+use super::Bucket;
 use super::contents::Session;
 use super::pool::received;
-use super::Bucket;
 use crate::chunk::Cutter;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
@@ -154,7 +154,8 @@ impl ObjectWriter {
                 .run(move || {
                     let mut left = length;
                     while left > 0 {
-                        let piece = ZEROS.get(..usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len())).unwrap_or(&ZEROS);
+                        let piece =
+                            ZEROS.get(..usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len())).unwrap_or(&ZEROS);
                         digests.update(piece);
                         left -= piece.len() as u64;
                     }

@@ -24,8 +24,8 @@ use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{CompressionPolicy, HashRatioPolicy};
 use fjall::{
-    AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions,
-    KvSeparationOptions, PersistMode, Readable,
+    AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
+    Readable,
 };
 use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
@@ -80,9 +80,7 @@ struct Spaces(Vec<Keyspace>);
 
 impl Spaces {
     fn of(&self, space: Space) -> Result<&Keyspace> {
-        self.0
-            .get(space as usize)
-            .ok_or_else(|| Error::damaged(format!("the store has no space {space:?}")))
+        self.0.get(space as usize).ok_or_else(|| Error::damaged(format!("the store has no space {space:?}")))
     }
 }
 
@@ -97,12 +95,7 @@ impl FjallStore {
     pub fn open(dir: &Path, cache_bytes: usize) -> Result<FjallStore> {
         let cache_bytes = cache_bytes.max(CACHE_BYTES_MIN) as u64;
         journal::cut_torn_end(dir)?;
-        let failed = |error| {
-            failure(
-                format!("the metadata store in {} can't be opened", dir.display()),
-                error,
-            )
-        };
+        let failed = |error| failure(format!("the metadata store in {} can't be opened", dir.display()), error);
         let database = Database::builder(dir)
             .cache_size(cache_bytes / 2)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -110,40 +103,23 @@ impl FjallStore {
             .journal_compression(CompressionType::None)
             .open()
             .map_err(failed)?;
-        let spaces = Space::ALL
-            .iter()
-            .map(|space| database.keyspace(name(*space), || options(*space)));
-        let spaces = Arc::new(Spaces(
-            spaces.collect::<fjall::Result<_>>().map_err(failed)?,
-        ));
-        let commits = database
-            .keyspace("commits", || options(Space::Meta))
-            .map_err(failed)?;
+        let spaces = Space::ALL.iter().map(|space| database.keyspace(name(*space), || options(*space)));
+        let spaces = Arc::new(Spaces(spaces.collect::<fjall::Result<_>>().map_err(failed)?));
+        let commits = database.keyspace("commits", || options(Space::Meta)).map_err(failed)?;
         // What the last process did not sync is synced now: all of it counts as durable.
         database.persist(PersistMode::SyncAll).map_err(failed)?;
         let number = match commits.get(MARK_KEY).map_err(failed)? {
             Some(mark) => {
-                Mark::decode(&mark)
-                    .ok_or_else(|| Error::damaged("the number of the last commit is not one"))?
-                    .number
+                Mark::decode(&mark).ok_or_else(|| Error::damaged("the number of the last commit is not one"))?.number
             }
             None => 0,
         };
         let file_system_bytes = file_system(dir)?.total_bytes;
-        let latest = RwLock::new(Arc::new(View {
-            snapshot: database.snapshot(),
-            spaces: Arc::clone(&spaces),
-        }));
+        let latest = RwLock::new(Arc::new(View { snapshot: database.snapshot(), spaces: Arc::clone(&spaces) }));
         Ok(FjallStore {
             dir: dir.to_owned(),
             spaces,
-            writer: Mutex::new(Writer {
-                mark: Mark {
-                    number,
-                    synced: number,
-                },
-                failed: None,
-            }),
+            writer: Mutex::new(Writer { mark: Mark { number, synced: number }, failed: None }),
             latest,
             write_buffer_bytes: cache_bytes / 4,
             free_bytes_min: FREE_BYTES_MIN.min(file_system_bytes / FREE_PART_MIN),
@@ -164,13 +140,7 @@ impl FjallStore {
         batch.check()?;
         let mut writer = self.writer.lock();
         if let Some(kind) = writer.failed {
-            return Err(Error::new(
-                kind,
-                format!(
-                    "an earlier write to {} failed; open it again",
-                    self.dir.display()
-                ),
-            ));
+            return Err(Error::new(kind, format!("an earlier write to {} failed; open it again", self.dir.display())));
         }
         let before = self.latest();
         for (space, key, expected) in &batch.guards {
@@ -182,10 +152,7 @@ impl FjallStore {
         if batch.writes.is_empty() && durability == Durability::Buffered {
             return Ok(());
         }
-        let mark = Mark {
-            number: writer.mark.number + 1,
-            synced: writer.mark.synced,
-        };
+        let mark = Mark { number: writer.mark.number + 1, synced: writer.mark.synced };
         let result = self.lacks_space().and_then(|lacks_space| {
             if lacks_space {
                 return Ok(false);
@@ -209,18 +176,10 @@ impl FjallStore {
             Err(error) => {
                 // A background worker doesn't tell why it failed; a full disk explains it.
                 let full = error.kind() == ErrorKind::NoSpace
-                    || file_system(&self.dir)
-                        .is_ok_and(|found| found.free_bytes < self.free_bytes_min);
-                let kind = if full {
-                    ErrorKind::NoSpace
-                } else {
-                    ErrorKind::Failed
-                };
+                    || file_system(&self.dir).is_ok_and(|found| found.free_bytes < self.free_bytes_min);
+                let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Failed };
                 writer.failed = Some(kind);
-                return Err(
-                    Error::new(kind, "no more commits until the store is opened again")
-                        .because(error),
-                );
+                return Err(Error::new(kind, "no more commits until the store is opened again").because(error));
             }
         }
         writer.mark = Mark {
@@ -231,10 +190,7 @@ impl FjallStore {
             },
         };
         // No batch is under way: what is visible now is this batch and those before it, and stays so.
-        let view = Arc::new(View {
-            snapshot: self.database.snapshot(),
-            spaces: Arc::clone(&self.spaces),
-        });
+        let view = Arc::new(View { snapshot: self.database.snapshot(), spaces: Arc::clone(&self.spaces) });
         *self.latest.write() = view;
         Ok(())
     }
@@ -252,15 +208,7 @@ impl FjallStore {
     }
 
     fn write(&self, batch: &Batch, mark: Mark, durability: Durability) -> Result<()> {
-        let failed = |error| {
-            failure(
-                format!(
-                    "a write to the metadata store in {} failed",
-                    self.dir.display()
-                ),
-                error,
-            )
-        };
+        let failed = |error| failure(format!("a write to the metadata store in {} failed", self.dir.display()), error);
         let mode = match durability {
             Durability::Buffered => PersistMode::Buffer,
             Durability::Sync => PersistMode::SyncData,
@@ -302,9 +250,7 @@ impl FjallStore {
             };
             if !std::mem::replace(seen, true) {
                 let tree = &self.spaces.of(*space)?.tree;
-                if tree.sealed_memtable_count() >= SEALED_BUFFERS_MAX
-                    || tree.l0_run_count() >= RUNS_MAX
-                {
+                if tree.sealed_memtable_count() >= SEALED_BUFFERS_MAX || tree.l0_run_count() >= RUNS_MAX {
                     return Ok(true);
                 }
             }
@@ -318,14 +264,11 @@ impl FjallStore {
 
     /// Whether sealed write buffers wait to be written out, or are being written.
     fn is_flushing(&self) -> bool {
-        self.keyspaces()
-            .any(|keyspace| keyspace.tree.sealed_memtable_count() > 0)
+        self.keyspaces().any(|keyspace| keyspace.tree.sealed_memtable_count() > 0)
     }
 
     fn seal_fullest(&self) -> Result<()> {
-        let fullest = self
-            .keyspaces()
-            .max_by_key(|keyspace| keyspace.tree.active_memtable().size());
+        let fullest = self.keyspaces().max_by_key(|keyspace| keyspace.tree.active_memtable().size());
         let Some(fullest) = fullest else {
             return Ok(());
         };
@@ -335,26 +278,14 @@ impl FjallStore {
         }
         self.check_workers()?;
         fullest.rotate_memtable().map(drop).map_err(|error| {
-            failure(
-                format!(
-                    "the write buffer of the metadata store in {} can't be sealed",
-                    self.dir.display()
-                ),
-                error,
-            )
+            failure(format!("the write buffer of the metadata store in {} can't be sealed", self.dir.display()), error)
         })
     }
 
     /// An error if a background worker has failed: nothing is written out any more.
     fn check_workers(&self) -> Result<()> {
         self.database.persist(PersistMode::Buffer).map_err(|error| {
-            failure(
-                format!(
-                    "writing out the metadata store in {} failed; open it again",
-                    self.dir.display()
-                ),
-                error,
-            )
+            failure(format!("writing out the metadata store in {} failed; open it again", self.dir.display()), error)
         })
     }
 
@@ -379,9 +310,7 @@ impl Store for FjallStore {
 
     fn disk_bytes(&self) -> u64 {
         // Fails only when the journal's size can't be read; status then shows the tables.
-        self.database
-            .disk_space()
-            .unwrap_or_else(|_| self.spaces.0.iter().map(Keyspace::disk_space).sum())
+        self.database.disk_space().unwrap_or_else(|_| self.spaces.0.iter().map(Keyspace::disk_space).sum())
     }
 }
 
@@ -392,16 +321,9 @@ struct FileSystem {
 }
 
 fn file_system(dir: &Path) -> Result<FileSystem> {
-    let found = rustix::fs::statvfs(dir).map_err(|error| {
-        Error::io(
-            format!("the free space of {} can't be told", dir.display()),
-            error.into(),
-        )
-    })?;
-    Ok(FileSystem {
-        total_bytes: found.f_blocks * found.f_frsize,
-        free_bytes: found.f_bavail * found.f_frsize,
-    })
+    let found = rustix::fs::statvfs(dir)
+        .map_err(|error| Error::io(format!("the free space of {} can't be told", dir.display()), error.into()))?;
+    Ok(FileSystem { total_bytes: found.f_blocks * found.f_frsize, free_bytes: found.f_bavail * found.f_frsize })
 }
 
 /// The store between two batches.
@@ -415,10 +337,7 @@ impl View {
         if key.is_empty() {
             return Ok(None);
         }
-        let value = self
-            .snapshot
-            .get(self.spaces.of(space)?, key)
-            .map_err(|error| unreadable(space, error))?;
+        let value = self.snapshot.get(self.spaces.of(space)?, key).map_err(|error| unreadable(space, error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -426,14 +345,8 @@ impl View {
         if range.is_empty() {
             return Ok(Page::default());
         }
-        let rows = self
-            .snapshot
-            .range::<Bytes, _>(self.spaces.of(space)?, (range.start, range.end));
-        let page = if reverse {
-            take(rows.rev(), limit)
-        } else {
-            take(rows, limit)
-        };
+        let rows = self.snapshot.range::<Bytes, _>(self.spaces.of(space)?, (range.start, range.end));
+        let page = if reverse { take(rows.rev(), limit) } else { take(rows, limit) };
         page.map_err(|error| unreadable(space, error))
     }
 }
@@ -445,8 +358,7 @@ fn take(mut rows: impl Iterator<Item = Guard>, limit: usize) -> fjall::Result<Pa
             return Ok(page);
         };
         let (key, value) = row.into_inner()?;
-        page.rows
-            .push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
+        page.rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
     }
     page.more = match rows.next() {
         // The row may be an error that must not pass for a row.
@@ -462,13 +374,7 @@ impl Snapshot for View {
         self.read(space, key)
     }
 
-    async fn scan(
-        &self,
-        space: Space,
-        range: KeyRange,
-        limit: usize,
-        reverse: bool,
-    ) -> Result<Page> {
+    async fn scan(&self, space: Space, range: KeyRange, limit: usize, reverse: bool) -> Result<Page> {
         self.page(space, range, limit, reverse)
     }
 }
@@ -491,9 +397,8 @@ fn name(space: Space) -> &'static str {
 
 /// How the space is laid out. Taken when the store is created and kept with it.
 fn options(space: Space) -> KeyspaceCreateOptions {
-    let options = KeyspaceCreateOptions::default().compaction_strategy(Arc::new(
-        Leveled::default().with_table_target_size(TABLE_BYTES),
-    ));
+    let options = KeyspaceCreateOptions::default()
+        .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)));
     match space {
         // Chunk ids are hashes: most lookups are for chunks that are not there (is it new?), and nothing compresses.
         Space::Chunks => options
@@ -512,15 +417,9 @@ fn options(space: Space) -> KeyspaceCreateOptions {
 
 fn failure(context: String, error: fjall::Error) -> Error {
     match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
-            Error::io(context, error)
-        }
-        fjall::Error::Locked => {
-            Error::new(ErrorKind::Busy, context).because("another process has it open")
-        }
-        fjall::Error::Poisoned => {
-            Error::new(ErrorKind::Failed, context).because("an earlier write failed")
-        }
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Error::io(context, error),
+        fjall::Error::Locked => Error::new(ErrorKind::Busy, context).because("another process has it open"),
+        fjall::Error::Poisoned => Error::new(ErrorKind::Failed, context).because("an earlier write failed"),
         error @ (fjall::Error::JournalRecovery(_)
         | fjall::Error::InvalidVersion(_)
         | fjall::Error::Decompress(_)
@@ -534,9 +433,7 @@ fn failure(context: String, error: fjall::Error) -> Error {
 fn unreadable(space: Space, error: fjall::Error) -> Error {
     let context = format!("rows of {space:?} can't be read");
     match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
-            Error::io(context, error)
-        }
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Error::io(context, error),
         error => Error::damaged(context).because(error),
     }
 }

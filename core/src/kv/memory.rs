@@ -62,9 +62,7 @@ impl MemoryStore {
                 })
                 .collect();
         }
-        MemoryStore {
-            state: Arc::new(RwLock::new(left)),
-        }
+        MemoryStore { state: Arc::new(RwLock::new(left)) }
     }
 }
 
@@ -78,10 +76,7 @@ impl Store for MemoryStore {
         let mut state = self.state.write();
         let commit = state.commit;
         *state.pins.entry(commit).or_insert(0) += 1;
-        Ok(Arc::new(MemorySnapshot {
-            state: Arc::clone(&self.state),
-            commit,
-        }))
+        Ok(Arc::new(MemorySnapshot { state: Arc::clone(&self.state), commit }))
     }
 
     async fn commit(&self, batch: Batch, durability: Durability) -> Result<()> {
@@ -109,18 +104,12 @@ impl Store for MemoryStore {
 }
 
 impl State {
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the array has a place for every space"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "the array has a place for every space")]
     fn rows(&self, space: Space) -> &BTreeMap<Bytes, Versions> {
         &self.spaces[space as usize]
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the array has a place for every space"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "the array has a place for every space")]
     fn rows_mut(&mut self, space: Space) -> &mut BTreeMap<Bytes, Versions> {
         &mut self.spaces[space as usize]
     }
@@ -136,19 +125,13 @@ impl State {
 
     /// The oldest commit that a reader may still ask for.
     fn oldest_pin(&self) -> u64 {
-        self.pins
-            .first_key_value()
-            .map_or(self.synced, |(pin, _)| self.synced.min(*pin))
+        self.pins.first_key_value().map_or(self.synced, |(pin, _)| self.synced.min(*pin))
     }
 
     /// Sets `key` as of the current commit.
     fn put(&mut self, space: Space, key: Bytes, value: Option<Bytes>) {
         let commit = self.commit;
-        let replaced = self
-            .rows(space)
-            .get(&key)
-            .and_then(|versions| versions.last())
-            .map(|(from, _)| *from);
+        let replaced = self.rows(space).get(&key).and_then(|versions| versions.last()).map(|(from, _)| *from);
         let needed = replaced.is_some_and(|from| self.pinned(from, commit));
         let rows = self.rows_mut(space);
         let versions = rows.entry(key.clone()).or_default();
@@ -169,11 +152,7 @@ impl State {
     /// Drops versions that no pin sees any more.
     fn drop_stale(&mut self) {
         let oldest = self.oldest_pin();
-        while self
-            .stale
-            .front()
-            .is_some_and(|(commit, ..)| *commit <= oldest)
-        {
+        while self.stale.front().is_some_and(|(commit, ..)| *commit <= oldest) {
             let Some((_, space, key)) = self.stale.pop_front() else {
                 return;
             };
@@ -181,10 +160,7 @@ impl State {
             let Some(versions) = rows.get_mut(&key) else {
                 continue;
             };
-            let first_needed = versions
-                .iter()
-                .rposition(|(from, _)| *from <= oldest)
-                .unwrap_or(0);
+            let first_needed = versions.iter().rposition(|(from, _)| *from <= oldest).unwrap_or(0);
             versions.drain(..first_needed);
             if let [(from, None)] = versions.as_slice()
                 && *from <= oldest
@@ -194,45 +170,25 @@ impl State {
         }
     }
 
-    fn scan(
-        &self,
-        space: Space,
-        range: KeyRange,
-        limit: usize,
-        reverse: bool,
-        commit: u64,
-    ) -> Page {
+    fn scan(&self, space: Space, range: KeyRange, limit: usize, reverse: bool, commit: u64) -> Page {
         if range.is_empty() {
             return Page::default();
         }
-        let rows =
-            self.rows(space)
-                .range((range.start, range.end))
-                .filter_map(|(key, versions)| {
-                    visible(versions, commit).map(|value| (key.clone(), value.clone()))
-                });
-        if reverse {
-            take(rows.rev(), limit)
-        } else {
-            take(rows, limit)
-        }
+        let rows = self
+            .rows(space)
+            .range((range.start, range.end))
+            .filter_map(|(key, versions)| visible(versions, commit).map(|value| (key.clone(), value.clone())));
+        if reverse { take(rows.rev(), limit) } else { take(rows, limit) }
     }
 }
 
 fn take(mut rows: impl Iterator<Item = (Bytes, Bytes)>, limit: usize) -> Page {
-    Page {
-        rows: rows.by_ref().take(limit).collect(),
-        more: rows.next().is_some(),
-    }
+    Page { rows: rows.by_ref().take(limit).collect(), more: rows.next().is_some() }
 }
 
 /// What a reader who sees the commits up to `commit` finds.
 fn visible(versions: &Versions, commit: u64) -> Option<&Bytes> {
-    versions
-        .iter()
-        .rfind(|(from, _)| *from <= commit)?
-        .1
-        .as_ref()
+    versions.iter().rfind(|(from, _)| *from <= commit)?.1.as_ref()
 }
 
 struct MemorySnapshot {
@@ -247,17 +203,8 @@ impl Snapshot for MemorySnapshot {
         Ok(self.state.read().get(space, key, self.commit))
     }
 
-    async fn scan(
-        &self,
-        space: Space,
-        range: KeyRange,
-        limit: usize,
-        reverse: bool,
-    ) -> Result<Page> {
-        Ok(self
-            .state
-            .read()
-            .scan(space, range, limit, reverse, self.commit))
+    async fn scan(&self, space: Space, range: KeyRange, limit: usize, reverse: bool) -> Result<Page> {
+        Ok(self.state.read().scan(space, range, limit, reverse, self.commit))
     }
 }
 
@@ -277,19 +224,10 @@ impl Drop for MemorySnapshot {
 mod tests {
     use super::*;
 
-    async fn put(
-        store: &MemoryStore,
-        key: &'static [u8],
-        value: Option<&'static [u8]>,
-        durability: Durability,
-    ) {
+    async fn put(store: &MemoryStore, key: &'static [u8], value: Option<&'static [u8]>, durability: Durability) {
         let batch = Batch {
             guards: Vec::new(),
-            writes: vec![(
-                Space::Nodes,
-                Bytes::from_static(key),
-                value.map(Bytes::from_static),
-            )],
+            writes: vec![(Space::Nodes, Bytes::from_static(key), value.map(Bytes::from_static))],
         };
         store.commit(batch, durability).await.unwrap();
     }
@@ -326,23 +264,10 @@ mod tests {
             put(&store, b"a", Some(b"1"), Durability::Sync).await;
         }
         put(&store, b"a", None, Durability::Sync).await;
-        let versions = |store: &MemoryStore| {
-            store
-                .state
-                .read()
-                .rows(Space::Nodes)
-                .get(&b"a"[..])
-                .map_or(0, |v| v.len())
-        };
-        assert!(
-            versions(&store) <= 3,
-            "{} versions for one snapshot",
-            versions(&store)
-        );
-        assert_eq!(
-            snapshot.get(Space::Nodes, b"a").await.unwrap().as_deref(),
-            Some(&b"0"[..])
-        );
+        let versions =
+            |store: &MemoryStore| store.state.read().rows(Space::Nodes).get(&b"a"[..]).map_or(0, |v| v.len());
+        assert!(versions(&store) <= 3, "{} versions for one snapshot", versions(&store));
+        assert_eq!(snapshot.get(Space::Nodes, b"a").await.unwrap().as_deref(), Some(&b"0"[..]));
         drop(snapshot);
         put(&store, b"b", Some(b"1"), Durability::Sync).await;
         assert_eq!(versions(&store), 0);

@@ -122,25 +122,16 @@ impl Batch {
     }
 
     /// The writes that count: of several to one key the last.
-    #[cfg_attr(
-        not(feature = "fjall"),
-        expect(dead_code, reason = "only engines that can't take a key twice need it")
-    )]
+    #[cfg_attr(not(feature = "fjall"), expect(dead_code, reason = "only engines that can't take a key twice need it"))]
     pub(crate) fn last_writes(&self) -> impl Iterator<Item = &(Space, Bytes, Option<Bytes>)> {
         let mut seen = HashSet::with_capacity(self.writes.len());
-        self.writes
-            .iter()
-            .rev()
-            .filter(move |(space, key, _)| seen.insert((*space, key)))
+        self.writes.iter().rev().filter(move |(space, key, _)| seen.insert((*space, key)))
     }
 }
 
 /// The error for a guard that does not hold.
 pub(crate) fn guard_missed(space: Space) -> Error {
-    Error::new(
-        ErrorKind::Busy,
-        format!("a row of {space:?} was changed by someone else; nothing was written"),
-    )
+    Error::new(ErrorKind::Busy, format!("a row of {space:?} was changed by someone else; nothing was written"))
 }
 
 /// A range of keys.
@@ -155,18 +146,12 @@ pub struct KeyRange {
 impl KeyRange {
     /// All keys that start with `prefix`.
     pub fn prefix(prefix: &[u8]) -> KeyRange {
-        KeyRange {
-            start: Bound::Included(Bytes::copy_from_slice(prefix)),
-            end: end_of_prefix(prefix),
-        }
+        KeyRange { start: Bound::Included(Bytes::copy_from_slice(prefix)), end: end_of_prefix(prefix) }
     }
 
     /// The keys of `prefix` after `key` (which need not start with it).
     pub fn prefix_after(prefix: &[u8], key: Bytes) -> KeyRange {
-        KeyRange {
-            start: Bound::Excluded(key),
-            end: end_of_prefix(prefix),
-        }
+        KeyRange { start: Bound::Excluded(key), end: end_of_prefix(prefix) }
     }
 
     /// Whether no key can lie in it, because its end is not after its start.
@@ -208,13 +193,7 @@ pub trait Snapshot: Send + Sync {
     async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>>;
 
     /// Up to `limit` rows of `range` in ascending order (descending if `reverse`).
-    async fn scan(
-        &self,
-        space: Space,
-        range: KeyRange,
-        limit: usize,
-        reverse: bool,
-    ) -> Result<Page>;
+    async fn scan(&self, space: Space, range: KeyRange, limit: usize, reverse: bool) -> Result<Page>;
 }
 
 /// The store.

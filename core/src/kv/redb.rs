@@ -12,9 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redb::{
-    Database, DatabaseError, ReadOnlyTable, ReadableDatabase, StorageError, TableDefinition,
-};
+use redb::{Database, DatabaseError, ReadOnlyTable, ReadableDatabase, StorageError, TableDefinition};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,26 +43,17 @@ impl RedbStore {
         let path = dir.join(FILE);
         let context = || format!("the metadata store {} can't be opened", path.display());
         std::fs::create_dir_all(dir).map_err(|error| Error::io(context(), error))?;
-        let database = Database::builder()
-            .set_cache_size(cache_bytes)
-            .create(&path)
-            .map_err(|error| match error {
-                DatabaseError::DatabaseAlreadyOpen => {
-                    Error::new(ErrorKind::Busy, context()).because("another process has it open")
-                }
-                DatabaseError::Storage(error) => failure(context(), error),
-                error => Error::damaged(context()).because(error),
-            })?;
-        let store = RedbStore {
-            path: path.clone(),
-            writer: Mutex::new(Writer { failed: None }),
-            database,
-        };
+        let database = Database::builder().set_cache_size(cache_bytes).create(&path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => {
+                Error::new(ErrorKind::Busy, context()).because("another process has it open")
+            }
+            DatabaseError::Storage(error) => failure(context(), error),
+            error => Error::damaged(context()).because(error),
+        })?;
+        let store = RedbStore { path: path.clone(), writer: Mutex::new(Writer { failed: None }), database };
         store.write(&Batch::default())?;
         // The name of a new file must last as well.
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| Error::io(context(), error))?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io(context(), error))?;
         Ok(store)
     }
 
@@ -72,13 +61,7 @@ impl RedbStore {
         batch.check()?;
         let mut writer = self.writer.lock();
         if let Some(kind) = writer.failed {
-            return Err(Error::new(
-                kind,
-                format!(
-                    "an earlier write to {} failed; open it again",
-                    self.path.display()
-                ),
-            ));
+            return Err(Error::new(kind, format!("an earlier write to {} failed; open it again", self.path.display())));
         }
         if !batch.guards.is_empty() {
             let before = self.view()?;
@@ -94,11 +77,8 @@ impl RedbStore {
         }
         let result = self.write(batch);
         if let Err(error) = &result {
-            writer.failed = Some(if error.kind() == ErrorKind::NoSpace {
-                ErrorKind::NoSpace
-            } else {
-                ErrorKind::Failed
-            });
+            writer.failed =
+                Some(if error.kind() == ErrorKind::NoSpace { ErrorKind::NoSpace } else { ErrorKind::Failed });
         }
         result
     }
@@ -106,28 +86,20 @@ impl RedbStore {
     /// Writes `batch` and makes sure that all tables are there.
     fn write(&self, batch: &Batch) -> Result<()> {
         let failed = |error: redb::Error| {
-            let context = format!(
-                "a write to the metadata store {} failed",
-                self.path.display()
-            );
+            let context = format!("a write to the metadata store {} failed", self.path.display());
             match error {
                 redb::Error::Io(error) => Error::io(context, error),
                 error => Error::new(ErrorKind::Failed, context).because(error),
             }
         };
-        let mut transaction = self
-            .database
-            .begin_write()
-            .map_err(|error| failed(error.into()))?;
+        let mut transaction = self.database.begin_write().map_err(|error| failed(error.into()))?;
         transaction.set_quick_repair(true);
         for space in Space::ALL {
             let writes = || batch.writes.iter().filter(|(place, ..)| *place == space);
             if !batch.writes.is_empty() && writes().next().is_none() {
                 continue;
             }
-            let mut table = transaction
-                .open_table(table(space))
-                .map_err(|error| failed(error.into()))?;
+            let mut table = transaction.open_table(table(space)).map_err(|error| failed(error.into()))?;
             for (_, key, value) in writes() {
                 match value {
                     Some(value) => table.insert(&key[..], &value[..]).map(drop),
@@ -141,10 +113,8 @@ impl RedbStore {
 
     fn view(&self) -> Result<View> {
         let context = || format!("the metadata store {} can't be read", self.path.display());
-        let transaction = self
-            .database
-            .begin_read()
-            .map_err(|error| Error::new(ErrorKind::Failed, context()).because(error))?;
+        let transaction =
+            self.database.begin_read().map_err(|error| Error::new(ErrorKind::Failed, context()).because(error))?;
         Ok(View { transaction })
     }
 }
@@ -176,16 +146,13 @@ struct View {
 
 impl View {
     fn table(&self, space: Space) -> Result<ReadOnlyTable<&'static [u8], &'static [u8]>> {
-        self.transaction.open_table(table(space)).map_err(|error| {
-            Error::damaged(format!("the table of {space:?} can't be opened")).because(error)
-        })
+        self.transaction
+            .open_table(table(space))
+            .map_err(|error| Error::damaged(format!("the table of {space:?} can't be opened")).because(error))
     }
 
     fn read(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
-        let value = self
-            .table(space)?
-            .get(key)
-            .map_err(|error| unreadable(space, error))?;
+        let value = self.table(space)?.get(key).map_err(|error| unreadable(space, error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
@@ -195,23 +162,13 @@ impl View {
         }
         let start = range.start.as_ref().map(|key| &key[..]);
         let end = range.end.as_ref().map(|key| &key[..]);
-        let rows = self
-            .table(space)?
-            .range::<&[u8]>((start, end))
-            .map_err(|error| unreadable(space, error))?;
-        let page = if reverse {
-            take(rows.rev(), limit)
-        } else {
-            take(rows, limit)
-        };
+        let rows = self.table(space)?.range::<&[u8]>((start, end)).map_err(|error| unreadable(space, error))?;
+        let page = if reverse { take(rows.rev(), limit) } else { take(rows, limit) };
         page.map_err(|error| unreadable(space, error))
     }
 }
 
-type Row = (
-    redb::AccessGuard<'static, &'static [u8]>,
-    redb::AccessGuard<'static, &'static [u8]>,
-);
+type Row = (redb::AccessGuard<'static, &'static [u8]>, redb::AccessGuard<'static, &'static [u8]>);
 
 fn take(
     mut rows: impl Iterator<Item = std::result::Result<Row, StorageError>>,
@@ -223,10 +180,7 @@ fn take(
             return Ok(page);
         };
         let (key, value) = row?;
-        page.rows.push((
-            Bytes::copy_from_slice(key.value()),
-            Bytes::copy_from_slice(value.value()),
-        ));
+        page.rows.push((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())));
     }
     page.more = rows.next().transpose()?.is_some();
     Ok(page)
@@ -238,13 +192,7 @@ impl Snapshot for View {
         self.read(space, key)
     }
 
-    async fn scan(
-        &self,
-        space: Space,
-        range: KeyRange,
-        limit: usize,
-        reverse: bool,
-    ) -> Result<Page> {
+    async fn scan(&self, space: Space, range: KeyRange, limit: usize, reverse: bool) -> Result<Page> {
         self.page(space, range, limit, reverse)
     }
 }

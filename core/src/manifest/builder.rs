@@ -44,38 +44,23 @@ impl Builder {
     }
 
     /// Appends `range` of another manifest; `Invalid` if it reaches beyond its end.
-    pub async fn push_range(
-        &mut self,
-        store: &dyn NodeStore,
-        manifest: &Manifest,
-        range: Range<u64>,
-    ) -> Result<()> {
+    pub async fn push_range(&mut self, store: &dyn NodeStore, manifest: &Manifest, range: Range<u64>) -> Result<()> {
         if range.start > range.end || range.end > manifest.size {
             let size = manifest.size;
-            return Err(Error::invalid(format!(
-                "bytes {range:?} of a content of {size} bytes"
-            )));
+            return Err(Error::invalid(format!("bytes {range:?} of a content of {size} bytes")));
         }
         match &manifest.root {
             Root::Empty => Ok(()),
             Root::Extents(extents) => self.push_clipped(store, extents, 0, &range).await,
             Root::Tree { id, depth } => {
-                let root = Child {
-                    length: manifest.size,
-                    id: *id,
-                };
-                self.push_nodes(store, root, depth.saturating_sub(1), range)
-                    .await
+                let root = Child { length: manifest.size, id: *id };
+                self.push_nodes(store, root, depth.saturating_sub(1), range).await
             }
         }
     }
 
     /// Appends all of another manifest.
-    pub async fn push_manifest(
-        &mut self,
-        store: &dyn NodeStore,
-        manifest: &Manifest,
-    ) -> Result<()> {
+    pub async fn push_manifest(&mut self, store: &dyn NodeStore, manifest: &Manifest) -> Result<()> {
         self.push_range(store, manifest, 0..manifest.size).await
     }
 
@@ -83,20 +68,14 @@ impl Builder {
     pub async fn finish(mut self, store: &dyn NodeStore) -> Result<Manifest> {
         let size = self.size;
         if self.levels.iter().all(Vec::is_empty) && self.extents.len() <= EXTENTS_INLINE_MAX {
-            return Ok(Manifest {
-                size,
-                root: inline_root(self.extents),
-            });
+            return Ok(Manifest { size, root: inline_root(self.extents) });
         }
         self.close_below(store, 0).await?;
         let (root, level) = self.close_top(store).await?;
         let root = match self.has_grafts {
             // What a truncation leaves may be higher than it needs to be.
             true => lowest_root(store, root, level).await?,
-            false => Root::Tree {
-                id: root.id,
-                depth: level + 1,
-            },
+            false => Root::Tree { id: root.id, depth: level + 1 },
         };
         Ok(Manifest { size, root })
     }
@@ -115,10 +94,7 @@ impl Builder {
         range: &Range<u64>,
     ) -> Result<()> {
         for extent in extents {
-            let part = extent.part(
-                range.start.saturating_sub(start),
-                range.end.saturating_sub(start),
-            );
+            let part = extent.part(range.start.saturating_sub(start), range.end.saturating_sub(start));
             start = start.saturating_add(extent.length);
             if let Some(part) = part {
                 self.push(store, part).await?;
@@ -128,13 +104,7 @@ impl Builder {
     }
 
     /// Appends `range` of the tree under `root`: whole nodes by reference, others by their entries.
-    async fn push_nodes(
-        &mut self,
-        store: &dyn NodeStore,
-        root: Child,
-        level: u8,
-        range: Range<u64>,
-    ) -> Result<()> {
+    async fn push_nodes(&mut self, store: &dyn NodeStore, root: Child, level: u8, range: Range<u64>) -> Result<()> {
         // Nodes still to be taken, the next one last, with their places in the content.
         let mut waiting = vec![(root, level, 0u64)];
         // The first node is opened if a node is at hand that it can be joined with.
@@ -169,12 +139,7 @@ impl Builder {
 
     /// Whether an unfinished node of `level` or below is at hand.
     fn has_open_below(&self, level: u8) -> bool {
-        !self.extents.is_empty()
-            || self
-                .levels
-                .iter()
-                .take(level.into())
-                .any(|children| !children.is_empty())
+        !self.extents.is_empty() || self.levels.iter().take(level.into()).any(|children| !children.is_empty())
     }
 
     /// Takes a node over by reference.
@@ -200,8 +165,7 @@ impl Builder {
             return Ok(());
         }
         // Everything between the target and the graft's list is empty.
-        let Some(graft) = (floor..self.levels.len()).find(|above| self.last_node(*above).is_some())
-        else {
+        let Some(graft) = (floor..self.levels.len()).find(|above| self.last_node(*above).is_some()) else {
             return Ok(());
         };
         // The last nodes from the graft downwards, and how many of them have to be opened: down to the lowest that is
@@ -226,18 +190,11 @@ impl Builder {
             if let Some(list) = self.levels.get_mut(above) {
                 list.pop();
             }
-            match (
-                node,
-                above
-                    .checked_sub(1)
-                    .and_then(|below| self.levels.get_mut(below)),
-            ) {
+            match (node, above.checked_sub(1).and_then(|below| self.levels.get_mut(below))) {
                 (Node::Inner { children, .. }, Some(below)) => *below = children,
                 (Node::Leaf(extents), _) => self.extents = extents,
                 (Node::Inner { .. }, None) => {
-                    return Err(Error::damaged(
-                        "a manifest has an inner node among its leaves",
-                    ));
+                    return Err(Error::damaged("a manifest has an inner node among its leaves"));
                 }
             }
         }
@@ -259,9 +216,7 @@ impl Builder {
             return Ok(());
         }
         if is_complete(&self.extents) {
-            let leaf = Node::Leaf(std::mem::take(&mut self.extents))
-                .write(store)
-                .await?;
+            let leaf = Node::Leaf(std::mem::take(&mut self.extents)).write(store).await?;
             self.append_child(store, leaf, 0).await?;
         }
         self.extents.push(extent);
@@ -269,17 +224,10 @@ impl Builder {
     }
 
     /// Appends a node to the list of those of its `level`, ending nodes above as they are complete.
-    async fn append_child(
-        &mut self,
-        store: &dyn NodeStore,
-        mut child: Child,
-        mut level: usize,
-    ) -> Result<()> {
+    async fn append_child(&mut self, store: &dyn NodeStore, mut child: Child, mut level: usize) -> Result<()> {
         loop {
             if level >= usize::from(DEPTH_MAX) {
-                return Err(Error::invalid(format!(
-                    "a content of more than {DEPTH_MAX} levels of nodes"
-                )));
+                return Err(Error::invalid(format!("a content of more than {DEPTH_MAX} levels of nodes")));
             }
             if self.levels.len() <= level {
                 self.levels.resize_with(level + 1, Vec::new);
@@ -300,17 +248,11 @@ impl Builder {
     /// Ends the leaf and the inner nodes at hand below the list of nodes of `level`.
     async fn close_below(&mut self, store: &dyn NodeStore, level: usize) -> Result<()> {
         if !self.extents.is_empty() {
-            let leaf = Node::Leaf(std::mem::take(&mut self.extents))
-                .write(store)
-                .await?;
+            let leaf = Node::Leaf(std::mem::take(&mut self.extents)).write(store).await?;
             self.append_child(store, leaf, 0).await?;
         }
         for below in 0..level {
-            let children = self
-                .levels
-                .get_mut(below)
-                .map(std::mem::take)
-                .unwrap_or_default();
+            let children = self.levels.get_mut(below).map(std::mem::take).unwrap_or_default();
             if !children.is_empty() {
                 let child = write_inner(store, below, children).await?;
                 self.append_child(store, child, below + 1).await?;
@@ -323,11 +265,7 @@ impl Builder {
     async fn close_top(&mut self, store: &dyn NodeStore) -> Result<(Child, u8)> {
         for level in 0..usize::from(DEPTH_MAX) {
             let is_top = self.levels.iter().skip(level + 1).all(Vec::is_empty);
-            let children = self
-                .levels
-                .get_mut(level)
-                .map(std::mem::take)
-                .unwrap_or_default();
+            let children = self.levels.get_mut(level).map(std::mem::take).unwrap_or_default();
             match children.as_slice() {
                 [] => {}
                 [only] if is_top => return Ok((*only, level as u8)),
@@ -337,18 +275,12 @@ impl Builder {
                 }
             }
         }
-        Err(Error::invalid(format!(
-            "a content of {CONTENT_BYTES_MAX} bytes or {DEPTH_MAX} levels can't be"
-        )))
+        Err(Error::invalid(format!("a content of {CONTENT_BYTES_MAX} bytes or {DEPTH_MAX} levels can't be")))
     }
 }
 
 fn inline_root(extents: Vec<Extent>) -> Root {
-    if extents.is_empty() {
-        Root::Empty
-    } else {
-        Root::Extents(extents)
-    }
+    if extents.is_empty() { Root::Empty } else { Root::Extents(extents) }
 }
 
 /// The root that stands for the tree under `top`, without nodes of one entry above it, or without any node.
@@ -364,10 +296,7 @@ async fn lowest_root(store: &dyn NodeStore, mut top: Child, mut level: u8) -> Re
                 }
             }
             _ => {
-                return Ok(Root::Tree {
-                    id: top.id,
-                    depth: level + 1,
-                });
+                return Ok(Root::Tree { id: top.id, depth: level + 1 });
             }
         }
     }

@@ -25,25 +25,12 @@ impl Manifest {
         let (leaf, waiting) = match &self.root {
             Root::Empty => (Vec::new(), Vec::new()),
             Root::Extents(extents) => (extents.clone(), Vec::new()),
-            Root::Tree { id, depth } => (
-                Vec::new(),
-                vec![(
-                    Child {
-                        length: self.size,
-                        id: *id,
-                    },
-                    depth.saturating_sub(1),
-                )],
-            ),
+            Root::Tree { id, depth } => {
+                (Vec::new(), vec![(Child { length: self.size, id: *id }, depth.saturating_sub(1))])
+            }
         };
         let range = range.start..range.end.min(self.size);
-        Cursor {
-            store,
-            range,
-            position: 0,
-            leaf: leaf.into_iter(),
-            waiting,
-        }
+        Cursor { store, range, position: 0, leaf: leaf.into_iter(), waiting }
     }
 }
 
@@ -75,8 +62,7 @@ impl<S: NodeStore> Cursor<S> {
             match node {
                 Node::Leaf(extents) => self.leaf = extents.into_iter(),
                 Node::Inner { children, .. } => {
-                    self.waiting
-                        .extend(children.into_iter().rev().map(|child| (child, level - 1)));
+                    self.waiting.extend(children.into_iter().rev().map(|child| (child, level - 1)));
                 }
             }
         }

@@ -7,39 +7,24 @@ use std::ops::Range;
 impl Manifest {
     /// Replaces `range` by extents of the same total length. A range that ends beyond the content extends it; one that starts beyond it
     /// leaves a hole in between. Reads and writes the nodes of one path, or two.
-    pub async fn overwrite(
-        &self,
-        store: &dyn NodeStore,
-        range: Range<u64>,
-        with: Vec<Extent>,
-    ) -> Result<Manifest> {
-        let total = with
-            .iter()
-            .try_fold(0u64, |total, extent| total.checked_add(extent.length));
+    pub async fn overwrite(&self, store: &dyn NodeStore, range: Range<u64>, with: Vec<Extent>) -> Result<Manifest> {
+        let total = with.iter().try_fold(0u64, |total, extent| total.checked_add(extent.length));
         if range.start > range.end || total != Some(range.end - range.start) {
-            return Err(Error::invalid(format!(
-                "bytes {range:?} can't be replaced by extents of {total:?} bytes"
-            )));
+            return Err(Error::invalid(format!("bytes {range:?} can't be replaced by extents of {total:?} bytes")));
         }
         if range.is_empty() {
             return Ok(self.clone());
         }
         let mut builder = Builder::new();
-        builder
-            .push_range(store, self, 0..range.start.min(self.size))
-            .await?;
+        builder.push_range(store, self, 0..range.start.min(self.size)).await?;
         if range.start > self.size {
-            builder
-                .push(store, Extent::hole(range.start - self.size))
-                .await?;
+            builder.push(store, Extent::hole(range.start - self.size)).await?;
         }
         for extent in with {
             builder.push(store, extent).await?;
         }
         if range.end < self.size {
-            builder
-                .push_range(store, self, range.end..self.size)
-                .await?;
+            builder.push_range(store, self, range.end..self.size).await?;
         }
         builder.finish(store).await
     }
@@ -47,9 +32,7 @@ impl Manifest {
     /// The content cut, or extended by a hole, to `size` bytes.
     pub async fn truncate(&self, store: &dyn NodeStore, size: u64) -> Result<Manifest> {
         if size > self.size {
-            return self
-                .overwrite(store, self.size..size, vec![Extent::hole(size - self.size)])
-                .await;
+            return self.overwrite(store, self.size..size, vec![Extent::hole(size - self.size)]).await;
         }
         self.slice(store, 0..size).await
     }

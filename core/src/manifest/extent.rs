@@ -39,18 +39,12 @@ const EXTENT_BYTES_MIN: usize = 2;
 impl Extent {
     /// `length` zeros.
     pub fn hole(length: u64) -> Extent {
-        Extent {
-            length,
-            source: Source::Hole,
-        }
+        Extent { length, source: Source::Hole }
     }
 
     /// A whole chunk of `raw` bytes.
     pub fn chunk(id: ChunkId, raw: u32) -> Extent {
-        Extent {
-            length: raw.into(),
-            source: Source::Chunk { id, offset: 0, raw },
-        }
+        Extent { length: raw.into(), source: Source::Chunk { id, offset: 0, raw } }
     }
 
     /// The bytes `from..to` of this extent, cut to its length; `None` if none are left.
@@ -59,11 +53,7 @@ impl Extent {
         let length = to.checked_sub(from).filter(|length| *length > 0)?;
         let source = match self.source {
             Source::Hole => Source::Hole,
-            Source::Chunk { id, offset, raw } => Source::Chunk {
-                id,
-                offset: offset + u32::try_from(from).ok()?,
-                raw,
-            },
+            Source::Chunk { id, offset, raw } => Source::Chunk { id, offset: offset + u32::try_from(from).ok()?, raw },
         };
         Some(Extent { length, source })
     }
@@ -73,21 +63,10 @@ impl Extent {
         let length = self.length.checked_add(next.length)?;
         match (self.source, next.source) {
             (Source::Hole, Source::Hole) => Some(Extent::hole(length)),
-            (
-                Source::Chunk { id, offset, raw },
-                Source::Chunk {
-                    id: next_id,
-                    offset: next_offset,
-                    raw: next_raw,
-                },
-            ) => {
-                let touch = id == next_id
-                    && raw == next_raw
-                    && u64::from(offset) + self.length == u64::from(next_offset);
-                touch.then_some(Extent {
-                    length,
-                    source: self.source,
-                })
+            (Source::Chunk { id, offset, raw }, Source::Chunk { id: next_id, offset: next_offset, raw: next_raw }) => {
+                let touch =
+                    id == next_id && raw == next_raw && u64::from(offset) + self.length == u64::from(next_offset);
+                touch.then_some(Extent { length, source: self.source })
             }
             _ => None,
         }
@@ -103,9 +82,7 @@ impl Extent {
             }
         };
         if self.length == 0 || !is_sound {
-            return Err(Error::damaged(format!(
-                "a manifest has an impossible extent: {self:?}"
-            )));
+            return Err(Error::damaged(format!("a manifest has an impossible extent: {self:?}")));
         }
         Ok(())
     }
@@ -143,8 +120,8 @@ impl Extent {
                 *input = rest;
                 let id = ChunkId(*id);
                 if *kind == WHOLE {
-                    let raw = u32::try_from(length)
-                        .map_err(|_| Error::damaged("a manifest has a chunk beyond 4 GiB"))?;
+                    let raw =
+                        u32::try_from(length).map_err(|_| Error::damaged("a manifest has a chunk beyond 4 GiB"))?;
                     Source::Chunk { id, offset: 0, raw }
                 } else {
                     let (offset, raw) = (varint::take_u32(input)?, varint::take_u32(input)?);
@@ -155,9 +132,7 @@ impl Extent {
                 }
             }
             _ => {
-                return Err(Error::damaged(format!(
-                    "a manifest has an extent of unknown kind {kind}"
-                )));
+                return Err(Error::damaged(format!("a manifest has an extent of unknown kind {kind}")));
             }
         };
         let extent = Extent { length, source };
@@ -179,13 +154,8 @@ pub(super) fn decode_extents(input: &mut &[u8], count_max: usize) -> Result<(Vec
     let mut total = 0u64;
     for _ in 0..count {
         let extent = Extent::decode(input)?;
-        if extents
-            .last()
-            .is_some_and(|last| last.join(&extent).is_some())
-        {
-            return Err(Error::damaged(
-                "a manifest has two extents that should be one",
-            ));
+        if extents.last().is_some_and(|last| last.join(&extent).is_some()) {
+            return Err(Error::damaged("a manifest has two extents that should be one"));
         }
         total = add_length(total, extent.length)?;
         extents.push(extent);
@@ -194,29 +164,17 @@ pub(super) fn decode_extents(input: &mut &[u8], count_max: usize) -> Result<(Vec
 }
 
 /// Takes a count of entries, each at least `entry_bytes_min` long, that `input` can hold.
-pub(super) fn take_count(
-    input: &mut &[u8],
-    count_max: usize,
-    entry_bytes_min: usize,
-) -> Result<usize> {
+pub(super) fn take_count(input: &mut &[u8], count_max: usize, entry_bytes_min: usize) -> Result<usize> {
     let count = varint::take(input)?;
     let fits = count_max.min(input.len() / entry_bytes_min);
     match usize::try_from(count) {
         Ok(count) if count > 0 && count <= fits => Ok(count),
-        _ => Err(Error::damaged(format!(
-            "a manifest claims {count} entries where 1 to {fits} can be"
-        ))),
+        _ => Err(Error::damaged(format!("a manifest claims {count} entries where 1 to {fits} can be"))),
     }
 }
 
 /// The sum of two lengths, if a content can be as long.
 pub(super) fn add_length(total: u64, length: u64) -> Result<u64> {
-    let sum = total
-        .checked_add(length)
-        .filter(|sum| *sum <= CONTENT_BYTES_MAX);
-    sum.ok_or_else(|| {
-        Error::invalid(format!(
-            "a content can't be longer than {CONTENT_BYTES_MAX} bytes"
-        ))
-    })
+    let sum = total.checked_add(length).filter(|sum| *sum <= CONTENT_BYTES_MAX);
+    sum.ok_or_else(|| Error::invalid(format!("a content can't be longer than {CONTENT_BYTES_MAX} bytes")))
 }

@@ -137,8 +137,7 @@ impl Manifest {
         let mut input = match bytes.split_first() {
             Some((&VERSION, rest)) => rest,
             Some((version, _)) => {
-                let message =
-                    format!("a manifest has format version {version}; this build reads {VERSION}");
+                let message = format!("a manifest has format version {version}; this build reads {VERSION}");
                 return Err(Error::invalid(message));
             }
             None => return Err(damaged("is empty")),

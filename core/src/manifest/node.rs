@@ -87,9 +87,7 @@ pub(super) fn is_complete<T: Entry>(entries: &[T]) -> bool {
 
 /// The length of all entries together.
 pub(super) fn total<T: Entry>(entries: &[T]) -> Result<u64> {
-    entries
-        .iter()
-        .try_fold(0, |total, entry| add_length(total, entry.length()))
+    entries.iter().try_fold(0, |total, entry| add_length(total, entry.length()))
 }
 
 impl Node {
@@ -143,9 +141,7 @@ impl Node {
         let (level, mut input) = match bytes {
             [VERSION, level, rest @ ..] => (*level, rest),
             [version, _, ..] => {
-                let message = format!(
-                    "a manifest node has format version {version}; this build reads {VERSION}"
-                );
+                let message = format!("a manifest node has format version {version}; this build reads {VERSION}");
                 return Err(Error::invalid(message));
             }
             _ => return Err(damaged("is cut off")),
@@ -158,17 +154,12 @@ impl Node {
                 let mut children = Vec::with_capacity(count);
                 for _ in 0..count {
                     let length = varint::take(input)?;
-                    let (id, rest) = input
-                        .split_first_chunk()
-                        .ok_or_else(|| damaged("is cut off"))?;
+                    let (id, rest) = input.split_first_chunk().ok_or_else(|| damaged("is cut off"))?;
                     *input = rest;
                     if length == 0 {
                         return Err(damaged("has an empty child"));
                     }
-                    children.push(Child {
-                        length,
-                        id: ChunkId(*id),
-                    });
+                    children.push(Child { length, id: ChunkId(*id) });
                 }
                 total(&children)?;
                 Node::Inner { level, children }
@@ -184,13 +175,10 @@ impl Node {
     /// Reads the node that `child` stands for, which must be of `level` and cover what `child` says.
     pub(super) async fn read(store: &dyn NodeStore, child: &Child, level: u8) -> Result<Node> {
         let id = child.id;
-        let node = Node::decode(&store.read_node(&id).await?).map_err(|error| {
-            Error::new(error.kind(), format!("manifest node {id} can't be decoded")).because(error)
-        })?;
+        let node = Node::decode(&store.read_node(&id).await?)
+            .map_err(|error| Error::new(error.kind(), format!("manifest node {id} can't be decoded")).because(error))?;
         if node.level() != level || node.length()? != child.length {
-            return Err(Error::damaged(format!(
-                "manifest node {id} is not what the node above it says"
-            )));
+            return Err(Error::damaged(format!("manifest node {id} is not what the node above it says")));
         }
         Ok(node)
     }

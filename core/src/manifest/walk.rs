@@ -29,13 +29,7 @@ impl Manifest {
             Root::Empty => {}
             Root::Extents(extents) => chunks(extents, each)?,
             Root::Tree { id, depth } => {
-                waiting.push((
-                    Child {
-                        length: self.size,
-                        id: *id,
-                    },
-                    depth.saturating_sub(1),
-                ));
+                waiting.push((Child { length: self.size, id: *id }, depth.saturating_sub(1)));
             }
         }
         while let Some((child, level)) = waiting.pop() {
@@ -54,10 +48,7 @@ impl Manifest {
     }
 }
 
-fn chunks(
-    extents: &[Extent],
-    each: &mut (dyn FnMut(Reference) -> Result<()> + Send),
-) -> Result<()> {
+fn chunks(extents: &[Extent], each: &mut (dyn FnMut(Reference) -> Result<()> + Send)) -> Result<()> {
     for extent in extents {
         if let Source::Chunk { id, .. } = extent.source {
             each(Reference::Chunk(id))?;

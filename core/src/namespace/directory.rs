@@ -63,7 +63,14 @@ pub(super) async fn make_directory(
         // It is there without anything to show: below it is history, or its node came back.
         Some(value) => {
             if is_explicit && value.kind != (EntryKind::Directory { explicit: true }) {
-                write_entry(txn, bucket, parent, name, Some(EntryValue { node: value.node, kind: EntryKind::Directory { explicit: true } })).await?;
+                write_entry(
+                    txn,
+                    bucket,
+                    parent,
+                    name,
+                    Some(EntryValue { node: value.node, kind: EntryKind::Directory { explicit: true } }),
+                )
+                .await?;
             }
             value.node
         }
@@ -233,7 +240,13 @@ pub(super) async fn drop_empty_parents(txn: &mut Txn, bucket: &BucketState, mut 
 }
 
 /// Takes away an empty directory's entry and node.
-async fn drop_directory(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &Bytes, node: &NodeId) -> Result<()> {
+async fn drop_directory(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    parent: &NodeId,
+    name: &Bytes,
+    node: &NodeId,
+) -> Result<()> {
     write_entry(txn, bucket, parent, name, None).await?;
     txn.edit_entry(bucket.number, parent, name).await?.shown = None;
     if !bucket.is_shared() {
@@ -273,15 +286,23 @@ pub(super) async fn make_explicit(
     node: NodeId,
     object: ExplicitDirectory,
 ) -> Result<()> {
-    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: true } })).await?;
+    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: true } }))
+        .await?;
     txn.count(bucket.number, |u| u.objects += 1);
     txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit: Some(object) });
     Ok(())
 }
 
 /// Lets an explicit directory go: it stays as an implied one while something shows below it.
-pub(super) async fn make_implied(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &Bytes, node: NodeId) -> Result<()> {
-    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } })).await?;
+pub(super) async fn make_implied(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    parent: &NodeId,
+    name: &Bytes,
+    node: NodeId,
+) -> Result<()> {
+    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } }))
+        .await?;
     txn.count(bucket.number, |u| u.objects -= 1);
     txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit: None });
     drop_empty_parents(txn, bucket, node).await
@@ -290,11 +311,18 @@ pub(super) async fn make_implied(txn: &mut Txn, bucket: &BucketState, parent: &N
 /// `rmdir`: takes away the empty directory `name` of `parent`.
 pub async fn rmdir(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &Bytes) -> Result<()> {
     let Some(Shown::Directory { node, explicit }) = txn.entry(bucket.number, parent, name).await?.shown.clone() else {
-        return Err(Error::not_found(Subject::Key, format!("there is no directory '{}'", String::from_utf8_lossy(name))));
+        return Err(Error::not_found(
+            Subject::Key,
+            format!("there is no directory '{}'", String::from_utf8_lossy(name)),
+        ));
     };
     let (shows, holds) = contents(txn, bucket, &node).await?;
     if shows {
-        return Err(Error::new(ErrorKind::NotEmpty, format!("the directory '{}' is not empty", String::from_utf8_lossy(name))).about(Subject::Key));
+        return Err(Error::new(
+            ErrorKind::NotEmpty,
+            format!("the directory '{}' is not empty", String::from_utf8_lossy(name)),
+        )
+        .about(Subject::Key));
     }
     if let Some(object) = explicit {
         txn.count(bucket.number, |u| {
@@ -303,7 +331,14 @@ pub async fn rmdir(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &
         });
     }
     if holds {
-        write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } })).await?;
+        write_entry(
+            txn,
+            bucket,
+            parent,
+            name,
+            Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } }),
+        )
+        .await?;
         txn.edit_entry(bucket.number, parent, name).await?.shown = None;
     } else {
         drop_directory(txn, bucket, parent, name, &node).await?;
@@ -348,7 +383,9 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
     }
     let target = txn.entry(bucket.number, &to.0, &to.1).await?.shown.clone();
     // POSIX: two names of one file stay as they are.
-    if from == to || matches!(&target, Some(Shown::File(old)) if old.node == file.node && old.content.is_none() && file.content.is_none()) {
+    if from == to
+        || matches!(&target, Some(Shown::File(old)) if old.node == file.node && old.content.is_none() && file.content.is_none())
+    {
         return Ok(());
     }
     if target.is_some() {
@@ -387,8 +424,12 @@ async fn rescue(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place, f
 
 /// Renames a directory with all below it; an empty directory at the target is replaced.
 pub async fn rename_directory(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place) -> Result<()> {
-    let Some(Shown::Directory { node, explicit }) = txn.entry(bucket.number, &from.0, &from.1).await?.shown.clone() else {
-        return Err(Error::not_found(Subject::Key, format!("there is no directory '{}'", String::from_utf8_lossy(&from.1))));
+    let Some(Shown::Directory { node, explicit }) = txn.entry(bucket.number, &from.0, &from.1).await?.shown.clone()
+    else {
+        return Err(Error::not_found(
+            Subject::Key,
+            format!("there is no directory '{}'", String::from_utf8_lossy(&from.1)),
+        ));
     };
     if from == to {
         return Ok(());
@@ -426,7 +467,11 @@ async fn rmdir_for_rename(txn: &mut Txn, bucket: &BucketState, to: &Place) -> Re
     };
     let (shows, _) = contents(txn, bucket, &node).await?;
     if shows {
-        return Err(Error::new(ErrorKind::NotEmpty, format!("the directory '{}' is not empty", String::from_utf8_lossy(&to.1))).about(Subject::Key));
+        return Err(Error::new(
+            ErrorKind::NotEmpty,
+            format!("the directory '{}' is not empty", String::from_utf8_lossy(&to.1)),
+        )
+        .about(Subject::Key));
     }
     if let Some(object) = explicit {
         txn.count(bucket.number, |u| {

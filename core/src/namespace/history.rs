@@ -4,8 +4,8 @@
 use super::keys::{self, HistoryOrder};
 use super::rows::{HistoryRow, ShownFile};
 use super::txn::Txn;
-use super::view::View;
 use super::version::Version;
+use super::view::View;
 use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::VersionId;
@@ -156,7 +156,6 @@ pub(super) fn kept_version_id(key: &[u8], write: &Write<Version>) -> Result<Vers
     Ok(if write.value.as_ref().is_some_and(|v| v.is_null) { VersionId::Null } else { order.version() })
 }
 
-
 /// The newest kept version of a key, and its id.
 pub async fn newest_kept(view: &View, bucket: keys::BucketNumber, key: &Bytes) -> Result<Option<(VersionId, Version)>> {
     let mut found = None;
@@ -169,7 +168,12 @@ pub async fn newest_kept(view: &View, bucket: keys::BucketNumber, key: &Bytes) -
 }
 
 /// A kept version of a key, by its id.
-pub async fn find_kept(view: &View, bucket: keys::BucketNumber, key: &Bytes, version: VersionId) -> Result<Option<Write<Version>>> {
+pub async fn find_kept(
+    view: &View,
+    bucket: keys::BucketNumber,
+    key: &Bytes,
+    version: VersionId,
+) -> Result<Option<Write<Version>>> {
     let (directories, name) = super::split(key).place();
     let Some(parent) = view.any_directory(&directories).await? else {
         return Ok(None);

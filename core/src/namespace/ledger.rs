@@ -132,8 +132,7 @@ impl Ledger {
             let number = key.last_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
             let mut fields = row.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes));
             let mut next = || fields.next().unwrap_or_default();
-            let held =
-                Usage { objects: next(), logical_bytes: next(), old_versions: next(), old_bytes: next() };
+            let held = Usage { objects: next(), logical_bytes: next(), old_versions: next(), old_bytes: next() };
             usage.insert(number, held);
         }
         let ledger = Arc::new(Ledger {
@@ -447,8 +446,13 @@ pub(super) fn row_hash(space: Space, key: &[u8]) -> u64 {
 
 fn stopped(kind: ErrorKind) -> Error {
     match kind {
-        ErrorKind::NoSpace => Error::new(ErrorKind::NoSpace, "the disk was full at an earlier commit; make room and open the segment again"),
-        _ => Error::new(ErrorKind::Failed, "the segment takes no more changes (closed, or an earlier commit failed); open it again"),
+        ErrorKind::NoSpace => Error::new(
+            ErrorKind::NoSpace,
+            "the disk was full at an earlier commit; make room and open the segment again",
+        ),
+        _ => Error::new(
+            ErrorKind::Failed,
+            "the segment takes no more changes (closed, or an earlier commit failed); open it again",
+        ),
     }
 }
-

@@ -8,9 +8,7 @@ use super::{is_directory_name, split};
 use crate::error::Result;
 use crate::id::{NodeId, SegmentId, VersionId};
 use crate::kv::{KeyRange, Space, end_of_prefix};
-use crate::object::{
-    ListItem, ListOptions, ListPage, ListVersionsOptions, ObjectSummary, VersionItem, VersionPage,
-};
+use crate::object::{ListItem, ListOptions, ListPage, ListVersionsOptions, ObjectSummary, VersionItem, VersionPage};
 use crate::register::Write;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Bound;
@@ -195,7 +193,9 @@ pub async fn list(view: View, options: &ListOptions) -> Result<ListPage> {
                 if !is_whole {
                     // A delimiter inside a name: go on behind all that is rolled up.
                     match after_prefix(&common) {
-                        Some(end) => walk = Walk::new(view.clone(), options.prefix.clone(), Bound::Included(end)).await?,
+                        Some(end) => {
+                            walk = Walk::new(view.clone(), options.prefix.clone(), Bound::Included(end)).await?
+                        }
                         None => return Ok(page),
                     }
                 }
@@ -229,7 +229,11 @@ struct VersionLevel {
 /// A page of versions: every key that shows or has kept versions, each newest first.
 ///
 /// Keys are gathered per directory from both spaces. A directory's page of names is bounded, and so is a key's page of versions.
-pub async fn list_versions(view: View, bucket: keys::BucketNumber, options: &ListVersionsOptions) -> Result<VersionPage> {
+pub async fn list_versions(
+    view: View,
+    bucket: keys::BucketNumber,
+    options: &ListVersionsOptions,
+) -> Result<VersionPage> {
     let mut page = VersionPage::default();
     let delimiter = options.delimiter.as_ref().filter(|d| !d.is_empty());
     if options.limit == 0 {
@@ -367,7 +371,13 @@ fn origin(id: VersionId, write: &Write<super::Version>) -> SegmentId {
     }
 }
 
-fn item(summary: ObjectSummary, version: VersionId, is_current: bool, is_marker: bool, segment: SegmentId) -> VersionItem {
+fn item(
+    summary: ObjectSummary,
+    version: VersionId,
+    is_current: bool,
+    is_marker: bool,
+    segment: SegmentId,
+) -> VersionItem {
     VersionItem::Version { summary, version, is_current, is_marker, segment }
 }
 
@@ -383,7 +393,12 @@ struct VersionWalk {
 const NAMES_MAX: usize = 1024;
 
 impl VersionWalk {
-    async fn new(view: View, bucket: keys::BucketNumber, options: &ListVersionsOptions, delimiter: Option<&Bytes>) -> Result<VersionWalk> {
+    async fn new(
+        view: View,
+        bucket: keys::BucketNumber,
+        options: &ListVersionsOptions,
+        delimiter: Option<&Bytes>,
+    ) -> Result<VersionWalk> {
         let mut walk = VersionWalk { view, bucket, prefix: options.prefix.clone(), levels: Vec::new() };
         let start = match (&options.after, options.after_version) {
             (Some(after), Some(_)) => Some(Bound::Included(after.clone())),
@@ -452,7 +467,9 @@ impl VersionWalk {
         // Names that are only in history: jump from name to name.
         let mut from = match &start {
             Bound::Included(name) => Bound::Included(keys::history_of_name(self.bucket, &directory, name)),
-            Bound::Excluded(name) => end_of_prefix(&keys::history_of_name(self.bucket, &directory, name)).map_included(),
+            Bound::Excluded(name) => {
+                end_of_prefix(&keys::history_of_name(self.bucket, &directory, name)).map_included()
+            }
             Bound::Unbounded => Bound::Included(prefix.clone()),
         };
         let mut found = 0;
@@ -529,4 +546,3 @@ impl MapIncluded for Bound<Bytes> {
         }
     }
 }
-

@@ -21,17 +21,18 @@ mod version;
 mod view;
 mod write;
 
+pub use directory::{find_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir};
+pub use history::{find_kept, newest_kept};
 pub use ledger::{ContentBarrier, Ledger, NoContents, Sequenced};
+pub use list::{list, list_versions};
+pub use remove::{Leave, delete, remove_file};
 pub use rows::{
-    AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue, row_commit,
+    AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
+    row_commit,
 };
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
 pub use view::{EntryCursor, Found, View};
-pub use directory::{find_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir};
-pub use history::{find_kept, newest_kept};
-pub use list::{list, list_versions};
-pub use remove::{Leave, delete, remove_file};
 pub use write::{NewVersion, Stored, directory_info, info, put, set_attributes, set_modified, set_tags};
 
 use crate::id::{BucketId, NodeId};
@@ -61,7 +62,14 @@ pub struct BucketState {
 
 impl BucketState {
     /// A bucket with `policy`.
-    pub fn new(number: BucketNumber, id: BucketId, path: BucketPath, created_ns: i64, policy: BucketPolicy, is_shared: bool) -> BucketState {
+    pub fn new(
+        number: BucketNumber,
+        id: BucketId,
+        path: BucketPath,
+        created_ns: i64,
+        policy: BucketPolicy,
+        is_shared: bool,
+    ) -> BucketState {
         BucketState {
             number,
             id,

@@ -23,7 +23,12 @@ pub enum Leave {
 }
 
 /// Deletes a key, or one version of it. The dot, if any, is that of the delete marker made: its id follows from the commit.
-pub async fn delete(txn: &mut Txn, bucket: &BucketState, key: &Bytes, options: &DeleteOptions) -> Result<(Deleted, Option<Dot>)> {
+pub async fn delete(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    key: &Bytes,
+    options: &DeleteOptions,
+) -> Result<(Deleted, Option<Dot>)> {
     let (directories, name) = split(key).place();
     let versioning = bucket.versioning();
     let makes_marker = options.version.is_none() && versioning != Versioning::Off;
@@ -77,7 +82,11 @@ pub async fn delete(txn: &mut Txn, bucket: &BucketState, key: &Bytes, options: &
 }
 
 /// The directory at `directories`, also where it is hidden because only history is left below.
-pub(super) async fn find_hidden(txn: &mut Txn, bucket: &BucketState, directories: &[Bytes]) -> Result<Option<crate::NodeId>> {
+pub(super) async fn find_hidden(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    directories: &[Bytes],
+) -> Result<Option<crate::NodeId>> {
     let mut parent = crate::NodeId::ROOT;
     for name in directories {
         let row = txn.entry(bucket.number, &parent, name).await?;
@@ -190,8 +199,15 @@ pub(super) async fn drop_content(txn: &mut Txn, bucket: &BucketState, place: &Pl
 }
 
 /// `DELETE a/`: the directory loses what makes it an object by itself.
-async fn remove_directory_object(txn: &mut Txn, bucket: &BucketState, place: &Place, versioning: Versioning) -> Result<()> {
-    let Some(Shown::Directory { node, explicit: Some(object) }) = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() else {
+async fn remove_directory_object(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    versioning: Versioning,
+) -> Result<()> {
+    let Some(Shown::Directory { node, explicit: Some(object) }) =
+        txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone()
+    else {
         return Ok(());
     };
     let row = txn.node(bucket.number, &node).await?.clone();
@@ -215,7 +231,13 @@ async fn remove_directory_object(txn: &mut Txn, bucket: &BucketState, place: &Pl
 }
 
 /// Deletes one version for good. The next older one becomes current, if the deleted one was (or was the marker on top).
-async fn delete_version(txn: &mut Txn, bucket: &BucketState, place: &Place, shown: Option<Shown>, version: VersionId) -> Result<Deleted> {
+async fn delete_version(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    shown: Option<Shown>,
+    version: VersionId,
+) -> Result<Deleted> {
     let current = match &shown {
         Some(Shown::File(file)) if file.content.is_none() => {
             let row = txn.node(bucket.number, &file.node).await?;
@@ -265,7 +287,11 @@ async fn bring_back(txn: &mut Txn, bucket: &BucketState, place: &Place) -> Resul
     version.id = if version.is_null { None } else { Some(newest.id) };
     version.at = place.clone();
     if is_directory_name(&place.1) {
-        let object = super::ExplicitDirectory { size: version.size, modified_ns: version.modified_ns, etag: version.etag.clone() };
+        let object = super::ExplicitDirectory {
+            size: version.size,
+            modified_ns: version.modified_ns,
+            etag: version.etag.clone(),
+        };
         let node = match txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() {
             Some(Shown::Directory { node, .. }) => {
                 super::directory::make_explicit(txn, bucket, &place.0, &place.1, node, object).await?;

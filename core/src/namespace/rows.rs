@@ -348,7 +348,10 @@ impl HistoryRow {
     pub fn decode(bytes: Bytes, own: &SegmentId) -> Result<HistoryRow> {
         let (commit, reader) = open(bytes)?;
         let rest = reader.rest();
-        Ok(HistoryRow { commit, register: decode_register(&rest, own, |b| Version::decode(Bytes::copy_from_slice(b)))? })
+        Ok(HistoryRow {
+            commit,
+            register: decode_register(&rest, own, |b| Version::decode(Bytes::copy_from_slice(b)))?,
+        })
     }
 }
 

@@ -389,7 +389,8 @@ impl Txn {
             let mut after = before;
             let delta = self.usage.get(bucket).copied().unwrap_or_default();
             delta.apply(&mut after);
-            let over = |limit: &Option<u64>, before: u64, after: u64| limit.is_some_and(|l| after > l && after > before);
+            let over =
+                |limit: &Option<u64>, before: u64, after: u64| limit.is_some_and(|l| after > l && after > before);
             if over(bytes, before.logical_bytes + before.old_bytes, after.logical_bytes + after.old_bytes) {
                 return Err(Error::new(ErrorKind::Quota, "the bucket's quota of bytes is used up"));
             }

@@ -112,7 +112,8 @@ impl Version {
 
     /// Reads the row form.
     pub fn decode(bytes: Bytes) -> Result<Version> {
-        let record = Record::decode(bytes).map_err(|e| Error::damaged("a version record cannot be decoded").because(e))?;
+        let record =
+            Record::decode(bytes).map_err(|e| Error::damaged("a version record cannot be decoded").because(e))?;
         let content = match (record.manifest, record.inline) {
             (Some(manifest), None) => Content::Manifest(Manifest::decode(&manifest)?),
             (None, inline) => Content::Inline(inline.unwrap_or_default()),

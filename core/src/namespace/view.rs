@@ -60,10 +60,7 @@ impl View {
 
     async fn past(&self, space: Space, key: &[u8], at: u64) -> Result<Option<Bytes>> {
         let prefix = keys::past_of_row(space as u8, key);
-        let range = KeyRange {
-            start: Bound::Excluded(keys::past(space as u8, key, at)),
-            end: end_of_prefix(&prefix),
-        };
+        let range = KeyRange { start: Bound::Excluded(keys::past(space as u8, key, at)), end: end_of_prefix(&prefix) };
         let page = self.snapshot.scan(Space::Past, range, 1, false).await?;
         match page.rows.into_iter().next() {
             Some((_, row)) if row_commit(&row)? <= at => Ok(Some(row)),

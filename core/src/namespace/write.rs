@@ -37,7 +37,13 @@ pub struct Stored {
 }
 
 /// Puts `new` under `key` if `condition` holds of what is there.
-pub async fn put(txn: &mut Txn, bucket: &BucketState, key: &Bytes, new: NewVersion, condition: &Condition) -> Result<Stored> {
+pub async fn put(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    key: &Bytes,
+    new: NewVersion,
+    condition: &Condition,
+) -> Result<Stored> {
     let (directories, name) = split(key).place();
     let parent = make_directories(txn, bucket, &directories, true).await?;
     let policy = bucket.policy();
@@ -72,7 +78,8 @@ pub async fn put(txn: &mut Txn, bucket: &BucketState, key: &Bytes, new: NewVersi
             if let Some(Shown::File(copy)) = found {
                 let row = txn.node(bucket.number, &copy.node).await?.clone();
                 let write = row.content.live_values().find(|(w, _)| Some(w.dot) == copy.content);
-                let write = write.map(|(w, _)| w).ok_or_else(|| Error::damaged("an entry shows a content that is gone"))?;
+                let write =
+                    write.map(|(w, _)| w).ok_or_else(|| Error::damaged("an entry shows a content that is gone"))?;
                 condition.check(Some(&info(txn.own(), key.clone(), copy.node, write, &row, true)?))?;
                 super::remove::drop_content(txn, bucket, &place, &copy).await?;
             } else {
@@ -98,7 +105,13 @@ pub(super) fn fresh_node(txn: &Txn) -> NodeId {
 }
 
 /// Shows `version` as a new file, `node`, at `place`, where nothing shows.
-pub(super) async fn show_new_file(txn: &mut Txn, bucket: &BucketState, place: &Place, node: NodeId, version: Version) -> Result<Dot> {
+pub(super) async fn show_new_file(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    node: NodeId,
+    version: Version,
+) -> Result<Dot> {
     let (dot, own) = (txn.dot(), *txn.own());
     let size = i64::try_from(version.size).unwrap_or(i64::MAX);
     let shown = ShownFile::of(node, None, &version);
@@ -116,7 +129,13 @@ pub(super) async fn show_new_file(txn: &mut Txn, bucket: &BucketState, place: &P
 }
 
 /// Replaces the content that shows of `file` under all its names.
-async fn replace_content(txn: &mut Txn, bucket: &BucketState, file: &ShownFile, row: &NodeRow, version: Version) -> Result<Dot> {
+async fn replace_content(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    file: &ShownFile,
+    row: &NodeRow,
+    version: Version,
+) -> Result<Dot> {
     let (dot, own) = (txn.dot(), *txn.own());
     let names = row.names.clone();
     let change = i64::try_from(version.size).unwrap_or(i64::MAX) - i64::try_from(file.size).unwrap_or(i64::MAX);
@@ -133,7 +152,13 @@ async fn replace_content(txn: &mut Txn, bucket: &BucketState, file: &ShownFile, 
 }
 
 /// Keeps the version that is about to be replaced, if the bucket keeps versions.
-async fn retire_current(txn: &mut Txn, bucket: &BucketState, place: &Place, current: &Write<Version>, versioning: Versioning) -> Result<()> {
+async fn retire_current(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    current: &Write<Version>,
+    versioning: Versioning,
+) -> Result<()> {
     let is_null = current.value.as_ref().is_some_and(|v| v.is_null);
     match versioning {
         Versioning::Off => Ok(()),
@@ -164,7 +189,8 @@ async fn put_directory(
             if let Some(current) = row.content.shown().filter(|w| w.value.is_some()) {
                 retire_current(txn, bucket, place, current, versioning).await?;
             }
-            txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = Some(Shown::Directory { node, explicit: Some(object) });
+            txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown =
+                Some(Shown::Directory { node, explicit: Some(object) });
             (node, old.size)
         }
         Some(Shown::Directory { node, explicit: None }) => {
@@ -247,8 +273,15 @@ pub async fn set_modified(txn: &mut Txn, bucket: &BucketState, place: &Place, mo
 }
 
 /// Replaces the tags of a version of `key`; `None`: of the current one.
-pub async fn set_tags(txn: &mut Txn, bucket: &BucketState, key: &Bytes, version: Option<VersionId>, tags: Tags) -> Result<()> {
-    let missing = |subject| Error::not_found(subject, format!("there is no such version of '{}'", String::from_utf8_lossy(key)));
+pub async fn set_tags(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    key: &Bytes,
+    version: Option<VersionId>,
+    tags: Tags,
+) -> Result<()> {
+    let missing =
+        |subject| Error::not_found(subject, format!("there is no such version of '{}'", String::from_utf8_lossy(key)));
     let (directories, name) = split(key).place();
     let parent = super::remove::find_hidden(txn, bucket, &directories).await?.ok_or_else(|| missing(Subject::Key))?;
     let place = (parent, name);
@@ -273,7 +306,8 @@ pub async fn set_tags(txn: &mut Txn, bucket: &BucketState, key: &Bytes, version:
         return Err(missing(Subject::Key));
     };
     let all = super::history::kept(txn, bucket, &place, usize::MAX).await?;
-    let kept = all.into_iter().find(|k| k.id == version && !k.version.is_marker).ok_or_else(|| missing(Subject::Version))?;
+    let kept =
+        all.into_iter().find(|k| k.id == version && !k.version.is_marker).ok_or_else(|| missing(Subject::Version))?;
     let (dot, own) = (txn.dot(), *txn.own());
     let row = txn.edit_history(kept.key).await?;
     let replaced = row.register.dots();
@@ -284,10 +318,9 @@ pub async fn set_tags(txn: &mut Txn, bucket: &BucketState, key: &Bytes, version:
 
 /// The write of the content that shows.
 pub(super) fn current_write<'a>(row: &'a NodeRow, name: &[u8]) -> Result<&'a Write<Version>> {
-    row.content
-        .shown()
-        .filter(|w| w.value.is_some())
-        .ok_or_else(|| Error::damaged(format!("'{}' shows, but its node has no content", String::from_utf8_lossy(name))))
+    row.content.shown().filter(|w| w.value.is_some()).ok_or_else(|| {
+        Error::damaged(format!("'{}' shows, but its node has no content", String::from_utf8_lossy(name)))
+    })
 }
 
 /// The id of a version from the write that carries it.
@@ -297,7 +330,14 @@ pub(super) fn version_id(write: &Write<Version>) -> VersionId {
 }
 
 /// What doors hear about a version.
-pub fn info(_own: &SegmentId, key: Bytes, node: NodeId, write: &Write<Version>, row: &NodeRow, is_current: bool) -> Result<ObjectInfo> {
+pub fn info(
+    _own: &SegmentId,
+    key: Bytes,
+    node: NodeId,
+    write: &Write<Version>,
+    row: &NodeRow,
+    is_current: bool,
+) -> Result<ObjectInfo> {
     let version = write.value.as_ref().ok_or_else(|| Error::damaged("a tombstone was taken for a version"))?;
     let id = version_id(write);
     let attributes = row.attributes.value();
@@ -326,7 +366,13 @@ pub fn info(_own: &SegmentId, key: Bytes, node: NodeId, write: &Write<Version>, 
 }
 
 /// What doors hear about a directory that is an object by itself.
-pub fn directory_info(own: &SegmentId, key: Bytes, node: NodeId, object: &ExplicitDirectory, row: &NodeRow) -> ObjectInfo {
+pub fn directory_info(
+    own: &SegmentId,
+    key: Bytes,
+    node: NodeId,
+    object: &ExplicitDirectory,
+    row: &NodeRow,
+) -> ObjectInfo {
     if let Some(write) = row.content.shown().filter(|w| w.value.is_some())
         && let Ok(mut info) = info(own, key.clone(), node, write, row, true)
     {

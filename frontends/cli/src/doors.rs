@@ -6,6 +6,10 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
 use tombolo_core::{Result, Segment};
+<<<<<<< HEAD
+=======
+use tombolo_s3::{S3Door, S3Limits, S3Options};
+>>>>>>> cli
 
 /// A door that listens already.
 pub(crate) struct Door {
@@ -20,8 +24,9 @@ pub(crate) async fn s3(
     segment: Segment,
     address: SocketAddr,
     drain: Duration,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<Door> {
+<<<<<<< HEAD
     let mut options = tombolo_s3::S3Options::default();
     options.limits.drain_timeout = drain;
     let door = tombolo_s3::S3Door::bind(segment, &[address], options).await?;
@@ -35,4 +40,11 @@ pub(crate) async fn s3(
         .await;
     });
     Ok(Door { addresses, serving })
+=======
+    let limits = S3Limits { drain_timeout: drain, ..S3Limits::default() };
+    let door = S3Door::bind(segment, &[address], S3Options { tenant: None, limits }).await?;
+    let addresses = door.addresses()?;
+    let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+    Ok(Door { addresses, serving: Box::pin(door.serve(stopped)) })
+>>>>>>> cli
 }

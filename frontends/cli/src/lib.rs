@@ -1,10 +1,12 @@
 //! The `tombolo` command: serves a segment and manages it.
 //!
-//! Each verb is written once, against a [`backend`] that carries its operations out in this process or in the daemon that
+//! Each verb is written once, against a `backend` that carries its operations out in this process or in the daemon that
 //! has the data directory; both run the same code (`execute`). The daemon holds the segment's one process lock; commands
 //! reach it through a socket in the directory (`control`), in the frames of `wire`.
 //!
 //! The crate is a library so that tests and fuzz targets reach its parsers; programs embed `tombolo-core` instead.
+
+#![forbid(unsafe_code)]
 
 mod arguments;
 mod backend;

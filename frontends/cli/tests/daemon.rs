@@ -229,3 +229,41 @@ fn without_a_segment_there_is_a_next_step() {
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("tombolo init"));
 }
+
+/// A command that is killed takes its half-written object with it, and the daemon goes on.
+#[test]
+fn a_killed_command_leaves_nothing_behind() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(&site.dir(), &[]);
+    let mut put = site
+        .command(&["put", "-", &format!("{BUCKET}/half")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = put.stdin.take().unwrap();
+    stdin.write_all(&vec![0x5a; 16 << 20]).unwrap();
+    put.kill().unwrap();
+    put.wait().unwrap();
+    site.run(&["stat", &format!("{BUCKET}/half")]).fails(3, "half");
+    // Nothing is under way any more: it ends long before its deadline of an hour would.
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), 0);
+    assert_eq!(site.keys(BUCKET), [""; 0]);
+}
+
+#[test]
+fn garbage_is_collected_without_being_asked() {
+    let site = Site::new();
+    let _daemon = Daemon::start(&site.dir(), &["--gc-interval", "1s"]);
+    // Not what compresses to nothing: it must be in packs.
+    let content: Vec<u8> = (0..4u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    site.feed(&["put", "-", &format!("{BUCKET}/large")], &content).ok();
+    assert!(site.json(&["status"])["chunks"].as_u64().unwrap() > 0);
+    site.run(&["rm", &format!("{BUCKET}/large")]).ok();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while site.json(&["status"])["chunks"] != 0 {
+        assert!(Instant::now() < deadline, "{}", site.json(&["status"]));
+    }
+}

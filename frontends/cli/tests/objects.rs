@@ -289,3 +289,44 @@ fn a_closed_pipe_is_no_noise() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+/// Promise P3 at the command line: damage is named, ends with 5, writes nothing, and leaves other objects alone.
+#[test]
+fn damage_is_named_and_ends_with_5() {
+    let site = Site::new();
+    for name in ["large", "other"] {
+        let mut content = noise(8 << 20);
+        content.iter_mut().for_each(|byte| *byte ^= name.as_bytes()[0]);
+        site.run(&["put", site.file(name, &content).to_str().unwrap(), BUCKET]).ok();
+    }
+    // The content does not compress, so it lies in a pack as it is: find a stretch of it and flip a bit there.
+    let wanted = &std::fs::read(site.place("large")).unwrap()[4 << 20..][..64];
+    let mut found = false;
+    let mut stack = vec![site.dir()];
+    while let Some(path) = stack.pop() {
+        if path.is_dir() {
+            stack.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            found = true;
+        }
+    }
+    assert!(found, "the content is in no file");
+    let to = site.place("to");
+    site.run(&["get", &path("large"), to.to_str().unwrap()]).fails(5, "tombolo scrub");
+    assert!(!to.exists());
+    let out = site.place("out");
+    let exported = site.run(&["export", BUCKET, out.to_str().unwrap()]);
+    assert_eq!(exported.code, 5, "{}", exported.stderr);
+    assert!(!out.join("large").exists());
+    assert!(std::fs::read(out.join("other")).unwrap() == std::fs::read(site.place("other")).unwrap());
+    let scrub = site.run(&["scrub", "--json"]);
+    assert_eq!(scrub.code, 5, "{}", scrub.stderr);
+    let report: Value = serde_json::from_slice(&scrub.stdout).unwrap();
+    assert!(!report["damage"].as_array().unwrap().is_empty());
+    assert_eq!(report["affected"], serde_json::json!([path("large")]));
+}

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A tree with one of everything that needs no privileges.
 fn plant(root: &Path) {
@@ -273,4 +274,48 @@ fn a_segment_is_not_imported_into_itself() {
     let keys = site.keys(BUCKET);
     assert!(keys.contains(&"beside".to_string()));
     assert!(!keys.iter().any(|key| key.starts_with("data")), "{keys:?}");
+}
+
+/// A tree of explicit directories, more than one batch of them, goes completely.
+#[test]
+fn a_removed_tree_leaves_no_directory() {
+    both_ways(|site| {
+        let from = site.place("from");
+        for number in 0..1100 {
+            std::fs::create_dir_all(from.join(format!("{}/{number}/below", number % 7))).unwrap();
+        }
+        std::fs::write(from.join("3/10/below/file"), b"x").unwrap();
+        site.run(&["import", text(&from), &format!("{BUCKET}/tree")]).ok();
+        site.put("treetop", "stays");
+        let removed = site.json(&["rm", "-r", &format!("{BUCKET}/tree")]);
+        assert_eq!(removed["failed"], 0);
+        assert_eq!(removed["removed"], 1 + 7 + 1100 * 2 + 1);
+        assert_eq!(site.keys(BUCKET), ["treetop"]);
+    });
+}
+
+/// Killed in the middle, the same command goes on; killed or not, no file is ever there in part.
+#[test]
+fn an_interrupted_import_is_resumed() {
+    const FILES: usize = 3000;
+    let site = Site::with_daemon();
+    let (from, to) = (site.place("from"), site.place("to"));
+    std::fs::create_dir(&from).unwrap();
+    for number in 0..FILES {
+        std::fs::write(from.join(format!("{number:04}")), format!("content of {number}")).unwrap();
+    }
+    let mut first = site.command(&["import", text(&from), BUCKET]).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while site.keys(BUCKET).is_empty() {
+        assert!(Instant::now() < deadline, "nothing is imported");
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let there = site.keys(BUCKET).len() as u64;
+    let second = site.json(&["import", text(&from), BUCKET]);
+    let (files, skipped) = (second["files"].as_u64().unwrap(), second["skipped"].as_u64().unwrap());
+    assert_eq!(files + skipped, FILES as u64);
+    assert!(skipped >= there && there > 0, "{there} were there, {skipped} skipped");
+    site.run(&["export", BUCKET, text(&to)]).ok();
+    assert_eq!(describe(&from), describe(&to));
 }

@@ -7,11 +7,7 @@ use crate::error::Subject;
 const SEGMENT: SegmentId = SegmentId([5; 16]);
 
 fn inline(pack_bytes_max: u64) -> PackOptions {
-    PackOptions {
-        pack_bytes_max,
-        maps_max: 2,
-        writeback_bytes: None,
-    }
+    PackOptions { pack_bytes_max, maps_max: 2, writeback_bytes: None }
 }
 
 fn open(disk: &FaultyDisk, options: PackOptions) -> (PackStore, Recovery) {
@@ -21,10 +17,7 @@ fn open(disk: &FaultyDisk, options: PackOptions) -> (PackStore, Recovery) {
 /// `length` bytes that can't be compressed, different for each `seed`.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof()
-        .fill(&mut bytes);
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
@@ -37,21 +30,10 @@ fn append(store: &PackStore, raw: &[u8]) -> (ChunkId, Location) {
 fn chunks_come_back_from_open_and_sealed_packs() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(SystemDisk::open(dir.path()).unwrap());
-    let options = PackOptions {
-        writeback_bytes: Some(10_000),
-        ..inline(100_000)
-    };
+    let options = PackOptions { writeback_bytes: Some(10_000), ..inline(100_000) };
     let (store, recovery) = PackStore::open(disk.clone(), SEGMENT, options.clone()).unwrap();
     assert_eq!(recovery.packs, 0);
-    let chunks: Vec<_> = (0..60)
-        .map(|n| {
-            if n % 2 == 0 {
-                noise(n, 9_000)
-            } else {
-                vec![n as u8; 50_000]
-            }
-        })
-        .collect();
+    let chunks: Vec<_> = (0..60).map(|n| if n % 2 == 0 { noise(n, 9_000) } else { vec![n as u8; 50_000] }).collect();
     let places: Vec<_> = chunks.iter().map(|raw| append(&store, raw)).collect();
     store.sync().unwrap();
     let check = |store: &PackStore| {
@@ -64,19 +46,10 @@ fn chunks_come_back_from_open_and_sealed_packs() {
     store.seal_active().unwrap();
     check(&store);
     let packs = store.packs();
-    assert!(
-        packs.len() >= 3
-            && packs
-                .iter()
-                .all(|pack| pack.is_sealed && pack.bytes < 120_000),
-        "{packs:?}"
-    );
+    assert!(packs.len() >= 3 && packs.iter().all(|pack| pack.is_sealed && pack.bytes < 120_000), "{packs:?}");
     let on_disk: u64 = disk.list().unwrap().iter().map(|file| file.bytes).sum();
     assert_eq!(store.stored_bytes(), on_disk);
-    let mut listed: Vec<_> = packs
-        .iter()
-        .flat_map(|pack| store.entries(pack.number).unwrap())
-        .collect();
+    let mut listed: Vec<_> = packs.iter().flat_map(|pack| store.entries(pack.number).unwrap()).collect();
     listed.sort();
     let mut expected = places.clone();
     expected.sort();
@@ -116,25 +89,16 @@ fn removing_a_pack_leaves_its_readers_alone() {
     let (store, _) = PackStore::open(disk.clone(), SEGMENT, inline(100_000)).unwrap();
     let raw = noise(1, 60_000);
     let (id, location) = append(&store, &raw);
-    assert_eq!(
-        store.remove_pack(location.pack).unwrap_err().kind(),
-        ErrorKind::Busy
-    );
+    assert_eq!(store.remove_pack(location.pack).unwrap_err().kind(), ErrorKind::Busy);
     store.seal_active().unwrap();
     let held = store.read(&id, &location).unwrap();
     store.remove_pack(location.pack).unwrap();
     store.sync().unwrap();
     assert!(held == raw);
     let error = store.read(&id, &location).unwrap_err();
-    assert_eq!(
-        (error.kind(), error.subject()),
-        (ErrorKind::Damaged, Subject::Chunk)
-    );
+    assert_eq!((error.kind(), error.subject()), (ErrorKind::Damaged, Subject::Chunk));
     assert!(error.to_string().contains("missing"), "{error}");
-    assert_eq!(
-        store.remove_pack(location.pack).unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(store.remove_pack(location.pack).unwrap_err().kind(), ErrorKind::NotFound);
     assert!(store.packs().is_empty() && disk.list().unwrap().is_empty());
 }
 
@@ -145,9 +109,7 @@ fn a_full_disk_refuses_and_recovers() {
     let first = append(&store, &noise(1, 5_000));
     disk.set_free_bytes(Some(2_000));
     let raw = noise(2, 5_000);
-    let error = store
-        .append(&ChunkId::of(&raw), &raw, Compression::None)
-        .unwrap_err();
+    let error = store.append(&ChunkId::of(&raw), &raw, Compression::None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     disk.set_free_bytes(None);
     let second = append(&store, &raw);
@@ -183,25 +145,16 @@ fn after_a_failed_write_or_sync_nothing_is_appended() {
         let (id, location) = append(&store, &noise(1, 5_000));
         if fails_writes {
             disk.set_writes_left(Some(0));
-            assert!(
-                store
-                    .append(&ChunkId::of(b"x"), b"x", Compression::None)
-                    .is_err()
-            );
+            assert!(store.append(&ChunkId::of(b"x"), b"x", Compression::None).is_err());
         } else {
             disk.set_fails_syncs(true);
             assert_eq!(store.sync().unwrap_err().kind(), ErrorKind::Failed);
         }
         disk.set_writes_left(None);
         disk.set_fails_syncs(false);
-        let error = store
-            .append(&ChunkId::of(b"x"), b"x", Compression::None)
-            .unwrap_err();
+        let error = store.append(&ChunkId::of(b"x"), b"x", Compression::None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Failed);
-        assert!(
-            store.sync().is_err(),
-            "what was appended is not known to be durable"
-        );
+        assert!(store.sync().is_err(), "what was appended is not known to be durable");
         store.read(&id, &location).unwrap();
     }
 }
@@ -234,13 +187,7 @@ fn syncs_are_shared_and_skipped() {
 fn many_threads_share_packs() {
     let disk = FaultyDisk::new();
     for writeback_bytes in [None, Some(50_000)] {
-        let (store, _) = open(
-            &disk,
-            PackOptions {
-                writeback_bytes,
-                ..inline(200_000)
-            },
-        );
+        let (store, _) = open(&disk, PackOptions { writeback_bytes, ..inline(200_000) });
         let places = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for n in 0..4u64 {
@@ -258,26 +205,11 @@ fn many_threads_share_packs() {
         for (id, location) in places.lock().iter() {
             store.read(id, location).unwrap();
         }
-        let numbers: std::collections::BTreeSet<_> = places
-            .lock()
-            .iter()
-            .map(|(_, location)| location.pack)
-            .collect();
+        let numbers: std::collections::BTreeSet<_> = places.lock().iter().map(|(_, location)| location.pack).collect();
         for number in numbers {
             let mut verified = 0;
-            store
-                .verify_pack(number, &mut |_, _, outcome, _| {
-                    verified += usize::from(outcome.is_ok())
-                })
-                .unwrap();
-            assert_eq!(
-                verified,
-                places
-                    .lock()
-                    .iter()
-                    .filter(|(_, location)| location.pack == number)
-                    .count()
-            );
+            store.verify_pack(number, &mut |_, _, outcome, _| verified += usize::from(outcome.is_ok())).unwrap();
+            assert_eq!(verified, places.lock().iter().filter(|(_, location)| location.pack == number).count());
         }
     }
 }
@@ -289,31 +221,17 @@ fn a_pack_of_a_newer_format_or_another_segment_is_not_touched() {
     let (id, location) = append(&store, b"abc");
     store.sync().unwrap();
     drop(store);
-    let (store, recovery) =
-        PackStore::open(Arc::new(disk.clone()), SegmentId([6; 16]), inline(1 << 20)).unwrap();
+    let (store, recovery) = PackStore::open(Arc::new(disk.clone()), SegmentId([6; 16]), inline(1 << 20)).unwrap();
     assert_eq!(recovery.damaged.len(), 1);
-    assert!(
-        recovery.damaged[0]
-            .error
-            .to_string()
-            .contains("belongs to segment"),
-        "{:?}",
-        recovery.damaged
-    );
-    assert_eq!(
-        store.read(&id, &location).unwrap(),
-        "abc",
-        "what can be read can be read"
-    );
+    assert!(recovery.damaged[0].error.to_string().contains("belongs to segment"), "{:?}", recovery.damaged);
+    assert_eq!(store.read(&id, &location).unwrap(), "abc", "what can be read can be read");
     drop(store);
     disk.damage(&pack_name(location.pack), |bytes| {
         bytes[8] = 9;
         let sum = super::super::record::checksum(&bytes[..56]);
         bytes[56..64].copy_from_slice(&sum);
     });
-    let error = PackStore::open(Arc::new(disk), SEGMENT, inline(1 << 20))
-        .err()
-        .unwrap();
+    let error = PackStore::open(Arc::new(disk), SEGMENT, inline(1 << 20)).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("version 9"), "{error}");
 }
@@ -323,45 +241,23 @@ fn arguments_that_can_not_be_are_refused() {
     let disk = FaultyDisk::new();
     let (store, _) = open(&disk, inline(1 << 20));
     for raw in [vec![], vec![0; CHUNK_BYTES_MAX as usize + 1]] {
-        let error = store
-            .append(&ChunkId::of(&raw), &raw, Compression::None)
-            .unwrap_err();
+        let error = store.append(&ChunkId::of(&raw), &raw, Compression::None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
     let (id, location) = append(&store, b"abc");
     store.seal_active().unwrap();
     for bad in [
-        Location {
-            offset: !7,
-            ..location
-        },
-        Location {
-            raw: u32::MAX,
-            stored: u32::MAX,
-            ..location
-        },
-        Location {
-            offset: 0,
-            ..location
-        },
-        Location {
-            stored: 2,
-            ..location
-        },
-        Location {
-            pack: 99,
-            ..location
-        },
+        Location { offset: !7, ..location },
+        Location { raw: u32::MAX, stored: u32::MAX, ..location },
+        Location { offset: 0, ..location },
+        Location { stored: 2, ..location },
+        Location { pack: 99, ..location },
     ] {
         let error = store.read(&id, &bad).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Damaged, "{bad:?}");
     }
     assert!(
-        store
-            .read(&ChunkId::of(b"abd"), &location)
-            .unwrap_err()
-            .to_string()
-            .contains("the record there is of chunk")
+        store.read(&ChunkId::of(b"abd"), &location).unwrap_err().to_string().contains("the record there is of chunk")
     );
     assert_eq!(store.entries(99).unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -12,16 +12,11 @@ use tokio::task::JoinHandle;
 pub(super) async fn guarded_counters(store: Arc<dyn Store>) -> Result<()> {
     const WRITERS: usize = 8;
     const INCREMENTS: usize = 25;
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|_| tokio::spawn(increment(Arc::clone(&store), INCREMENTS)))
-        .collect();
+    let writers: Vec<_> = (0..WRITERS).map(|_| tokio::spawn(increment(Arc::clone(&store), INCREMENTS))).collect();
     for writer in writers {
         finished(writer).await?;
     }
-    let count = store
-        .get(Space::Meta, b"counter")
-        .await?
-        .map_or(0, |value| value.len());
+    let count = store.get(Space::Meta, b"counter").await?.map_or(0, |value| value.len());
     same("increments that were kept", &count, &(WRITERS * INCREMENTS))
 }
 
@@ -43,26 +38,16 @@ async fn increment(store: Arc<dyn Store>, times: usize) -> Result<()> {
 }
 
 /// Rows that every batch sets to the same value, in the order in which they are read.
-const PLACES: [(Space, &[u8]); 4] = [
-    (Space::Entries, b"x"),
-    (Space::Entries, b"y"),
-    (Space::Nodes, b"x"),
-    (Space::Index, b"z"),
-];
+const PLACES: [(Space, &[u8]); 4] =
+    [(Space::Entries, b"x"), (Space::Entries, b"y"), (Space::Nodes, b"x"), (Space::Index, b"z")];
 
 /// Readers beside a writer: each sees whole batches only, in their order, and a snapshot never changes.
 pub(super) async fn atomic_batches(store: Arc<dyn Store>) -> Result<()> {
     let done = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for _ in 0..2 {
-        readers.push(tokio::spawn(read_snapshots(
-            Arc::clone(&store),
-            Arc::clone(&done),
-        )));
-        readers.push(tokio::spawn(read_latest(
-            Arc::clone(&store),
-            Arc::clone(&done),
-        )));
+        readers.push(tokio::spawn(read_snapshots(Arc::clone(&store), Arc::clone(&done))));
+        readers.push(tokio::spawn(read_latest(Arc::clone(&store), Arc::clone(&done))));
     }
     let writer = tokio::spawn(async move {
         let result = write_batches(&*store).await;
@@ -83,18 +68,10 @@ async fn write_batches(store: &dyn Store) -> Result<()> {
         let value = bytes(format!("{round:06}"));
         let mut batch = Batch::default();
         for (space, key) in PLACES {
-            batch
-                .writes
-                .push((space, Bytes::from_static(key), Some(value.clone())));
+            batch.writes.push((space, Bytes::from_static(key), Some(value.clone())));
         }
-        batch
-            .writes
-            .push((Space::Nodes, value, Some(filler.clone())));
-        let durability = if round.is_multiple_of(4) {
-            Durability::Buffered
-        } else {
-            Durability::Sync
-        };
+        batch.writes.push((Space::Nodes, value, Some(filler.clone())));
+        let durability = if round.is_multiple_of(4) { Durability::Buffered } else { Durability::Sync };
         store.commit(batch, durability).await?;
         tokio::task::yield_now().await;
     }
@@ -114,12 +91,8 @@ async fn read_snapshots(store: Arc<dyn Store>, done: Arc<AtomicBool>) -> Result<
         }
         let mut values = passes.into_iter().flatten();
         let seen = values.next().flatten();
-        ensure(values.all(|value| value == seen), || {
-            format!("a snapshot of {seen:?} shows something else as well")
-        })?;
-        ensure(seen >= newest, || {
-            format!("a snapshot of {seen:?} after one of {newest:?}")
-        })?;
+        ensure(values.all(|value| value == seen), || format!("a snapshot of {seen:?} shows something else as well"))?;
+        ensure(seen >= newest, || format!("a snapshot of {seen:?} after one of {newest:?}"))?;
         newest = seen;
     }
     Ok(())
@@ -131,9 +104,7 @@ async fn read_latest(store: Arc<dyn Store>, done: Arc<AtomicBool>) -> Result<()>
     while !done.load(Ordering::Acquire) {
         for (space, key) in PLACES {
             let seen = store.get(space, key).await?;
-            ensure(seen >= newest, || {
-                format!("{seen:?} in {space:?} after {newest:?} was seen")
-            })?;
+            ensure(seen >= newest, || format!("{seen:?} in {space:?} after {newest:?} was seen"))?;
             newest = seen;
         }
         tokio::task::yield_now().await;
@@ -142,7 +113,5 @@ async fn read_latest(store: Arc<dyn Store>, done: Arc<AtomicBool>) -> Result<()>
 }
 
 async fn finished(task: JoinHandle<Result<()>>) -> Result<()> {
-    task.await.map_err(|error| {
-        Error::new(ErrorKind::Failed, "a task of the battery died").because(error)
-    })?
+    task.await.map_err(|error| Error::new(ErrorKind::Failed, "a task of the battery died").because(error))?
 }

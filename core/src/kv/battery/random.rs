@@ -18,29 +18,20 @@ pub(super) async fn random_operations(store: &dyn Store) -> Result<()> {
     let mut model = Model::new();
     let mut older: Vec<(Arc<dyn Snapshot>, Model)> = Vec::new();
     let used = [Space::Entries, Space::Nodes, Space::Index];
-    let space_of = |random: &mut Random| {
-        used.get(random.below(used.len()))
-            .copied()
-            .unwrap_or(Space::Entries)
-    };
+    let space_of = |random: &mut Random| used.get(random.below(used.len())).copied().unwrap_or(Space::Entries);
     for round in 0..300 {
         let mut batch = Batch::default();
         for _ in 0..=random.below(8) {
             let space = space_of(&mut random);
             let key = random.key();
-            let value =
-                (random.below(3) > 0).then(|| Bytes::from(vec![random.byte(); random.below(300)]));
+            let value = (random.below(3) > 0).then(|| Bytes::from(vec![random.byte(); random.below(300)]));
             match &value {
                 Some(value) => model.insert((space, key.clone()), value.clone()),
                 None => model.remove(&(space, key.clone())),
             };
             batch.writes.push((space, key, value));
         }
-        let durability = if random.below(20) == 0 {
-            Durability::Sync
-        } else {
-            Durability::Buffered
-        };
+        let durability = if random.below(20) == 0 { Durability::Sync } else { Durability::Buffered };
         store.commit(batch, durability).await?;
         if random.below(10) == 0 {
             older.push((store.snapshot().await?, model.clone()));
@@ -51,11 +42,7 @@ pub(super) async fn random_operations(store: &dyn Store) -> Result<()> {
 
         let space = space_of(&mut random);
         let key = random.key();
-        same(
-            &format!("get in round {round}"),
-            &store.get(space, &key).await?,
-            &model.get(&(space, key)).cloned(),
-        )?;
+        same(&format!("get in round {round}"), &store.get(space, &key).await?, &model.get(&(space, key)).cloned())?;
         let latest = store.snapshot().await?;
         compare_scan(&mut random, space, &*latest, &model).await?;
         let pick = random.below(older.len().max(1));
@@ -66,21 +53,13 @@ pub(super) async fn random_operations(store: &dyn Store) -> Result<()> {
     Ok(())
 }
 
-async fn compare_scan(
-    random: &mut Random,
-    space: Space,
-    snapshot: &dyn Snapshot,
-    model: &Model,
-) -> Result<()> {
+async fn compare_scan(random: &mut Random, space: Space, snapshot: &dyn Snapshot, model: &Model) -> Result<()> {
     let mut bound = || match random.below(3) {
         0 => Bound::Included(random.key()),
         1 => Bound::Excluded(random.key()),
         _ => Bound::Unbounded,
     };
-    let range = KeyRange {
-        start: bound(),
-        end: bound(),
-    };
+    let range = KeyRange { start: bound(), end: bound() };
     let (limit, reverse) = (random.below(40), random.below(2) == 0);
     let mut wanted: Vec<(Bytes, Bytes)> = model
         .iter()
@@ -93,16 +72,8 @@ async fn compare_scan(
     let more = wanted.len() > limit;
     wanted.truncate(limit);
     let page = snapshot.scan(space, range.clone(), limit, reverse).await?;
-    same(
-        &format!("rows of {range:?}, limit {limit}, reverse {reverse}"),
-        &page.rows,
-        &wanted,
-    )?;
-    same(
-        &format!("more of {range:?}, limit {limit}, reverse {reverse}"),
-        &page.more,
-        &more,
-    )
+    same(&format!("rows of {range:?}, limit {limit}, reverse {reverse}"), &page.rows, &wanted)?;
+    same(&format!("more of {range:?}, limit {limit}, reverse {reverse}"), &page.more, &more)
 }
 
 /// A fixed sequence (xorshift64*), so that a failure repeats.
@@ -128,9 +99,6 @@ impl Random {
     /// One of few keys, so that they meet again; some are prefixes of others.
     fn key(&mut self) -> Bytes {
         let letters = b"ab/\xff";
-        (0..=self.below(4))
-            .filter_map(|_| letters.get(self.below(letters.len())))
-            .copied()
-            .collect()
+        (0..=self.below(4)).filter_map(|_| letters.get(self.below(letters.len()))).copied().collect()
     }
 }

@@ -45,35 +45,21 @@ pub(super) struct Mark {
 
 impl Mark {
     pub(super) fn encode(self) -> Bytes {
-        [self.number.to_le_bytes(), self.synced.to_le_bytes()]
-            .concat()
-            .into()
+        [self.number.to_le_bytes(), self.synced.to_le_bytes()].concat().into()
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Mark> {
         let (number, synced) = value.split_first_chunk()?;
-        Some(Mark {
-            number: u64::from_le_bytes(*number),
-            synced: u64::from_le_bytes(synced.try_into().ok()?),
-        })
+        Some(Mark { number: u64::from_le_bytes(*number), synced: u64::from_le_bytes(synced.try_into().ok()?) })
     }
 }
 
 /// Makes the store in `dir` one that fjall opens, whatever moment of a write a crash hit. Fails with
 /// [`ErrorKind::Busy`] if the store is open and with [`ErrorKind::Damaged`] if a batch is bad that was synced.
 pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
-    let context = || {
-        format!(
-            "the journal of the metadata store in {} can't be checked",
-            dir.display()
-        )
-    };
+    let context = || format!("the journal of the metadata store in {} can't be checked", dir.display());
     let failed = |error| Error::io(context(), error);
-    let lock = match OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(dir.join("lock"))
-    {
+    let lock = match OpenOptions::new().read(true).write(true).open(dir.join("lock")) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
@@ -82,8 +68,7 @@ pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(Error::new(ErrorKind::Busy, context())
-                .because("another process has the store open"));
+            return Err(Error::new(ErrorKind::Busy, context()).because("another process has the store open"));
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
@@ -99,10 +84,7 @@ pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
         last = Some(batch);
     }
     let end = last.map_or(0, |batch| batch.end);
-    let Some(later) = journal
-        .later_batches(end, last.map_or(0, |batch| batch.seqno))
-        .map_err(failed)?
-    else {
+    let Some(later) = journal.later_batches(end, last.map_or(0, |batch| batch.seqno)).map_err(failed)? else {
         return Ok(());
     };
     // The bad batch is the one after the last whole one; without one before it, at the latest the one before the next.
@@ -121,9 +103,7 @@ pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
     }
     tracing::warn!(journal = %path.display(), end, "dropped what a crash left of commits that were not acknowledged as durable");
     let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
-    file.set_len(end)
-        .and_then(|()| file.sync_all())
-        .map_err(failed)
+    file.set_len(end).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 /// Removes what a crash left of creating the store, which fjall would stumble over. Whether it did.
@@ -156,14 +136,8 @@ fn newest_journal(dir: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest = None;
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let stem = path
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .and_then(|stem| stem.parse::<u64>().ok());
-        if let (Some(number), Some("jnl")) = (
-            stem,
-            path.extension().and_then(|extension| extension.to_str()),
-        ) {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+        if let (Some(number), Some("jnl")) = (stem, path.extension().and_then(|extension| extension.to_str())) {
             newest = newest.max(Some((number, path)));
         }
     }
@@ -199,11 +173,7 @@ impl Journal {
     fn open(path: &Path) -> io::Result<Journal> {
         let file = File::open(path)?;
         let end = file.metadata()?.len();
-        Ok(Journal {
-            file: BufReader::with_capacity(64 << 10, file),
-            position: 0,
-            end,
-        })
+        Ok(Journal { file: BufReader::with_capacity(64 << 10, file), position: 0, end })
     }
 
     /// The batch at the current position, `None` if there is no whole one.
@@ -228,11 +198,7 @@ impl Journal {
         if magic != END_MAGIC || stored != checksum.digest() {
             return Ok(None);
         }
-        Ok(Some(Batch {
-            seqno: u64::from_le_bytes(seqno),
-            mark,
-            end: self.position,
-        }))
+        Ok(Some(Batch { seqno: u64::from_le_bytes(seqno), mark, end: self.position }))
     }
 
     /// Reads an item into `checksum`: `None` if it is not whole, otherwise its mark if it carries one.
@@ -240,30 +206,7 @@ impl Journal {
         let Some(header) = self.array::<21>()? else {
             return Ok(None);
         };
-        let [
-            ITEM,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            k0,
-            k1,
-            _,
-            _,
-            _,
-            _,
-            s0,
-            s1,
-            s2,
-            s3,
-        ] = header
-        else {
+        let [ITEM, _, _, _, _, _, _, _, _, _, _, k0, k1, _, _, _, _, s0, s1, s2, s3] = header else {
             return Ok(None);
         };
         checksum.update(&header);
@@ -305,11 +248,8 @@ impl Journal {
             let (window, _) = window.split_at_mut(window_bytes);
             self.read(window)?;
             // A batch that starts in the last bytes is found by the next window, which begins there.
-            let searched = if at + window_bytes as u64 == self.end {
-                window_bytes
-            } else {
-                window_bytes - START_BYTES - 2
-            };
+            let searched =
+                if at + window_bytes as u64 == self.end { window_bytes } else { window_bytes - START_BYTES - 2 };
             let mut next = at + searched as u64;
             if window.iter().any(|byte| *byte != 0) {
                 let later = later.get_or_insert_with(Later::default);
@@ -362,23 +302,9 @@ impl Journal {
 /// Whether a batch may start so: cheap to check before it is read whole.
 fn starts_like_a_batch(bytes: &[u8], after_seqno: u64) -> bool {
     match bytes {
-        [
-            START,
-            _,
-            _,
-            _,
-            _,
-            s0,
-            s1,
-            s2,
-            s3,
-            s4,
-            s5,
-            s6,
-            s7,
-            ITEM,
-            0..=4,
-        ] => u64::from_le_bytes([*s0, *s1, *s2, *s3, *s4, *s5, *s6, *s7]) > after_seqno,
+        [START, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7, ITEM, 0..=4] => {
+            u64::from_le_bytes([*s0, *s1, *s2, *s3, *s4, *s5, *s6, *s7]) > after_seqno
+        }
         _ => false,
     }
 }
@@ -399,23 +325,9 @@ mod tests {
 
     /// Rows of three pages filled with one byte, so that those of a batch can be found in the journal.
     async fn put(store: &FjallStore, fill: u8, durability: Durability) {
-        let row = |number: u8| {
-            (
-                Space::Nodes,
-                Bytes::from(vec![fill, number]),
-                Some(Bytes::from(vec![fill; ROW_BYTES])),
-            )
-        };
-        store
-            .commit(
-                Batch {
-                    guards: Vec::new(),
-                    writes: (0..4).map(row).collect(),
-                },
-                durability,
-            )
-            .await
-            .unwrap();
+        let row =
+            |number: u8| (Space::Nodes, Bytes::from(vec![fill, number]), Some(Bytes::from(vec![fill; ROW_BYTES])));
+        store.commit(Batch { guards: Vec::new(), writes: (0..4).map(row).collect() }, durability).await.unwrap();
     }
 
     async fn has(store: &FjallStore, fill: u8) -> bool {
@@ -427,13 +339,9 @@ mod tests {
     fn lose_page(dir: &Path, fill: u8) {
         let path = newest_journal(dir).unwrap().unwrap();
         let journal = std::fs::read(&path).unwrap();
-        let at = journal
-            .windows(ROW_BYTES)
-            .position(|page| page.iter().all(|byte| *byte == fill))
-            .unwrap();
+        let at = journal.windows(ROW_BYTES).position(|page| page.iter().all(|byte| *byte == fill)).unwrap();
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.write_all_at(&vec![0; PAGE_BYTES], (at + PAGE_BYTES) as u64)
-            .unwrap();
+        file.write_all_at(&vec![0; PAGE_BYTES], (at + PAGE_BYTES) as u64).unwrap();
     }
 
     #[tokio::test]
@@ -476,19 +384,14 @@ mod tests {
         for bad in [1, 2, 3] {
             let dir = tempfile::tempdir().unwrap();
             let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
-            for (fill, durability) in [
-                (1, Durability::Sync),
-                (2, Durability::Buffered),
-                (3, Durability::Sync),
-                (4, Durability::Buffered),
-            ] {
+            for (fill, durability) in
+                [(1, Durability::Sync), (2, Durability::Buffered), (3, Durability::Sync), (4, Durability::Buffered)]
+            {
                 put(&store, fill, durability).await;
             }
             drop(store);
             lose_page(dir.path(), bad);
-            let error = FjallStore::open(dir.path(), CACHE_BYTES)
-                .map(drop)
-                .unwrap_err();
+            let error = FjallStore::open(dir.path(), CACHE_BYTES).map(drop).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
             // Nothing was cut: it can still be restored.
             assert!(FjallStore::open(dir.path(), CACHE_BYTES).is_err());
@@ -502,10 +405,7 @@ mod tests {
             std::fs::write(dir.path().join("lock"), "").unwrap();
             std::fs::create_dir(dir.path().join("keyspaces")).unwrap();
             if journal {
-                std::fs::File::create(dir.path().join("0.jnl"))
-                    .unwrap()
-                    .set_len(64 << 20)
-                    .unwrap();
+                std::fs::File::create(dir.path().join("0.jnl")).unwrap().set_len(64 << 20).unwrap();
             }
             if let Some(version) = version {
                 std::fs::write(dir.path().join("version"), version).unwrap();
@@ -519,9 +419,7 @@ mod tests {
     async fn an_open_store_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
-        let error = FjallStore::open(dir.path(), CACHE_BYTES)
-            .map(drop)
-            .unwrap_err();
+        let error = FjallStore::open(dir.path(), CACHE_BYTES).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         put(&store, 1, Durability::Sync).await;
     }

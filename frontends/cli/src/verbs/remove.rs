@@ -7,11 +7,14 @@ use crate::failure::{Exit, Failure, Outcome, describe, exit_of};
 use crate::path::{directory_prefix, show};
 use crate::wire::{DeletedRecord, Item, Operation, Raw, Refusal};
 use bytes::Bytes;
+use futures::stream::StreamExt;
 use serde_json::json;
 use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
 
-/// Keys deleted in one commit.
+/// Keys, and directories, that are deleted together.
 const BATCH_KEYS: usize = 1000;
+/// Directories being removed at once; they share syncs.
+const REMOVALS_IN_FLIGHT: usize = 32;
 
 pub(super) async fn remove(session: &mut Session, args: RmArgs) -> Outcome {
     let (bucket, key) = place(&args.path)?.bucket_and_key()?;
@@ -45,6 +48,7 @@ async fn remove_tree(session: &mut Session, bucket: &BucketPath, key: Bytes) -> 
         bucket: bucket.to_string(),
         batch: Vec::new(),
         directories: Vec::new(),
+        left: Vec::new(),
         as_json: session.output.is_json(),
         removed: 0,
         failed: 0,
@@ -84,6 +88,8 @@ struct Removal {
     batch: Vec<Raw>,
     /// Directories that the listing is inside of, outermost first.
     directories: Vec<Raw>,
+    /// Directories that it has left, to be removed with the next batch.
+    left: Vec<Raw>,
     as_json: bool,
     removed: u64,
     failed: u64,
@@ -104,33 +110,45 @@ impl Removal {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.flush().await?;
         while !self.directories.is_empty() {
             self.leave().await?;
         }
-        Ok(())
+        self.flush().await
     }
 
+    /// The listing has left the innermost directory: it can go once what is below it has gone.
     async fn leave(&mut self) -> Result<()> {
-        self.flush().await?;
-        let Some(path) = self.directories.pop() else {
-            return Ok(());
-        };
-        let removed: Result<()> =
-            self.backend.call(Operation::RemoveDirectory { bucket: self.bucket.clone(), path: path.clone() }).await;
-        match removed {
-            Ok(()) => self.removed += 1,
-            // It vanished with its last entry.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => self.failed(&path, &error),
+        self.left.extend(self.directories.pop());
+        if self.left.len() >= BATCH_KEYS { self.flush().await } else { Ok(()) }
+    }
+
+    /// Deletes the files of the batch, then the directories that have been left, the deepest first.
+    async fn flush(&mut self) -> Result<()> {
+        if !self.batch.is_empty() {
+            self.delete_files().await?;
+        }
+        let mut left = std::mem::take(&mut self.left);
+        left.sort_by_key(|path| std::cmp::Reverse(depth(path)));
+        for level in left.chunk_by(|a, b| depth(a) == depth(b)) {
+            let (backend, bucket) = (&self.backend, &self.bucket);
+            let removals = futures::stream::iter(level).map(|path| async move {
+                let operation = Operation::RemoveDirectory { bucket: bucket.clone(), path: path.clone() };
+                (path, backend.call::<()>(operation).await)
+            });
+            let removals: Vec<_> = removals.buffer_unordered(REMOVALS_IN_FLIGHT).collect().await;
+            for (path, removed) in removals {
+                match removed {
+                    Ok(()) => self.removed += 1,
+                    // It vanished with its last entry.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => self.failed(path, &error),
+                }
+            }
         }
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<()> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
+    async fn delete_files(&mut self) -> Result<()> {
         let keys = std::mem::take(&mut self.batch);
         let refusals: Vec<Option<Refusal>> =
             self.backend.call(Operation::DeleteMany { bucket: self.bucket.clone(), keys: keys.clone() }).await?;
@@ -150,4 +168,9 @@ impl Removal {
         self.failed += 1;
         self.worst = if self.worst == Exit::Damaged { Exit::Damaged } else { exit_of(error.kind()) };
     }
+}
+
+/// How many directories lead to this one.
+fn depth(path: &Raw) -> usize {
+    path.0.iter().filter(|byte| **byte == b'/').count()
 }
