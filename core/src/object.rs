@@ -123,7 +123,7 @@ impl EtagMatch {
             (EtagMatch::Any, Some(_)) => true,
             (EtagMatch::OneOf(list), Some(etag)) => {
                 let etag = etag.to_string();
-                list.iter().any(|candidate| *candidate == etag)
+                list.contains(&etag)
             }
         }
     }

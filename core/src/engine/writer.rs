@@ -248,10 +248,8 @@ impl ObjectWriter {
     pub async fn seal(mut self) -> Result<SealedObject> {
         let is_small = self.size <= INLINE_BYTES_MAX as u64 && self.block_bytes as u64 == self.size && !self.has_holes;
         let (content, md5) = if is_small {
-            let bytes = match self.block.as_slice() {
-                // Copied, so that a row does not hold on to a network buffer.
-                pieces => pieces.concat(),
-            };
+            // Copied, so that a row does not hold on to a network buffer.
+            let bytes = self.block.concat();
             let mut digests = self.take_digests().await?;
             digests.update(&bytes);
             (Content::Inline(bytes.into()), digests.md5)

@@ -250,7 +250,7 @@ pub async fn list_versions(
                 page.next = last;
                 return Ok(page);
             }
-            if !(is_directory_name(&key) && !subtree_has_versions(&view, bucket, &key).await?) {
+            if !is_directory_name(&key) || subtree_has_versions(&view, bucket, &key).await? {
                 page.items.push(VersionItem::Prefix(common.clone()));
                 last = Some((common.clone(), None));
             }
