@@ -226,11 +226,11 @@ impl Catalog {
             Some(keys) => keys,
             None => self.generate(),
         };
-        let is_plain =
-            |text: &str| !text.is_empty() && text.len() <= USER_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
-        if !is_plain(&access_key) || !is_plain(&secret.0) || access_key.contains('/') {
+        let fits =
+            |text: &str| (1..=USER_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| matches!(b, b' '..=b'~'));
+        if !fits(&access_key) || !fits(&secret.0) || access_key.contains(['/', ' ']) {
             return Err(Error::invalid(format!(
-                "keys have 1 to {USER_BYTES_MAX} printable ASCII characters, access keys no '/'"
+                "keys have 1 to {USER_BYTES_MAX} printable ASCII characters, access keys no '/' and no space"
             )));
         }
         let created_ns = self.0.now_ns();
