@@ -114,6 +114,7 @@ impl Bucket {
                 self.require(&mut txn).await?;
                 let new = self.new_version(&sealed);
                 let stored = namespace::put(&mut txn, &self.state, key, new, &sealed.options.condition).await?;
+                self.settle(&mut txn).await?;
                 (stored, sealed.session.add_rows(&mut txn))
             })?;
             (stored, sequenced, rows)
@@ -255,7 +256,9 @@ impl Bucket {
         let key = checked(key)?;
         let ((mut deleted, marker), sequenced) = transact!(self.segment, txn, {
             self.require(&mut txn).await?;
-            namespace::delete(&mut txn, &self.state, &key, &options).await?
+            let deleted = namespace::delete(&mut txn, &self.state, &key, &options).await?;
+            self.settle(&mut txn).await?;
+            deleted
         })?;
         if let Some(dot) = marker {
             deleted.version = Some(assigned(&self.segment, dot.slot(), &sequenced));
@@ -301,7 +304,9 @@ impl Bucket {
                 at: (NodeId::ROOT, Bytes::new()),
             };
             let new = NewVersion { version, attributes: None };
-            namespace::put(&mut txn, &self.state, &key, new, &options.condition).await?
+            let stored = namespace::put(&mut txn, &self.state, &key, new, &options.condition).await?;
+            self.settle(&mut txn).await?;
+            stored
         })?;
         self.segment.announce(&self.state, &key);
         Ok(stored_info(&self.segment, key, stored, &sequenced))

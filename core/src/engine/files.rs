@@ -61,6 +61,7 @@ impl Bucket {
             let policy = self.state().policy();
             txn.limit(number, policy.quota_bytes, policy.quota_objects);
             let node = namespace::mkdir(&mut txn, self.state(), &parent, &with_slash(&to.name)).await?;
+            self.settle(&mut txn).await?;
             if attributes != Attributes::default() {
                 namespace::set_attributes(&mut txn, self.state(), &node, Some(attributes.clone()), None).await?;
             }
@@ -77,6 +78,7 @@ impl Bucket {
             self.require(&mut txn).await?;
             let parent = self.parent(&mut txn, &to).await?;
             namespace::rmdir(&mut txn, self.state(), &parent, &with_slash(&to.name)).await?;
+            self.settle(&mut txn).await?;
         })?;
         self.segment().announce(self.state(), &path);
         Ok(())
@@ -100,6 +102,7 @@ impl Bucket {
                 }
                 namespace::rename_file(&mut txn, self.state(), &(source, from.name.clone()), &(into, to.name.clone()))
                     .await?;
+                self.settle(&mut txn).await?;
             } else {
                 if txn.entry(number, &into, &to.name).await?.shown.is_some() {
                     let text =
@@ -108,6 +111,7 @@ impl Bucket {
                 }
                 let (from, to) = ((source, with_slash(&from.name)), (into, with_slash(&to.name)));
                 namespace::rename_directory(&mut txn, self.state(), &from, &to).await?;
+                self.settle(&mut txn).await?;
             }
         })?;
         self.segment().announce(self.state(), &from_path);
@@ -125,6 +129,7 @@ impl Bucket {
             let policy = self.state().policy();
             txn.limit(self.state().number, policy.quota_bytes, policy.quota_objects);
             namespace::link(&mut txn, self.state(), &(source, existing.name.clone()), &(into, to.name.clone())).await?;
+            self.settle(&mut txn).await?;
         })?;
         self.segment().announce(self.state(), &to_path);
         Ok(())

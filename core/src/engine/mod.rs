@@ -23,6 +23,7 @@
 mod bucket;
 mod catalog;
 mod contents;
+mod delta;
 mod files;
 mod gc;
 mod lock;

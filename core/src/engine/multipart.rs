@@ -274,6 +274,7 @@ impl Bucket {
             version.part_sizes = stored.iter().map(|p| p.version.size).collect();
             let new = NewVersion { version, attributes: None };
             let put = namespace::put(&mut txn, self.state(), &key, new, &options.condition).await?;
+            self.settle(&mut txn).await?;
             (put, session.add_rows(&mut txn))
         })?;
         session.committed(rows);

@@ -200,6 +200,14 @@ impl Ledger {
         self.state.lock().sequence
     }
 
+    /// The highest sequence number whose change a snapshot of the store has.
+    pub async fn sequence_at(&self, snapshot: &Arc<dyn crate::kv::Snapshot>) -> Result<u64> {
+        let row = snapshot.get(Space::Meta, CLOCK_ROW).await?;
+        let sequence =
+            row.as_ref().and_then(|row| row.get(8..16)).and_then(|b| b.try_into().ok().map(u64::from_be_bytes));
+        Ok(sequence.unwrap_or_default())
+    }
+
     /// Starts a transaction.
     pub fn begin(self: &Arc<Ledger>) -> Txn {
         Txn::new(self.clone(), self.published())
@@ -318,12 +326,19 @@ impl Ledger {
         let needs_sync = txn.needs_sync();
         let usage = txn.usage().clone();
         let snapshot_of = txn.snapshot_of();
+        let shown_usage = txn.shown_usage();
         let writes = txn.into_writes(&sequenced, &state.snapshots)?;
         // From here on nothing fails: the counters move together with the rows.
         state.commit += 1;
         state.sequence += slots;
         for (bucket, delta) in usage {
             delta.apply(state.usage.entry(bucket).or_default());
+            state.pending.usage.push(bucket);
+        }
+        if let Some((bucket, shown)) = shown_usage {
+            let held = state.usage.entry(bucket).or_default();
+            held.objects = shown.objects;
+            held.logical_bytes = shown.logical_bytes;
             state.pending.usage.push(bucket);
         }
         if let Some(bucket) = snapshot_of {

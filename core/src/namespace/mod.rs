@@ -9,6 +9,7 @@
 //! * A directory that shows is either explicit or has something that shows below it.
 
 mod codec;
+mod delta;
 mod directory;
 mod history;
 pub mod keys;
@@ -21,6 +22,7 @@ mod version;
 mod view;
 mod write;
 
+pub use delta::{Delta, DeltaRegister, apply, changes_since, show, vector};
 pub use directory::{find_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir};
 pub use history::{find_kept, newest_kept};
 pub use ledger::{ContentBarrier, Ledger, NoContents, Sequenced};

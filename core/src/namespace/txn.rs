@@ -159,6 +159,7 @@ pub struct Txn {
     needs_contents: bool,
     needs_sync: bool,
     snapshot_of: Option<BucketNumber>,
+    shown_usage: Option<(BucketNumber, Usage)>,
 }
 
 impl Txn {
@@ -179,6 +180,7 @@ impl Txn {
             needs_contents: false,
             needs_sync: true,
             snapshot_of: None,
+            shown_usage: None,
         }
     }
 
@@ -346,6 +348,42 @@ impl Txn {
         self.snapshot_of = Some(bucket);
     }
 
+    /// What shows was counted anew: replaces the counts of objects and their bytes.
+    pub fn set_shown_usage(&mut self, bucket: BucketNumber, usage: Usage) {
+        self.shown_usage = Some((bucket, usage));
+    }
+
+    pub(super) fn shown_usage(&self) -> Option<(BucketNumber, Usage)> {
+        self.shown_usage
+    }
+
+    /// The keys of all entries of a bucket that this transaction has loaded.
+    pub fn loaded_entries(&self, bucket: BucketNumber) -> Vec<Bytes> {
+        loaded(&self.entries, bucket)
+    }
+
+    /// The keys of all nodes of a bucket that this transaction has loaded.
+    pub fn loaded_nodes(&self, bucket: BucketNumber) -> Vec<Bytes> {
+        loaded(&self.nodes, bucket)
+    }
+
+    /// Whether a register that this transaction changes has, or had, more than one live value, or something shows that no entry
+    /// stands for: what shows must then be derived from more than what was changed.
+    pub fn meets_conflict(&self) -> bool {
+        let entry = |row: &EntryRow| {
+            row.register.has_conflict()
+                || matches!(&row.shown, Some(super::rows::Shown::File(f)) if f.content.is_some())
+        };
+        let entries = self.entries.values().filter(|c| c.is_dirty);
+        let nodes = self.nodes.values().filter(|c| c.is_dirty);
+        entries
+            .into_iter()
+            .any(|c| entry(&c.old) || entry(&c.row) || c.row.register.is_tombstone_only() && c.row.shown.is_some())
+            || nodes
+                .into_iter()
+                .any(|c| c.old.content.has_conflict() || c.row.content.has_conflict() || c.row.home.has_conflict())
+    }
+
     pub(super) fn snapshot_of(&self) -> Option<BucketNumber> {
         self.snapshot_of
     }
@@ -430,6 +468,11 @@ impl<R> Cell<R> {
         self.is_dirty = true;
         &mut self.row
     }
+}
+
+fn loaded<R>(cells: &Cells<R>, bucket: BucketNumber) -> Vec<Bytes> {
+    let prefix = bucket.to_be_bytes();
+    cells.keys().filter(|key| key.starts_with(&prefix)).cloned().collect()
 }
 
 async fn load<'a, R: Row>(
