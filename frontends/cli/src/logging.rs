@@ -15,8 +15,7 @@ pub(crate) fn start(cli: &Cli) -> Result<()> {
     let targets = Targets::from_str(text).map_err(|e| {
         Error::invalid(format!("'{text}' is not a log level: {e}; give error, warn, info, debug or trace"))
     })?;
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let layer = match cli.log_format {
         LogFormat::Text => lines.with_filter(targets).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_filter(targets).boxed(),
