@@ -217,7 +217,8 @@ def many_at_once():
 
 
 def not_implemented():
-    error = refused("NotImplemented", s3.get_bucket_website, Bucket="bucket")
+    website = {"IndexDocument": {"Suffix": "index.html"}}
+    error = refused("NotImplemented", s3.put_bucket_website, Bucket="bucket", WebsiteConfiguration=website)
     assert error["ResponseMetadata"]["HTTPStatusCode"] == 501
 
 

@@ -20,7 +20,8 @@ fn client(program: &str, server: &Server, home: &Path) -> Command {
         .env("AWS_DEFAULT_REGION", "us-east-1")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_ENDPOINT_URL", server.endpoint())
-        .env_remove("AWS_PROFILE");
+        .env_remove("AWS_PROFILE")
+        .env_remove("AWS_CA_BUNDLE");
     command
 }
 

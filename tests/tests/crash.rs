@@ -65,13 +65,36 @@ impl Task {
             assert_eq!(found, before, "task {number}, with nothing under way");
             return;
         };
-        let mut after = self.model.clone();
-        after.apply(&op);
-        if found == after.state() {
-            self.model = after;
-        } else {
-            assert_eq!(found, before, "task {number}, before {op:?} (it does not hold what follows it either)");
+        // Deleting many is many deletes that share an answer: each has happened or not.
+        let pending = match op.clone() {
+            Op::Delete { keys } => keys.into_iter().map(|key| Op::Delete { keys: vec![key] }).collect(),
+            op => vec![op],
+        };
+        for op in pending {
+            let mut after = self.model.clone();
+            after.apply(&op);
+            let has_changed = touched(&op).iter().any(|key| {
+                let (found, before) = (found.get(*key), before.get(*key));
+                found != before && found == after.state().get(*key)
+            });
+            if has_changed {
+                self.model = after;
+            }
         }
+        assert_eq!(found, self.model.state(), "task {number}, while {op:?} was under way");
+    }
+}
+
+/// The keys that `op` may change.
+fn touched(op: &Op) -> Vec<&Vec<u8>> {
+    match op {
+        Op::Delete { keys } => keys.iter().collect(),
+        Op::Copy { to: key, .. }
+        | Op::Put { key, .. }
+        | Op::PutIfAbsent { key, .. }
+        | Op::Multipart { key, .. }
+        | Op::DeleteVersion { key, .. } => vec![key],
+        Op::Versioning { .. } => Vec::new(),
     }
 }
 
