@@ -173,8 +173,10 @@ async fn of_many_completed_uploads_of_one_new_key_one_wins() {
 #[tokio::test]
 async fn readers_see_whole_versions_while_a_key_is_overwritten() {
     let door = Door::open().await;
-    let version = |seed: u8| bytes::Bytes::from(vec![seed; 300_000 + usize::from(seed)]);
-    let put = move |client: Client, seed: u8| async move {
+    fn version(seed: u8) -> bytes::Bytes {
+        vec![seed; 300_000 + usize::from(seed)].into()
+    }
+    let put = |client: Client, seed: u8| async move {
         client.put(&path("k")).header("x-amz-meta-seed", &seed.to_string()).body(version(seed)).send().await.ok();
     };
     put(door.client(), 0).await;
