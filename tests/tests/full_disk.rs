@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tombolo_core::{BucketPath, CreateOptions, DeleteOptions, ErrorKind, GetOptions, OpenOptions, PutOptions, Segment};
+use tombolo_core::{BucketPath, CreateOptions, DeleteOptions, OpenOptions, Segment};
 use tombolo_tests::command::run;
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, EngineDoor, Failure, S3Door};
