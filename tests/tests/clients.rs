@@ -151,7 +151,8 @@ fn rclone() {
     // No placeholder keeps an emptied prefix alive.
     let listed = ok(&["lsf", "--dirs-only", "t:bucket/tree"]).success();
     assert!(!listed.contains("level-1"), "{listed}");
-    ok(&["rcat", "t:bucket/streamed"]).success();
+    ok(&["copyto", "tree/new", "t:bucket/single"]).success();
+    assert_eq!(ok(&["cat", "t:bucket/single"]).success(), "new");
     ok(&["purge", "t:bucket"]).success();
     assert_eq!(ok(&["lsd", "t:"]).success(), "");
     server.stop();
