@@ -2,7 +2,7 @@
 //! end up showing the same, and nobody's content is gone unless somebody who had seen it deleted or replaced it.
 //!
 //! `TOMBOLO_ENGINE_SEEDS` sets how many schedules are tried; a failure names its seed.
-#![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use tombolo_core::namespace::Delta;

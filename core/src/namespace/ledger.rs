@@ -10,12 +10,13 @@
 //!   snapshot never misses a smaller number.
 //! * Nobody is acknowledged before the packs (if the transaction refers to new chunks) and the metadata are on disk.
 //! * A row that names a chunk reaches the store only after that chunk's pack has been synced.
-//! * After a failed group nothing more is committed; reads go on. What was sequenced behind it fails too.
+//! * After a failed group nothing more is committed; reads go on. What was sequenced behind it fails too. A group that is refused
+//!   for lack of space is different: it changed nothing, and later ones may fit.
 //!
 //! After a crash the store holds a prefix of the groups, whole; counters continue from the row `clock` written with each group.
 
 use super::keys::BucketNumber;
-use super::txn::Txn;
+use super::txn::{Txn, UsageDelta};
 use crate::env::Environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SegmentId;
@@ -97,6 +98,7 @@ struct Group {
     writes: Vec<(Space, Bytes, Option<Bytes>)>,
     acks: Vec<oneshot::Sender<Result<(), (ErrorKind, String)>>>,
     usage: Vec<BucketNumber>,
+    deltas: Vec<(BucketNumber, UsageDelta)>,
     commit: u64,
     needs_contents: bool,
     needs_sync: bool,
@@ -334,6 +336,7 @@ impl Ledger {
         for (bucket, delta) in usage {
             delta.apply(state.usage.entry(bucket).or_default());
             state.pending.usage.push(bucket);
+            state.pending.deltas.push((bucket, delta));
         }
         if let Some((bucket, shown)) = shown_usage {
             let held = state.usage.entry(bucket).or_default();
@@ -393,6 +396,19 @@ impl Ledger {
                     for ack in group.acks {
                         // A caller that went away doesn't want to know.
                         let _ = ack.send(Ok(()));
+                    }
+                }
+                // The store refused without changing anything. What was sequenced later did not read any of it.
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    tracing::warn!(%error, "a commit was refused");
+                    let mut state = self.state.lock();
+                    for (bucket, delta) in &group.deltas {
+                        delta.inverse().apply(state.usage.entry(*bucket).or_default());
+                    }
+                    drop(state);
+                    self.published.send_replace(group.commit);
+                    for ack in group.acks {
+                        let _ = ack.send(Err((error.kind(), error.to_string())));
                     }
                 }
                 Err(error) => {

@@ -133,6 +133,16 @@ pub struct UsageDelta {
 }
 
 impl UsageDelta {
+    /// What takes the change back.
+    pub fn inverse(&self) -> UsageDelta {
+        UsageDelta {
+            objects: -self.objects,
+            logical_bytes: -self.logical_bytes,
+            old_versions: -self.old_versions,
+            old_bytes: -self.old_bytes,
+        }
+    }
+
     /// Adds the change to what is held.
     pub fn apply(&self, usage: &mut Usage) {
         usage.objects = usage.objects.saturating_add_signed(self.objects);

@@ -375,7 +375,7 @@ impl Request {
         };
         let uri = if query.is_empty() { self.path.clone() } else { format!("{}?{query}", self.path) };
         let mut request = http::Request::builder().method(self.method).uri(uri);
-        for (name, value) in self.headers.iter().map(|(k, v)| (k, v)).chain(self.unsigned.iter().map(|(k, v)| (k, v))) {
+        for (name, value) in self.headers.iter().chain(self.unsigned.iter().map(|(k, v)| (k, v))) {
             request = request.header(name, value);
         }
         request.body(Full::new(body)).unwrap()
