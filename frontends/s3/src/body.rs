@@ -69,6 +69,8 @@ pub(crate) struct Guard {
     pub(crate) rechunker: Option<Rechunker>,
     /// Verify it at its end.
     pub(crate) digest: Option<Declared>,
+    /// Refuse it when it is longer, in bytes; contents have limits of their own.
+    pub(crate) bytes_max: Option<u64>,
     /// How long it may stand still.
     pub(crate) idle_timeout: Duration,
     /// Memory for signed chunks, in [`BUDGET_UNIT_BYTES`].
@@ -81,6 +83,8 @@ pub(crate) struct GuardBody<B> {
     rechunker: Option<Rechunker>,
     out: VecDeque<Bytes>,
     digest: Option<(Hasher, Declared)>,
+    /// Bytes that may still come.
+    bytes_left: Option<u64>,
     idle_timeout: Duration,
     idle: Pin<Box<Sleep>>,
     is_waiting: bool,
@@ -102,6 +106,7 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
             rechunker: guard.rechunker,
             out: VecDeque::new(),
             digest,
+            bytes_left: guard.bytes_max,
             idle_timeout: guard.idle_timeout,
             idle: Box::pin(tokio::time::sleep(guard.idle_timeout)),
             is_waiting: false,
@@ -130,9 +135,20 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
             match Pin::new(inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.is_waiting = false;
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    if let Some(left) = &mut self.bytes_left {
+                        match left.checked_sub(data.len() as u64) {
+                            Some(rest) => *left = rest,
+                            None => {
+                                let message = "Your request was too big.";
+                                let error = self.refuse(refuse(S3ErrorCode::MaxMessageLengthExceeded, message));
+                                return Poll::Ready(Some(Err(error)));
+                            }
+                        }
+                    }
+                    if !data.is_empty() {
                         return Poll::Ready(Some(Ok(data)));
                     }
                 }
@@ -268,7 +284,7 @@ mod tests {
 
     fn guard(rechunker: Option<Rechunker>, digest: Option<Declared>) -> Guard {
         let budget = PollSemaphore::new(Arc::new(Semaphore::new(4)));
-        Guard { rechunker, digest, idle_timeout: Duration::from_secs(5), budget }
+        Guard { rechunker, digest, bytes_max: None, idle_timeout: Duration::from_secs(5), budget }
     }
 
     async fn collect<B: Body<Data = Bytes> + Unpin>(inner: B, guard: Guard) -> (Result<Bytes, StdError>, Fault)
@@ -300,6 +316,15 @@ mod tests {
         hasher.update(b"hello");
         let right = md5(hasher.finish().1.unwrap());
         assert_eq!(collect(Full::new(Bytes::from_static(b"hello")), guard(None, right)).await.0.unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_body_above_its_limit_is_refused() {
+        let limited = |max| Guard { bytes_max: Some(max), ..guard(None, None) };
+        assert_eq!(collect(Full::new(Bytes::from_static(b"hello")), limited(5)).await.0.unwrap(), "hello");
+        let (bytes, fault) = collect(Full::new(Bytes::from_static(b"hello")), limited(4)).await;
+        assert!(bytes.is_err());
+        assert_eq!(fault.take().unwrap().code(), &S3ErrorCode::MaxMessageLengthExceeded);
     }
 
     #[tokio::test]
@@ -336,6 +361,7 @@ mod tests {
         let guard = Guard {
             rechunker: Some(Rechunker::new(ChunkMode::Signed, size, size, &[])),
             digest: None,
+            bytes_max: None,
             idle_timeout: Duration::from_secs(5),
             budget: PollSemaphore::new(budget.clone()),
         };

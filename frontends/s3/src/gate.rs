@@ -108,6 +108,7 @@ impl Gate {
                 let guard = Guard {
                     rechunker: screened.rechunker,
                     digest: screened.digest,
+                    bytes_max: screened.is_document.then_some(self.limits.xml_bytes_max as u64),
                     idle_timeout: self.limits.body_timeout,
                     budget: PollSemaphore::new(self.budget.clone()),
                 };
@@ -243,6 +244,8 @@ struct Screened {
     digest: Option<Declared>,
     length: Option<u64>,
     is_form: bool,
+    /// Whether s3s reads the body into memory.
+    is_document: bool,
 }
 
 /// Looks at the head of a request before anything of its body is read.
@@ -257,8 +260,9 @@ fn screen(parts: &Parts, limits: &S3Limits) -> S3Result<Screened> {
         Some((_, decoded)) => Some(*decoded),
         None => text(&parts.headers, "content-length").and_then(|t| t.parse().ok()),
     };
-    let digest = if is_form || rechunker.is_some() { None } else { digest_of(parts, query)? };
-    Ok(Screened { rechunker: rechunker.map(|(rechunker, _)| rechunker), digest, length, is_form })
+    let is_document = !is_form && is_document(parts, query);
+    let digest = if is_document && rechunker.is_none() { digest_of(parts, query)? } else { None };
+    Ok(Screened { rechunker: rechunker.map(|(rechunker, _)| rechunker), digest, length, is_form, is_document })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -291,20 +295,24 @@ fn rechunker(headers: &HeaderMap, limits: &S3Limits) -> S3Result<Option<(Rechunk
     Ok(Some((Rechunker::new(mode, decoded, limits.signed_chunk_bytes_max, &announced), decoded)))
 }
 
-/// What a body that s3s reads as XML must hash to. Contents of objects and parts are verified where they are stored.
-fn digest_of(parts: &Parts, query: &str) -> S3Result<Option<Declared>> {
+fn has_key(parts: &Parts) -> bool {
+    parts.uri.path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty())
+}
+
+/// Whether the body is a document that s3s reads whole, and not the content of an object or a part.
+fn is_document(parts: &Parts, query: &str) -> bool {
     let has = |name| parameter(query, name).is_some();
-    let has_key = parts.uri.path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty());
-    let is_document = match parts.method {
+    match parts.method {
+        Method::PUT => !has_key(parts) || ["acl", "tagging", "legal-hold", "retention"].into_iter().any(has),
         Method::POST => true,
-        Method::PUT => !has_key || ["acl", "tagging", "legal-hold", "retention"].into_iter().any(has),
         _ => false,
-    };
-    if !is_document {
-        return Ok(None);
     }
+}
+
+/// What a document must hash to. Contents of objects and parts are verified where they are stored.
+fn digest_of(parts: &Parts, query: &str) -> S3Result<Option<Declared>> {
     // On completing an upload the checksum headers are about the object.
-    let declared = if has_key && has("uploadId") {
+    let declared = if has_key(parts) && parameter(query, "uploadId").is_some() {
         Declared { md5: content_md5(&parts.headers)?, ..Declared::default() }
     } else {
         Declared::from_headers(&parts.headers)?

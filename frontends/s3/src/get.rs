@@ -217,7 +217,9 @@ impl Operations {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
         let input = req.input;
         let info = self.look(&bucket, &input.key, version(input.version_id.as_deref())?).await?;
-        let wants = |name: &str| input.object_attributes.iter().any(|a| a.as_str() == name);
+        // s3s takes the comma-separated header for one attribute.
+        let asked = || input.object_attributes.iter().flat_map(|list| list.as_str().split(',')).map(str::trim);
+        let wants = |name: &str| asked().any(|attribute| attribute == name);
         let mut output = GetObjectAttributesOutput {
             last_modified: Some(timestamp(info.modified_ns)),
             version_id: show_version(info.version, input.version_id.is_some()),

@@ -37,7 +37,7 @@ impl Door {
         for (tenant, key) in [("lab", "LABKEY"), ("other", "OTHERKEY")] {
             let tenant = TenantPath::new("west", tenant).unwrap();
             catalog.create_tenant(&tenant).await.unwrap();
-            let keys = (key.to_owned(), Secret(format!("secret of {key}")));
+            let keys = (key.to_owned(), Secret(format!("secret-of-{key}")));
             catalog.create_user(&tenant, "user", Some(keys)).await.unwrap();
         }
         let options = S3Options { tenant: None, limits };
@@ -58,7 +58,7 @@ impl Door {
     }
 
     pub fn client_of(&self, key: &str) -> Client {
-        Client { address: self.address, access_key: key.into(), secret: format!("secret of {key}") }
+        Client { address: self.address, access_key: key.into(), secret: format!("secret-of-{key}") }
     }
 
     /// Asks the door to close and waits until it has.

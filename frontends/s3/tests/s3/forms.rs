@@ -17,6 +17,9 @@ fn form(secret: &str, fields: &[(&str, &str)], file: &[u8]) -> (String, Vec<u8>)
     let policy = base64(policy.as_bytes());
     let signature = hex(&hmac(&signing_key(secret, &date[..8]), policy.as_bytes()));
     let mut all: Vec<(&str, &str)> = fields.to_vec();
+    if !fields.iter().any(|(name, _)| *name == "Content-Type") {
+        all.push(("Content-Type", "text/plain"));
+    }
     all.extend([
         ("policy", policy.as_str()),
         ("x-amz-algorithm", "AWS4-HMAC-SHA256"),
@@ -44,7 +47,7 @@ async fn post(door: &Door, secret: &str, fields: &[(&str, &str)], file: &[u8]) -
     door.client().post(&format!("/{BUCKET}")).sign(Sign::Not).header("content-type", &kind).body(body).send().await
 }
 
-const SECRET: &str = "secret of LABKEY";
+const SECRET: &str = "secret-of-LABKEY";
 
 #[tokio::test]
 async fn a_signed_form_stores_its_file() {

@@ -16,7 +16,7 @@ fn store(door: &Door) -> AmazonS3 {
         .with_region("anywhere")
         .with_bucket_name(BUCKET)
         .with_access_key_id("LABKEY")
-        .with_secret_access_key("secret of LABKEY")
+        .with_secret_access_key("secret-of-LABKEY")
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .build()
         .unwrap()
