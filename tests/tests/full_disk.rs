@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tombolo_core::{BucketPath, CreateOptions, DeleteOptions, OpenOptions, Segment};
+use tombolo_core::{BucketPath, CreateOptions, OpenOptions, Segment};
 use tombolo_tests::command::run;
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, EngineDoor, Failure, S3Door};
