@@ -13,6 +13,8 @@ use crate::listing::URL_SET;
 use crate::metadata::{Described, tags_of_header};
 use crate::ops::{Operations, Payload, check_features, show_version};
 use crate::put::{Upload, check_object_key};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use hmac::{Hmac, KeyInit, Mac};
@@ -143,7 +145,19 @@ fn boundary(headers: &HeaderMap) -> S3Result<Vec<u8>> {
 
 /// Finds the user whose key signed the policy.
 async fn authenticate(keys: &Keys, fields: &Fields) -> S3Result<Caller> {
-    let (Some(policy), Some(signature)) = (fields.get("policy"), fields.get("x-amz-signature")) else {
+    let Some(policy) = fields.get("policy") else {
+        return Err(anonymous());
+    };
+    if let (Some(access_key), Some(signature)) = (fields.get("awsaccesskeyid"), fields.get("signature")) {
+        // The older form, still the default of some SDKs: HMAC-SHA1 of the policy, which carries its own end.
+        let (caller, secret) = keys.find(access_key).await?;
+        let signature = STANDARD.decode(signature).map_err(|_| mismatch())?;
+        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(secret.expose().as_bytes()).map_err(|_| mismatch())?;
+        mac.update(policy.as_bytes());
+        mac.verify_slice(&signature).map_err(|_| mismatch())?;
+        return Ok(caller);
+    }
+    let Some(signature) = fields.get("x-amz-signature") else {
         return Err(anonymous());
     };
     let missing = |name: &str| {
@@ -165,10 +179,6 @@ async fn authenticate(keys: &Keys, fields: &Fields) -> S3Result<Caller> {
         return Err(refuse(S3ErrorCode::InvalidArgument, "x-amz-credential is malformed or does not match x-amz-date"));
     }
     let (caller, secret) = keys.find(access_key).await?;
-    let mismatch = || {
-        let message = "The request signature we calculated does not match the signature you provided.";
-        refuse(S3ErrorCode::SignatureDoesNotMatch, message)
-    };
     let key = [*date, *region, *service, *terminal]
         .into_iter()
         .try_fold(format!("AWS4{}", secret.expose()).into_bytes(), |key, step| {
@@ -179,6 +189,11 @@ async fn authenticate(keys: &Keys, fields: &Fields) -> S3Result<Caller> {
     mac.update(policy.as_bytes());
     mac.verify_slice(&signature).map_err(|_| mismatch())?;
     Ok(caller)
+}
+
+fn mismatch() -> S3Error {
+    let message = "The request signature we calculated does not match the signature you provided.";
+    refuse(S3ErrorCode::SignatureDoesNotMatch, message)
 }
 
 fn hmac(key: &[u8], data: &[u8]) -> Option<[u8; 32]> {
@@ -228,8 +243,10 @@ fn check_policy(fields: &Fields, bucket: &str, key: &str, now_ns: i64) -> S3Resu
             PostPolicyCondition::ContentLengthRange { .. } => false,
         })
     };
-    let is_exempt =
-        |name: &str| matches!(name, "policy" | "x-amz-signature" | "submit") || name.starts_with("x-ignore-");
+    let is_exempt = |name: &str| {
+        matches!(name, "policy" | "x-amz-signature" | "signature" | "awsaccesskeyid" | "submit")
+            || name.starts_with("x-ignore-")
+    };
     match fields.list.iter().find(|(name, _)| !is_exempt(name) && !is_covered(name)) {
         Some((name, _)) => Err(denied(format!("Extra input fields: {name}"))),
         None => Ok(range),
@@ -491,8 +508,6 @@ fn parameter_of(value: &str, wanted: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
     use futures::TryStreamExt;
 
     const FORM: &str = "--XX\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nuser/${filename}\r\n--XX\r\nContent-Disposition: form-data; name=\"X-Amz-Meta-A\"\r\n\r\nb\r\nc\r\n--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"C:\\dir\\a \\\"b\\\".txt\"\r\nContent-Type: text/plain\r\n\r\nhello\r\n--X\r\nworld\r\n--XX\r\nContent-Disposition: form-data; name=\"late\"\r\n\r\nx\r\n--XX--\r\n";

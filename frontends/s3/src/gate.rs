@@ -1,8 +1,8 @@
 //! What stands between the connection and s3s: requests that s3s 0.14.1 would take and AWS would not are refused here,
 //! bodies get their [`GuardBody`], and every answer gets a request id.
 //!
-//! Refused: signature version 2 (s3s does not check its date, so a captured request would be good for ever), `x-amz-*`
-//! headers that the signature leaves out, scopes of other services than `s3`, presigned URLs good for more than a week.
+//! Refused: signature version 2 in headers (s3s does not check its date, so a captured request would be good for ever;
+//! in URLs and forms, where some SDKs still use it by default, it carries its own end and is taken), `x-amz-*` headers that the signature leaves out, scopes of other services than `s3`, presigned URLs good for more than a week.
 
 use crate::auth::Keys;
 use crate::body::{BUDGET_UNIT_BYTES, Fault, Guard, GuardBody, Leftover};
@@ -324,11 +324,13 @@ fn digest_of(parts: &Parts, query: &str) -> S3Result<Option<Declared>> {
 fn check_signature_shape(headers: &HeaderMap, query: &str) -> S3Result<()> {
     let authorization = text(headers, "authorization");
     let is_presigned = parameter(query, "X-Amz-Signature").is_some() || parameter(query, "X-Amz-Algorithm").is_some();
-    let is_v2 = authorization.is_some_and(|a| a.starts_with("AWS "))
-        || (parameter(query, "Signature").is_some() && parameter(query, "AWSAccessKeyId").is_some());
-    if is_v2 {
+    if authorization.is_some_and(|a| a.starts_with("AWS ")) {
         let message = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.";
         return Err(refuse(S3ErrorCode::InvalidRequest, message));
+    }
+    let is_presigned_v2 = parameter(query, "Signature").is_some() && parameter(query, "AWSAccessKeyId").is_some();
+    if is_presigned_v2 && authorization.is_none() && !is_presigned {
+        return Ok(());
     }
     if is_presigned {
         if authorization.is_some() {
@@ -479,7 +481,11 @@ mod tests {
         assert_eq!(code("PUT", &url("60", "host%3Bx-amz-meta-a"), &[("x-amz-meta-a", "b")]), "ok");
         assert_eq!(code("GET", &url("60", "host"), &[("authorization", &v4(SCOPE, "host"))]), "InvalidArgument");
         assert_eq!(code("GET", "/b/k?X-Amz-Signature=00", &[]), "AuthorizationQueryParametersError");
-        assert_eq!(code("GET", "/b/k?AWSAccessKeyId=a&Signature=b&Expires=1", &[]), "InvalidRequest");
+        assert_eq!(
+            code("GET", "/b/k?AWSAccessKeyId=a&Signature=b&Expires=1", &[]),
+            "ok",
+            "the older form has its own end"
+        );
     }
 
     #[test]

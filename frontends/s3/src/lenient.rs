@@ -80,7 +80,11 @@ fn without_signature(uri: &Uri) -> Uri {
     let Some(query) = uri.query() else {
         return uri.clone();
     };
-    let is_kept = |pair: &&str| !pair.get(..6).is_some_and(|head| head.eq_ignore_ascii_case("x-amz-"));
+    let is_kept = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or("");
+        !pair.get(..6).is_some_and(|head| head.eq_ignore_ascii_case("x-amz-"))
+            && !matches!(name, "AWSAccessKeyId" | "Signature" | "Expires")
+    };
     let query: Vec<&str> = query.split('&').filter(is_kept).collect();
     let path = format!("{}?{}", uri.path(), query.join("&"));
     Uri::builder().path_and_query(path).build().unwrap_or_else(|_| uri.clone())
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_signature_is_taken_out_of_the_uri() {
-        let uri: Uri = "http://host/b/k%20?versionId=v&X-Amz-Signature=s&x-amz-date=d&partNumber=1".parse().unwrap();
+        let uri: Uri = "http://host/b/k%20?versionId=v&X-Amz-Signature=s&x-amz-date=d&partNumber=1&Signature=x&Expires=1&AWSAccessKeyId=k".parse().unwrap();
         assert_eq!(without_signature(&uri).to_string(), "/b/k%20?versionId=v&partNumber=1");
         let uri: Uri = "/b/k".parse().unwrap();
         assert_eq!(without_signature(&uri), uri);

@@ -209,6 +209,12 @@ pub fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
+pub fn hmac_sha1(key: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(key).unwrap();
+    mac.update(data);
+    mac.finalize().into_bytes().to_vec()
+}
+
 /// `YYYYMMDDTHHMMSSZ`, this many seconds from now.
 pub fn amz_date(skew_s: i64) -> String {
     let now_s = Environment::default().clock.now_ns() / 1_000_000_000 + skew_s;

@@ -82,6 +82,31 @@ async fn a_signed_form_stores_its_file() {
 }
 
 #[tokio::test]
+async fn forms_signed_in_the_older_way_are_taken() {
+    let door = Door::open().await;
+    let policy = base64(
+        br#"{"expiration":"2099-01-01T00:00:00Z","conditions":[{"bucket":"bucket"},["starts-with","$key",""]]}"#,
+    );
+    let post = |secret: &str| {
+        let signature = base64(&hmac_sha1(secret.as_bytes(), policy.as_bytes()));
+        let fields = [("key", "k"), ("AWSAccessKeyId", "LABKEY"), ("policy", &policy), ("signature", &signature)];
+        let mut body: String = fields
+            .iter()
+            .map(|(k, v)| format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{k}\"\r\n\r\n{v}\r\n"))
+            .collect();
+        body.push_str(&format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nx\r\n--{BOUNDARY}--\r\n"
+        ));
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        door.client().post(&format!("/{BUCKET}")).sign(Sign::Not).header("content-type", &kind).body(body).send()
+    };
+    post("wrong").await.refused(403, "SignatureDoesNotMatch");
+    assert!(door.keys().await.is_empty());
+    assert_eq!(post(SECRET).await.status, 204);
+    assert_eq!(door.client().get(&path("k")).send().await.ok().body, "x");
+}
+
+#[tokio::test]
 async fn a_form_that_breaks_its_policy_stores_nothing() {
     let door = Door::open().await;
     post(&door, "wrong", &[("key", "user/a")], b"x").await.refused(403, "SignatureDoesNotMatch");
