@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use std::collections::VecDeque;
-use tombolo_s3::rechunk::{ChunkMode, Rechunker};
+use tombolo_s3::{ChunkMode, Rechunker};
 
 fuzz_target!(|data: &[u8]| {
     let [flags, length, piece, body @ ..] = data else { return };

@@ -9,7 +9,8 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(VersionId::parse(&version.to_string()).unwrap(), version);
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Ok(version) = VersionId::parse(text) {
+    // `null` is all zeros, which have a text of their own.
+    if let Ok(version @ VersionId::Id { .. }) = VersionId::parse(text) {
         assert_eq!(version.to_string(), text, "a version id has one text");
     }
     if let Ok(path) = text.parse::<ObjectPath>() {
