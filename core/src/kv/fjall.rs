@@ -12,7 +12,7 @@
 //!   where a writer is throttled. [`FjallStore`] seals and awaits buffers itself, before fjall would, and notices the failure.
 //! * A write that meets a full disk ends a fjall database's writing until it is opened again. [`FjallStore`] refuses
 //!   commits while some space is left ([`FjallStore::free_bytes_min`]), and takes them again when there is more.
-//! * After power loss the journal's end may be torn in a way that fjall refuses to open; [`journal`] cuts it off first.
+//! * After power loss the journal's end may be torn in a way that fjall refuses to open; `journal` cuts it off first.
 
 mod journal;
 

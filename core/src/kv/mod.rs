@@ -4,7 +4,7 @@
 //!
 //! * Keys are byte strings of 1 to [`KEY_BYTES_MAX`] bytes, ordered as unsigned bytes, apart in each [`Space`]. Values have
 //!   at most [`VALUE_BYTES_MAX`] bytes; an empty value is a value. A batch outside these limits is refused with
-//!   [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) and changes nothing.
+//!   [`ErrorKind::Invalid`] and changes nothing.
 //! * [`Store::commit`] applies all of a batch or nothing, checks the batch's guards in the same step, and makes it visible
 //!   to every later [`Store::get`] and [`Store::snapshot`] before it returns. With [`Durability::Sync`] it is also on disk, and
 //!   so is every batch committed before it. After a crash the store holds a prefix of the sequence of commits that
@@ -16,7 +16,7 @@
 //! * Calls may come from many tasks at once. No call assumes that the store is in this process.
 //! * A commit that was refused (by a guard, a limit, or a lack of space noticed before anything was written) leaves the store as
 //!   it was. After any other failed commit the store answers every commit with
-//!   [`ErrorKind::Failed`](crate::ErrorKind::Failed) (or `NoSpace`, if that was the cause) until it is opened again; reads go
+//!   [`ErrorKind::Failed`] (or `NoSpace`, if that was the cause) until it is opened again; reads go
 //!   on. What the failed commit itself carried may or may not be there after that.
 //! * Embedded stores do their work in the calling thread: a read for as long as a few disk reads take, a
 //!   commit for as long as the disk takes to sync. Commits belong on a thread of their own.
@@ -95,7 +95,7 @@ pub enum Durability {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// What the rows must hold for the batch to be applied; `None`: no such row. Otherwise the commit fails with
-    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) and changes nothing.
+    /// [`ErrorKind::Busy`] and changes nothing.
     pub guards: Vec<(Space, Bytes, Option<Bytes>)>,
     /// New values; `None` deletes.
     pub writes: Vec<(Space, Bytes, Option<Bytes>)>,

@@ -2,7 +2,7 @@
 //!
 //! Four kinds of register make the tree: *entries* (a name in a directory → node), *homes* (a directory → the one place where it hangs), *contents* (a file → its
 //! bytes) and attributes, which the tree does not look at. They merge one by one, in any order, so together they may say odd things: two files under one name, a file in a
-//! directory that somebody removed, directories that are each other's parents. [`derive`] says what shows then, and what is called a conflict. It never drops live
+//! directory that somebody removed, directories that are each other's parents. [`derive()`] says what shows then, and what is called a conflict. It never drops live
 //! content, and every segment that holds the same registers gets the same answer. `docs/notes/0002-merge-rules.md` gives the reasons.
 //!
 //! This module never does I/O and writes nothing: what it finds is not replicated.
