@@ -8,7 +8,6 @@
     missing_docs,
     reason = "a test says what failed by failing, and nobody links to it"
 )]
-
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
