@@ -1,13 +1,5 @@
 //! The S3 door through its socket, by a client that signs for itself. One module for each noun.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs,
-    reason = "a test says what failed by failing, and nobody links to it"
-)]
+
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
