@@ -18,6 +18,7 @@ use crate::path::{BucketPath, check_name};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -124,6 +125,9 @@ impl Segment {
             return Err(Error::exists(Subject::Segment, format!("{} holds a segment already", dir.display())));
         }
         let lock = DirectoryLock::take(dir)?;
+        // It will hold users' secrets.
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|e| Error::io(format!("{} can't be closed to others", dir.display()), e))?;
         let mut entries =
             std::fs::read_dir(dir).map_err(|e| Error::io(format!("{} can't be read", dir.display()), e))?;
         let is_ours =
