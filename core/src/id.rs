@@ -137,7 +137,11 @@ impl VersionId {
         if bits != 0 {
             return Err(bad());
         }
-        VersionId::from_bytes(&out).map_err(|_| bad())
+        match VersionId::from_bytes(&out) {
+            // `null` has no other text.
+            Ok(VersionId::Null) | Err(_) => Err(bad()),
+            Ok(id) => Ok(id),
+        }
     }
 
     /// The 32 bytes behind the text form; all zero for [`VersionId::Null`].
@@ -207,7 +211,7 @@ mod tests {
             assert_eq!(VersionId::parse(&text).unwrap(), id);
         }
         assert_eq!(VersionId::parse("null").unwrap(), VersionId::Null);
-        for bad in ["", "nul", "x", &"A".repeat(42), &"*".repeat(43), &"_".repeat(43)] {
+        for bad in ["", "nul", "x", &"A".repeat(42), &"A".repeat(43), &"*".repeat(43), &"_".repeat(43)] {
             assert!(VersionId::parse(bad).is_err(), "{bad}");
         }
     }

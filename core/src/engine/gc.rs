@@ -55,15 +55,30 @@ impl Segment {
             self.sweep(&snapshot, &marked, part, &packs, &mut live_bytes, &mut report).await?;
         }
         let small = packs.iter().filter(|p| p.bytes < SMALL_PACK_BYTES).count();
+        // Packs without anything live first: on a full disk they make the room that rewriting the others needs.
+        let live_in = |number: u64| live_bytes.get(&number).copied().unwrap_or_default();
+        let mut packs = packs;
+        packs.sort_by_key(|pack| live_in(pack.number));
         for pack in &packs {
-            let live = live_bytes.get(&pack.number).copied().unwrap_or_default();
+            let live = live_in(pack.number);
             let is_sparse = live.saturating_mul(100) < pack.bytes.saturating_mul(LIVE_PERCENT_MIN)
                 || small > SMALL_PACKS_MAX && pack.bytes < SMALL_PACK_BYTES;
-            if (live == 0 || is_sparse) && self.empty_pack(pack.number, &mut report).await? {
-                let bytes = pack.bytes;
-                contents.packs().remove_pack(pack.number)?;
-                report.packs_removed += 1;
-                report.bytes_freed += bytes;
+            if live > 0 && !is_sparse {
+                continue;
+            }
+            match self.empty_pack(pack.number, &mut report).await {
+                Ok(true) => {
+                    contents.packs().remove_pack(pack.number)?;
+                    report.packs_removed += 1;
+                    report.bytes_freed += pack.bytes;
+                }
+                Ok(false) => {}
+                // No room to rewrite this one, nor those with more in them. What was moved so far is garbage for the next time.
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    tracing::warn!(%error, "packs are left unwritten for lack of space");
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut totals = self.0.gc_counters.lock();
