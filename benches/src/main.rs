@@ -21,6 +21,10 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// As in the `tombolo` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Anything that ends a run.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -208,6 +208,9 @@ pub struct PutOptions {
     pub checksums: Vec<Checksum>,
     /// Sees the content.
     pub tap: Option<Tap>,
+    /// Whether the entity tag is the content's MD5, as S3 clients expect it, where the bucket's policy has such tags. MD5 is slower than
+    /// everything else that is done with a content, so it is only computed on demand; contents that are kept inline always have it.
+    pub md5_etag: bool,
     /// What is stored; [`FileType::Symlink`] takes the target as content.
     pub file_type: FileType,
 }

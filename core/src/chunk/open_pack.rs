@@ -133,6 +133,11 @@ impl OpenPack {
         state.is_full && state.in_flight == 0
     }
 
+    /// Whether a write is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state.lock().in_flight > 0
+    }
+
     /// Length so far in bytes, reservations included.
     pub(super) fn bytes(&self) -> u64 {
         self.state.lock().tail

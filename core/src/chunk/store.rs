@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! * One pack at a time is appended to. A location is handed out only after its record has been written.
+//! * A few packs at a time are appended to, one if nobody else is writing: threads that write to one file wait for each other in the
+//!   kernel. A location is handed out only after its record has been written.
 //! * [`PackStore::sync`] covers every append that returned before the call: it syncs all packs without an index that are not
 //!   clean, and the directory if a file was made. A pack gets its index only after its data was synced (see
 //!   `open_pack.rs`), so sealed packs need no sync.
@@ -37,6 +38,8 @@ use std::thread::JoinHandle;
 pub struct PackOptions {
     /// A pack that has reached this length, in bytes, is sealed and the next begun.
     pub pack_bytes_max: u64,
+    /// Packs appended to at the same time.
+    pub appending_max: usize,
     /// Sealed packs kept mapped at a time.
     pub maps_max: usize,
     /// After this many appended bytes a thread of the store starts the disk on them, without being asked to sync. `None`: there
@@ -46,7 +49,7 @@ pub struct PackOptions {
 
 impl Default for PackOptions {
     fn default() -> Self {
-        PackOptions { pack_bytes_max: 256 << 20, maps_max: 256, writeback_bytes: Some(32 << 20) }
+        PackOptions { pack_bytes_max: 256 << 20, appending_max: 2, maps_max: 256, writeback_bytes: Some(32 << 20) }
     }
 }
 
@@ -88,9 +91,9 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
 }
 
-/// The pack that is appended to, if any. Its lock is never held while data is written.
+/// The packs that are appended to, if any. Its lock is never held while data is written.
 pub(super) struct Active {
-    pub(super) pack: Option<Arc<OpenPack>>,
+    pub(super) packs: Vec<Arc<OpenPack>>,
     pub(super) next_number: u64,
 }
 
@@ -123,7 +126,7 @@ impl PackStore {
         let shared = Arc::new(Shared {
             disk,
             segment,
-            active: Mutex::new(Active { pack: None, next_number: found.next_number }),
+            active: Mutex::new(Active { packs: Vec::new(), next_number: found.next_number }),
             packs: RwLock::new(Packs { sealed: found.sealed, open: found.open, damaged: found.damaged }),
             maps: MapCache::new(options.maps_max),
             // Names that a crash brought back, or files just removed.
@@ -268,7 +271,7 @@ impl PackStore {
     pub fn seal_active(&self) -> Result<()> {
         let shared = &*self.shared;
         shared.check_failure()?;
-        if let Some(pack) = shared.active.lock().pack.take() {
+        for pack in std::mem::take(&mut shared.active.lock().packs) {
             pack.set_full();
         }
         shared.seal_quiet_packs()?;

@@ -11,6 +11,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Records from this size on are written to another pack while one is being written to, in bytes.
+const LANE_BYTES_MIN: u64 = 64 << 10;
+
 impl Shared {
     pub(super) fn append(&self, header: &RecordHeader, payload: &[u8]) -> Result<Location> {
         let bytes = header.record_bytes();
@@ -39,10 +42,17 @@ impl Shared {
         Ok(location)
     }
 
-    /// Space in the active pack, or in a new one if it is full.
+    /// Space in an active pack, or in a new one if it is full, or all are being written to. Small records stay in one pack, as every
+    /// pack costs a sync.
     fn reserve(&self, bytes: u64) -> Result<(Arc<OpenPack>, u64)> {
         let mut active = self.active.lock();
-        if let Some(pack) = &active.pack
+        let lane = if bytes < LANE_BYTES_MIN {
+            0
+        } else {
+            let quiet = active.packs.iter().position(|pack| !pack.is_busy());
+            quiet.unwrap_or(if active.packs.len() < self.options.appending_max { active.packs.len() } else { 0 })
+        };
+        if let Some(pack) = active.packs.get(lane)
             && let Some(offset) = pack.reserve(bytes, self.options.pack_bytes_max)
         {
             return Ok((pack.clone(), offset));
@@ -57,7 +67,13 @@ impl Shared {
         *self.is_directory_dirty.lock() = true;
         self.packs.write().open.insert(number, pack.clone());
         active.next_number = next_number;
-        let full = active.pack.replace(pack.clone());
+        let full = match active.packs.get_mut(lane) {
+            Some(lane) => Some(std::mem::replace(lane, pack.clone())),
+            None => {
+                active.packs.push(pack.clone());
+                None
+            }
+        };
         drop(active);
         if let Some(full) = full.filter(|full| full.set_full()) {
             self.see_to(Due::Seal, full);

@@ -5,7 +5,7 @@ use super::reader::Object;
 use super::segment::{Segment, number_row};
 use super::transact;
 use super::writer::{ObjectWriter, SealedObject, Target};
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::{NodeId, VersionId};
 use crate::kv::Space;
 use crate::namespace::{self, BucketState, Content, NewVersion, Sequenced, Shown, Stored, Txn, Version, View};
@@ -269,10 +269,46 @@ impl Bucket {
 
     /// Deletes many; one answer per item, in order. What is deleted is durable when it returns.
     pub async fn delete_many(&self, items: Vec<(Bytes, DeleteOptions)>) -> Result<Vec<Result<Deleted>>> {
-        // Each is a transaction of its own, for conditions and errors; the committer puts them into few groups. Those that
-        // share a directory would only meet its last entry's removal, so they go side by side.
-        let deletes = items.into_iter().map(|(key, options)| self.delete(key, options));
-        Ok(futures::future::join_all(deletes).await)
+        let runs = items.chunks(DELETES_PER_COMMIT).map(|run| self.delete_run(run));
+        Ok(futures::future::join_all(runs).await.into_iter().flatten().collect())
+    }
+
+    /// Deletes a few in one transaction. A delete that is refused changes nothing and leaves the others be.
+    async fn delete_run(&self, items: &[(Bytes, DeleteOptions)]) -> Vec<Result<Deleted>> {
+        let outcome = async {
+            transact!(self.segment, txn, {
+                self.require(&mut txn).await?;
+                let mut done = Vec::with_capacity(items.len());
+                for (key, options) in items {
+                    done.push(match checked(key) {
+                        Err(refused) => Err(refused),
+                        Ok(key) => match namespace::delete(&mut txn, &self.state, &key, options).await {
+                            Err(error) if !is_refusal(&error) => return Err(error),
+                            other => other,
+                        },
+                    });
+                }
+                self.settle(&mut txn).await?;
+                done
+            })
+        };
+        let (done, sequenced) = match outcome.await {
+            Ok(outcome) => outcome,
+            // Each hears of its own failure.
+            Err(_) => {
+                let each = items.iter().map(|(key, options)| self.delete(key, options.clone()));
+                return futures::future::join_all(each).await;
+            }
+        };
+        let deleted = items.iter().zip(done).map(|((key, _), outcome)| {
+            let (mut deleted, marker) = outcome?;
+            if let Some(dot) = marker {
+                deleted.version = Some(assigned(&self.segment, dot.slot(), &sequenced));
+            }
+            self.segment.announce(&self.state, key);
+            Ok(deleted)
+        });
+        deleted.collect()
     }
 
     /// Copies a version, opened by [`Bucket::get`] in any bucket of the segment, to `key` here. Shares the content.
@@ -336,6 +372,14 @@ impl Bucket {
         let options = ListVersionsOptions { limit: options.limit.min(PAGE_ITEMS_MAX), ..options };
         namespace::list_versions(view, self.state.number, &options).await
     }
+}
+
+/// How many deletes of one call share a transaction.
+const DELETES_PER_COMMIT: usize = 128;
+
+/// Whether a delete was turned down before it changed anything.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Precondition | ErrorKind::NotFound)
 }
 
 pub(super) fn checked(key: impl AsRef<[u8]>) -> Result<Bytes> {

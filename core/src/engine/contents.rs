@@ -22,8 +22,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Chunks up to this size are read on the calling thread: handing them over would cost more.
-const INLINE_READ_BYTES_MAX: u32 = 32 << 10;
+/// Chunks up to this size are read on the calling thread when a small range is wanted of them: two changes of threads cost more than
+/// hashing so much.
+const INLINE_READ_BYTES_MAX: u32 = 512 << 10;
+/// The same for a chunk that is one of many of a long read, which are verified side by side.
+const INLINE_STREAM_BYTES_MAX: u32 = 32 << 10;
 
 pub(crate) struct Contents {
     packs: PackStore,
@@ -172,7 +175,8 @@ impl Contents {
         self.counters.cache_misses.fetch_add(1, Ordering::Relaxed);
         let mut location = self.locate(id).await?;
         loop {
-            let result = if location.raw <= INLINE_READ_BYTES_MAX {
+            let inline_bytes_max = if keep { INLINE_READ_BYTES_MAX } else { INLINE_STREAM_BYTES_MAX };
+            let result = if location.raw <= inline_bytes_max {
                 self.packs.read(id, &location)
             } else {
                 let (this, id) = (self.clone(), *id);

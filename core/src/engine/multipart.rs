@@ -124,7 +124,7 @@ impl Bucket {
         self.upload_row(&key, upload).await?;
         self.contents().check_space(0)?;
         let target = Target::Part { key, upload: upload.clone(), number };
-        Ok(ObjectWriter::new(self.clone(), target, PutOptions { tap, ..PutOptions::default() }))
+        Ok(ObjectWriter::new(self.clone(), target, PutOptions { tap, md5_etag: true, ..PutOptions::default() }))
     }
 
     pub(super) async fn commit_part(

@@ -331,6 +331,11 @@ impl Segment {
         self.0.environment.clock.now_ns()
     }
 
+    /// A share of the write buffers, if there is one now.
+    pub(super) fn try_write_budget(&self, permits: u32) -> Option<OwnedSemaphorePermit> {
+        self.0.write_budget.clone().try_acquire_many_owned(permits.min(self.0.write_budget_permits)).ok()
+    }
+
     /// A share of the memory for contents on their way in.
     pub(super) async fn write_budget(&self, permits: u32) -> Result<OwnedSemaphorePermit> {
         let permits = permits.min(self.0.write_budget_permits);

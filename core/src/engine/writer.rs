@@ -55,7 +55,7 @@ pub struct ObjectWriter {
     block_bytes: usize,
     size: u64,
     has_holes: bool,
-    cutter: Option<Cutter>,
+    cutting: Cutting,
     digests: Lane,
     builder: Builder,
     window: VecDeque<Stored>,
@@ -66,7 +66,13 @@ pub struct ObjectWriter {
 struct Stored {
     bytes: u32,
     done: oneshot::Receiver<Result<ChunkId>>,
-    _permit: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// The cutter, here or at work on the last block. It is one block ahead of storing, so that both go on side by side.
+enum Cutting {
+    Idle(Cutter),
+    Busy(oneshot::Receiver<(Cutter, Vec<Bytes>)>, Arc<OwnedSemaphorePermit>),
+    Gone,
 }
 
 /// The digests, here or at work on a block.
@@ -101,7 +107,7 @@ impl ObjectWriter {
     pub(super) fn new(bucket: Bucket, target: Target, mut options: PutOptions) -> ObjectWriter {
         let policy = bucket.state().policy();
         let session = Session::new(bucket.contents(), policy.compression);
-        let md5 = (policy.etag == EtagKind::Md5).then(Md5::new);
+        let md5 = (options.md5_etag && policy.etag == EtagKind::Md5).then(Md5::new);
         let digests = Lane::Idle(Digests { md5, tap: options.tap.take() });
         ObjectWriter {
             bucket,
@@ -112,7 +118,7 @@ impl ObjectWriter {
             block_bytes: 0,
             size: 0,
             has_holes: false,
-            cutter: Some(Cutter::new(policy.chunking)),
+            cutting: Cutting::Idle(Cutter::new(policy.chunking)),
             digests,
             builder: Builder::new(),
             window: VecDeque::new(),
@@ -175,6 +181,37 @@ impl ObjectWriter {
         }
     }
 
+    /// The cutter, when it is done with the last block, and the chunks that it cut from it.
+    async fn take_cutter(&mut self) -> Result<(Cutter, Option<(Vec<Bytes>, Arc<OwnedSemaphorePermit>)>)> {
+        match std::mem::replace(&mut self.cutting, Cutting::Gone) {
+            Cutting::Idle(cutter) => Ok((cutter, None)),
+            Cutting::Busy(result, permit) => {
+                let (cutter, chunks) = received(result.await)?;
+                Ok((cutter, Some((chunks, permit))))
+            }
+            Cutting::Gone => {
+                Err(Error::invalid("an earlier push was given up half way; the content can't be continued"))
+            }
+        }
+    }
+
+    /// Queues chunks to be stored.
+    fn store(&mut self, cut: Option<(Vec<Bytes>, Arc<OwnedSemaphorePermit>)>) {
+        let Some((chunks, permit)) = cut else { return };
+        for chunk in chunks {
+            let length = chunk.len();
+            let session = self.session.clone();
+            let permit = permit.clone();
+            let done = self.bucket.contents().pool.submit(move || {
+                let stored = session.store(&chunk);
+                drop((chunk, permit));
+                stored
+            });
+            self.window.push_back(Stored { bytes: u32::try_from(length).unwrap_or(u32::MAX), done });
+            self.window_bytes += length;
+        }
+    }
+
     /// Sends the block through both lanes. `ends`: what is left in the cutter comes out too.
     async fn flush_block(&mut self, ends: bool) -> Result<()> {
         let block = std::mem::take(&mut self.block);
@@ -184,7 +221,16 @@ impl ObjectWriter {
         }
         let contents = self.bucket.contents().clone();
         let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-        let permit = self.bucket.segment().write_budget(permits).await?;
+        let permit = match self.bucket.segment().try_write_budget(permits) {
+            Some(permit) => permit,
+            None => {
+                // Who waits for memory must not hold any that only it can let go: what is cut goes on its way first.
+                let (cutter, chunks) = self.take_cutter().await?;
+                self.cutting = Cutting::Idle(cutter);
+                self.store(chunks);
+                self.bucket.segment().write_budget(permits).await?
+            }
+        };
         let mut digests = self.take_digests().await?;
         self.digests = if digests.is_needed() && !block.is_empty() {
             let block = block.clone();
@@ -195,34 +241,26 @@ impl ObjectWriter {
         } else {
             Lane::Idle(digests)
         };
-        let mut cutter = self.cutter.take().ok_or_else(|| Error::invalid("an earlier push was given up half way"))?;
-        let chunking = self.bucket.state().policy().chunking;
-        let (cutter, chunks) = contents
-            .pool
-            .run(move || {
-                let mut chunks = Vec::new();
-                for piece in block {
-                    chunks.extend(cutter.push(piece));
-                }
-                if ends {
-                    chunks.extend(cutter.finish());
-                    cutter = Cutter::new(chunking);
-                }
-                (cutter, chunks)
-            })
-            .await?;
-        self.cutter = Some(cutter);
         let permit = Arc::new(permit);
-        for chunk in chunks {
-            let length = chunk.len();
-            let session = self.session.clone();
-            let done = contents.pool.submit(move || session.store(&chunk));
-            self.window.push_back(Stored {
-                bytes: u32::try_from(length).unwrap_or(u32::MAX),
-                done,
-                _permit: Some(permit.clone()),
-            });
-            self.window_bytes += length;
+        let (mut cutter, chunks) = self.take_cutter().await?;
+        let chunking = self.bucket.state().policy().chunking;
+        let cut = contents.pool.submit(move || {
+            let mut chunks = Vec::new();
+            for piece in block {
+                chunks.extend(cutter.push(piece));
+            }
+            if ends {
+                chunks.extend(cutter.finish());
+                cutter = Cutter::new(chunking);
+            }
+            (cutter, chunks)
+        });
+        self.cutting = Cutting::Busy(cut, permit);
+        self.store(chunks);
+        if ends {
+            let (cutter, chunks) = self.take_cutter().await?;
+            self.cutting = Cutting::Idle(cutter);
+            self.store(chunks);
         }
         self.drain(WINDOW_BYTES).await?;
         if self.session.len() >= ROWS_AHEAD {
@@ -251,6 +289,9 @@ impl ObjectWriter {
             // Copied, so that a row does not hold on to a network buffer.
             let bytes = self.block.concat();
             let mut digests = self.take_digests().await?;
+            if digests.md5.is_none() && self.bucket.state().policy().etag == EtagKind::Md5 {
+                digests.md5 = Some(Md5::new());
+            }
             digests.update(&bytes);
             (Content::Inline(bytes.into()), digests.md5)
         } else {

@@ -10,11 +10,14 @@ use crate::kv::{KeyRange, Space};
 use crate::register::Write;
 use crate::tree::{EntryKind, EntryValue, directory_id};
 use bytes::Bytes;
+use std::ops::Bound;
 
 /// The most names a file can have.
 pub(super) const LINKS_MAX: usize = 1024;
 /// How many entries are looked at in one go for something that shows.
 const SCAN_ROWS: usize = 256;
+/// How far from a removed name another one is looked for, in entries.
+const WITNESS_ROWS: usize = 64;
 
 /// The node of the directory at `directories`, if all of them show.
 pub async fn find_directory(txn: &mut Txn, bucket: &BucketState, directories: &[Bytes]) -> Result<Option<NodeId>> {
@@ -148,6 +151,35 @@ pub(super) async fn write_entry(
     Ok(())
 }
 
+/// Whether an entry near `name`, which this transaction takes away, shows. If so the directory stays, and the commit fails if that entry goes
+/// too. Those who delete side by side in one directory so meet each other only when little is left in it: the witness is the
+/// furthest of a page, as neighbours are often deleted together. `false` says nothing.
+async fn has_witness(txn: &mut Txn, bucket: &BucketState, directory: &NodeId, name: &Bytes) -> Result<bool> {
+    let edited = txn.edited_entries(bucket.number, directory);
+    if edited.iter().any(|(_, shows)| *shows) {
+        return Ok(true);
+    }
+    let prefix = keys::entry(bucket.number, directory, b"");
+    let here = keys::entry(bucket.number, directory, name);
+    let snapshot = txn.ledger().store().snapshot().await?;
+    for reverse in [false, true] {
+        let range = if reverse {
+            KeyRange { start: Bound::Included(prefix.clone()), end: Bound::Excluded(here.clone()) }
+        } else {
+            KeyRange::prefix_after(&prefix, here.clone())
+        };
+        let page = snapshot.scan(Space::Entries, range, WITNESS_ROWS, reverse).await?;
+        for (key, value) in page.rows.into_iter().rev() {
+            let name = key.slice(prefix.len()..);
+            if edited.iter().all(|(n, _)| *n != name) && super::EntryRow::decode_shown(value)?.1.is_some() {
+                txn.watch(Space::Entries, &key);
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// Whether something that shows, and whether anything at all, is in a directory.
 async fn contents(txn: &mut Txn, bucket: &BucketState, directory: &NodeId) -> Result<(bool, bool)> {
     // A create that is sequenced after this transaction began touches the directory, so that this commit fails.
@@ -214,14 +246,24 @@ async fn has_history(txn: &mut Txn, bucket: &BucketState, directory: &NodeId) ->
     }
 }
 
-/// Takes away `directory` and the ones above it as far as they are implied and nothing shows below them any more.
-pub(super) async fn drop_empty_parents(txn: &mut Txn, bucket: &BucketState, mut directory: NodeId) -> Result<()> {
+/// `gone` was taken out of `directory`: takes away the directory and the ones above it as far as they are implied and nothing shows below them
+/// any more.
+pub(super) async fn drop_empty_parents(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    mut directory: NodeId,
+    gone: &Bytes,
+) -> Result<()> {
+    let mut gone = gone.clone();
     while directory != NodeId::ROOT {
         let Some((parent, name)) = txn.node(bucket.number, &directory).await?.home.value().cloned() else {
             return Ok(());
         };
         let shown = txn.entry(bucket.number, &parent, &name).await?.shown.clone();
         if matches!(&shown, Some(Shown::Directory { explicit: Some(_), .. })) {
+            return Ok(());
+        }
+        if has_witness(txn, bucket, &directory, &gone).await? {
             return Ok(());
         }
         let (shows, holds) = contents(txn, bucket, &directory).await?;
@@ -235,6 +277,7 @@ pub(super) async fn drop_empty_parents(txn: &mut Txn, bucket: &BucketState, mut 
         }
         txn.touch_directory(bucket.number, &parent);
         directory = parent;
+        gone = name;
     }
     Ok(())
 }
@@ -305,7 +348,7 @@ pub(super) async fn make_implied(
         .await?;
     txn.count(bucket.number, |u| u.objects -= 1);
     txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit: None });
-    drop_empty_parents(txn, bucket, node).await
+    drop_empty_parents(txn, bucket, node, &Bytes::new()).await
 }
 
 /// `rmdir`: takes away the empty directory `name` of `parent`.
@@ -344,7 +387,7 @@ pub async fn rmdir(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &
         drop_directory(txn, bucket, parent, name, &node).await?;
     }
     txn.touch_directory(bucket.number, parent);
-    drop_empty_parents(txn, bucket, *parent).await
+    drop_empty_parents(txn, bucket, *parent, name).await
 }
 
 /// Gives a file one more name.
@@ -405,7 +448,7 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
     txn.touch_directory(bucket.number, &from.0);
     txn.touch_directory(bucket.number, &to.0);
     show_parents(txn, bucket, to.0).await?;
-    drop_empty_parents(txn, bucket, from.0).await
+    drop_empty_parents(txn, bucket, from.0, &from.1).await
 }
 
 /// Gives a conflict copy a name, and a node, of its own.
@@ -419,7 +462,7 @@ async fn rescue(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place, f
     let node = super::write::fresh_node(txn);
     super::write::show_new_file(txn, bucket, to, node, version).await?;
     txn.touch_directory(bucket.number, &from.0);
-    drop_empty_parents(txn, bucket, from.0).await
+    drop_empty_parents(txn, bucket, from.0, &from.1).await
 }
 
 /// Renames a directory with all below it; an empty directory at the target is replaced.
@@ -458,7 +501,7 @@ pub async fn rename_directory(txn: &mut Txn, bucket: &BucketState, from: &Place,
     txn.touch_directory(bucket.number, &from.0);
     txn.touch_directory(bucket.number, &to.0);
     show_parents(txn, bucket, to.0).await?;
-    drop_empty_parents(txn, bucket, from.0).await
+    drop_empty_parents(txn, bucket, from.0, &from.1).await
 }
 
 async fn rmdir_for_rename(txn: &mut Txn, bucket: &BucketState, to: &Place) -> Result<()> {

@@ -75,7 +75,7 @@ pub async fn delete(
         None
     };
     if existed {
-        drop_empty_parents(txn, bucket, place.0).await?;
+        drop_empty_parents(txn, bucket, place.0, &place.1).await?;
     }
     let version = marker.map(|_| VersionId::Null);
     Ok((Deleted { existed, version, is_marker: marker.is_some() }, marker.filter(|_| versioning == Versioning::On)))
@@ -255,7 +255,7 @@ async fn delete_version(
             _ => remove_file_only(txn, bucket, place, Leave::Nothing).await?,
         }
         bring_back(txn, bucket, place).await?;
-        drop_empty_parents(txn, bucket, place.0).await?;
+        drop_empty_parents(txn, bucket, place.0, &place.1).await?;
         return Ok(Deleted { existed: true, version: Some(version), is_marker: false });
     }
     let all = kept(txn, bucket, place, usize::MAX).await?;
@@ -270,7 +270,7 @@ async fn delete_version(
     if position == 0 && current.is_none() {
         bring_back(txn, bucket, place).await?;
     }
-    drop_empty_parents(txn, bucket, place.0).await?;
+    drop_empty_parents(txn, bucket, place.0, &place.1).await?;
     Ok(Deleted { existed: true, version: Some(version), is_marker })
 }
 

@@ -103,6 +103,7 @@ pub(crate) async fn post(
         ));
     }
     let options = PutOptions {
+        md5_etag: true,
         metadata: described(&fields)?.into_metadata()?,
         tags: fields.get("x-amz-tagging").map(tags_of_header).transpose()?.unwrap_or_default(),
         ..PutOptions::default()

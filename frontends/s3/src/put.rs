@@ -217,6 +217,7 @@ impl Operations {
         check_object_key(&input.key)?;
         let bucket = self.bucket(&req.extensions, &input.bucket).await?;
         let options = PutOptions {
+            md5_etag: true,
             tags: input.tagging.as_deref().map(tags_of_header).transpose()?.unwrap_or_default(),
             condition: conditions::of_write(input.if_match.as_ref(), input.if_none_match.as_ref()),
             metadata: described!(input).into_metadata()?,
