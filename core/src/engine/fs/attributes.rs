@@ -48,8 +48,8 @@ pub struct ChangeStamp {
 /// A node before and after one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttributeChange {
-    /// Before.
-    pub before: ChangeStamp,
+    /// Before; `None` where it could not be read in the same instant as the change was made.
+    pub before: Option<ChangeStamp>,
     /// After.
     pub after: FileAttributes,
 }
