@@ -24,8 +24,9 @@ pub mod register;
 pub mod tree;
 
 pub use engine::{
-    Bucket, Catalog, Change, CreateOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
+    Bucket, Catalog, Change, CreateOptions, FileOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
 };
+pub use engine::fs::OpenFile;
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use id::{BucketId, ChunkId, NodeId, SegmentId, VersionId};

@@ -138,6 +138,7 @@ impl Bucket {
     /// What is at `path` (`b""`: the bucket's root). Symbolic links are not followed. A file is preferred to a directory
     /// of the same name unless the path ends in `/`.
     pub async fn stat(&self, path: impl AsRef<[u8]>) -> Result<ObjectInfo> {
+        self.settle_files().await;
         let view = self.view(None).await?;
         if path.as_ref().is_empty() {
             return self.directory_stat(&view, Bytes::new(), NodeId::ROOT, None).await;
@@ -199,6 +200,7 @@ impl Bucket {
     ) -> Result<()> {
         let path = checked(path)?;
         let to = target(&path)?;
+        self.settle_files().await;
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
             let number = self.state().number;
@@ -230,6 +232,7 @@ impl Bucket {
         after: Option<Bytes>,
         limit: usize,
     ) -> Result<(Vec<DirEntry>, bool)> {
+        self.settle_files().await;
         let view = self.view(None).await?;
         let path = path.as_ref();
         let mut directories = Vec::new();

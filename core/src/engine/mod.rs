@@ -24,7 +24,9 @@ mod bucket;
 mod catalog;
 mod contents;
 mod delta;
+mod file_by_path;
 mod files;
+pub mod fs;
 mod gc;
 mod lock;
 mod multipart;
@@ -37,6 +39,7 @@ mod touched;
 mod writer;
 
 pub use bucket::Bucket;
+pub use file_by_path::FileOptions;
 pub use catalog::Catalog;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};

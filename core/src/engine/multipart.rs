@@ -42,6 +42,7 @@ fn blank(
     Version {
         size,
         modified_ns,
+        hole_bytes: 0,
         file_type: Default::default(),
         etag,
         content,

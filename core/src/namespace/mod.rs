@@ -16,6 +16,7 @@ pub mod keys;
 mod ledger;
 mod list;
 mod remove;
+mod replace;
 mod rows;
 mod txn;
 mod version;
@@ -28,6 +29,7 @@ pub use history::{find_kept, newest_kept};
 pub use ledger::{ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
 pub use remove::{Leave, delete, remove_file};
+pub use replace::{NewContent, replace};
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,

@@ -129,7 +129,7 @@ pub(super) async fn show_new_file(
 }
 
 /// Replaces the content that shows of `file` under all its names.
-async fn replace_content(
+pub(super) async fn replace_content(
     txn: &mut Txn,
     bucket: &BucketState,
     file: &ShownFile,
@@ -152,7 +152,7 @@ async fn replace_content(
 }
 
 /// Keeps the version that is about to be replaced, if the bucket keeps versions.
-async fn retire_current(
+pub(super) async fn retire_current(
     txn: &mut Txn,
     bucket: &BucketState,
     place: &Place,
@@ -352,6 +352,7 @@ pub fn info(
         version: id,
         is_current,
         size: version.size,
+        allocated_bytes: version.size.saturating_sub(version.hole_bytes),
         modified_ns: by_hand.map_or(version.modified_ns, |(time, _)| time),
         etag: version.etag.clone(),
         file_type: version.file_type,
@@ -387,6 +388,7 @@ pub fn directory_info(
         version: VersionId::Null,
         is_current: true,
         size: object.size,
+        allocated_bytes: object.size,
         modified_ns: object.modified_ns,
         etag: object.etag.clone(),
         file_type: FileType::Directory,

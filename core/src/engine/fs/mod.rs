@@ -11,14 +11,23 @@
 //! Errors: [`ErrorKind`](crate::ErrorKind) as elsewhere; a POSIX door finds the errno in [`Error::errno`](crate::Error::errno).
 
 mod attributes;
+mod body;
+mod budget;
 mod caller;
 mod change;
+mod hold;
 mod open_file;
+mod open_nodes;
+mod overlay;
+mod read;
+mod save;
+mod store;
 
 pub use attributes::{AttributeChange, ChangeStamp, DirectoryChange, FileAttributes, SetAttributes, SetTime};
 pub use caller::{Access, Caller};
 pub use change::{RowChange, Watch};
 pub use open_file::{AllocateMode, OpenFile, OpenFlags, SeekTo};
+pub(super) use open_nodes::OpenNodes;
 
 use crate::error::Result;
 use crate::id::NodeId;
@@ -108,6 +117,10 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
+    pub(super) fn new(bucket: crate::Bucket) -> FileSystem {
+        FileSystem { bucket, origin: 0, is_durable: false }
+    }
+
     /// The bucket behind it.
     pub fn bucket(&self) -> &crate::Bucket {
         &self.bucket
@@ -168,9 +181,6 @@ impl FileSystem {
     /// The directory that a directory is in; the root's is itself.
     pub async fn parent(&self, directory: &NodeId) -> Result<NodeId> { todo!() }
 
-    /// Opens a regular file.
-    pub async fn open(&self, caller: &Caller, node: &NodeId, flags: OpenFlags) -> Result<OpenFile> { todo!() }
-
     /// An extended attribute. `NotFound` about [`Subject::Attribute`](crate::Subject::Attribute) (ENODATA).
     pub async fn xattr(&self, caller: &Caller, node: &NodeId, name: &str) -> Result<Bytes> { todo!() }
 
@@ -191,7 +201,4 @@ impl FileSystem {
 
     /// Hears of every change of the bucket's entries and nodes, whoever makes it.
     pub fn watch(&self) -> Watch { todo!() }
-
-    /// Makes versions of open files whose written bytes have been waiting longer than `age_ns`. Called by housekeeping.
-    pub async fn flush_older_than(&self, age_ns: TimeNs) -> Result<()> { todo!() }
 }
