@@ -23,6 +23,8 @@ pub enum ErrorKind {
     NotEmpty,
     /// Too many concurrent changes to the same thing; nothing was changed, trying again may work.
     Busy,
+    /// Waiting for a lock would never end: its holder waits, perhaps through others, for the caller.
+    Deadlock,
     /// The disk is (nearly) full. Reads and deletes go on.
     NoSpace,
     /// A quota of the bucket is used up.

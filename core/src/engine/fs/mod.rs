@@ -16,6 +16,7 @@ mod budget;
 mod caller;
 mod change;
 mod hold;
+mod locks;
 mod open_file;
 mod open_nodes;
 mod overlay;
@@ -26,6 +27,7 @@ mod store;
 pub use attributes::{AttributeChange, ChangeStamp, DirectoryChange, FileAttributes, SetAttributes, SetTime};
 pub use caller::{Access, Caller};
 pub use change::{RowChange, Watch};
+pub use locks::{HeldLock, LOCKS_PER_NODE_MAX, LockMode, LockOwner, Locks};
 pub use open_file::{AllocateMode, OpenFile, OpenFlags, SeekTo};
 pub(super) use open_nodes::OpenNodes;
 

@@ -4,7 +4,7 @@ use super::body::{Body, Part};
 use super::open_nodes::OpenNodes;
 use super::overlay::Piece;
 use super::read::Reader;
-use super::{Access, Caller, FileAttributes, FileSystem};
+use super::{Access, Caller, FileAttributes, FileSystem, Locks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::NodeId;
 use crate::manifest::{CONTENT_BYTES_MAX, Source};
@@ -98,6 +98,11 @@ impl FileSystem {
             file.body.truncate(0).await?;
         }
         Ok(file)
+    }
+
+    /// Locks on the bucket's files.
+    pub fn locks(&self) -> Locks {
+        Locks::new(self.bucket.segment().open_nodes().locks.clone(), self.bucket.state().number)
     }
 
     /// Saves files that were closed, and makes what was written to open ones at least `age_ns` ago safe from a crash. Called by housekeeping.

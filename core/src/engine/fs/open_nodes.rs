@@ -13,6 +13,7 @@ use super::super::{Bucket, transact};
 use super::FileAttributes;
 use super::body::Body;
 use super::budget::{Budget, Taken};
+use super::locks::LockTable;
 use super::overlay::PIECE_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::NodeId;
@@ -40,6 +41,7 @@ pub(in crate::engine) struct OpenNodes {
     closed: Mutex<HashMap<Key, Arc<Body>>>,
     closed_count: AtomicUsize,
     is_draining: AtomicBool,
+    pub(super) locks: Arc<LockTable>,
     /// Memory for written bytes.
     pub(super) written: Arc<Budget>,
     /// Memory for chunks that sequential readers have in hand.
@@ -57,6 +59,7 @@ impl OpenNodes {
             closed: Mutex::default(),
             closed_count: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),
+            locks: Arc::default(),
             written: Budget::new(bytes),
             read: Budget::new(bytes / 2),
             stored_bytes: STORED_BYTES.min(bytes / 4),
