@@ -1,6 +1,6 @@
 //! Open files (P1, P2, P4, P12): handles of one node against a plain vector of bytes, what fsync and close promise, what reaches the chunk store.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -139,7 +139,10 @@ async fn run(world: &World, ops: &[Op]) {
             }
             Op::Copy { from, to, length } => {
                 if from.abs_diff(*to) < *length {
-                    assert_eq!(first.copy_from(second, *from, *to, *length).await.unwrap_err().kind(), ErrorKind::Invalid);
+                    assert_eq!(
+                        first.copy_from(second, *from, *to, *length).await.unwrap_err().kind(),
+                        ErrorKind::Invalid
+                    );
                     continue;
                 }
                 let copied = first.copy_from(second, *from, *to, *length).await.unwrap() as usize;
@@ -223,7 +226,8 @@ async fn what_fsync_acknowledged_is_there_after_a_crash() {
     file.write_at(0, noise(100, 2)).await.unwrap();
     // What is on disk at this instant, as another process would find it after a crash.
     let copy = world.dir.path().join("copy");
-    let status = std::process::Command::new("cp").arg("-r").arg(world.dir.path().join("s")).arg(&copy).status().unwrap();
+    let status =
+        std::process::Command::new("cp").arg("-r").arg(world.dir.path().join("s")).arg(&copy).status().unwrap();
     assert!(status.success());
     let segment = Segment::open(&copy, OpenOptions::default()).await.unwrap();
     let bucket = segment.bucket(&bucket_path()).await.unwrap();

@@ -53,7 +53,7 @@ impl Bucket {
     /// # let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await?;
     /// let file = bucket.open_file("run-1/log", FileOptions::create()).await?;
     /// file.write_at(0, "it works".into()).await?;
-    /// file.write_at(6, "ed".into()).await?;
+    /// file.write_at(7, "ed".into()).await?;
     /// file.fsync().await?;
     /// assert_eq!(file.read_at(3, 100).await?, "worked");
     /// file.close().await?;
@@ -68,7 +68,7 @@ impl Bucket {
         if path.last() == Some(&b'/') {
             return Err(Error::invalid("a path that ends with a slash names a directory"));
         }
-        if !(options.read || options.write) || options.truncate && !options.write {
+        if !options.write && (!options.read || options.truncate) {
             return Err(Error::invalid("a file is opened for reading or for writing, and truncated for writing only"));
         }
         let is_created = options.create_new || options.create && !self.is_there(&path).await?;

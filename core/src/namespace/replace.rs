@@ -1,11 +1,11 @@
 //! Putting a content on a file, whatever its names: what a file system's fsync and close do.
 
+use super::BucketState;
 use super::history::{drop_null_version, trim};
 use super::rows::{AttributesValue, Shown, ShownFile};
 use super::txn::Txn;
 use super::version::{Content, Version};
 use super::write::{replace_content, retire_current, version_id};
-use super::BucketState;
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::object::{Etag, TimeNs};

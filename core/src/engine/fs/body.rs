@@ -9,12 +9,12 @@
 //! * Whatever the stored content or a piece refers to is held (`hold`) until nobody can read it any more.
 //! * What is stored, folded and saved holds `edit`; writes, truncations and reads never wait for it.
 //!
-//! After a crash a body is what its node's last version was, or what was protected since (`protect.rs`).
+//! After a crash a body is what its node's last version on disk was.
 
 use super::super::Bucket;
 use super::super::contents::Session;
-use super::budget::Taken;
 use super::FileAttributes;
+use super::budget::Taken;
 use super::hold::Hold;
 use super::overlay::{Data, HeldContent, Overlay, Piece};
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -73,8 +73,6 @@ pub(super) struct State {
     pub(super) stamp: u64,
     /// The last change that is in the node's version.
     pub(super) saved_stamp: u64,
-    /// The last change that a crash would not undo although no version has it.
-    pub(super) protected_stamp: u64,
     pub(super) saved_size: u64,
     /// When the content was last changed.
     pub(super) written_ns: TimeNs,
@@ -301,7 +299,8 @@ impl Loaded {
         };
         let row = NodeRow::decode(row, &segment.id())?;
         let shown = row.content.shown().filter(|_| !row.names.is_empty());
-        let Some((dot, version)) = shown.and_then(|write| write.value.as_ref().map(|version| (write.dot, version))) else {
+        let Some((dot, version)) = shown.and_then(|write| write.value.as_ref().map(|version| (write.dot, version)))
+        else {
             return Ok(None);
         };
         if version.file_type != FileType::Regular {
@@ -325,10 +324,9 @@ impl Loaded {
     fn working(&self) -> Working {
         match &self.content {
             Content::Inline(bytes) => Working::Inline(bytes.clone()),
-            Content::Manifest(manifest) => Working::Stored(Arc::new(HeldContent {
-                manifest: manifest.clone(),
-                hold: self.hold.clone(),
-            })),
+            Content::Manifest(manifest) => {
+                Working::Stored(Arc::new(HeldContent { manifest: manifest.clone(), hold: self.hold.clone() }))
+            }
         }
     }
 }
@@ -353,7 +351,6 @@ impl Body {
                 overlay: Overlay::default(),
                 stamp: 0,
                 saved_stamp: 0,
-                protected_stamp: 0,
                 saved_size: size,
                 written_ns: loaded.modified_ns,
                 by_hand_ns: None,

@@ -23,11 +23,6 @@ impl Budget {
         self.used_bytes.load(Ordering::Acquire)
     }
 
-    /// Bytes there are in all.
-    pub(super) fn limit_bytes(&self) -> u64 {
-        self.limit_bytes
-    }
-
     /// Takes `bytes` if they are left. More than there is in all is let through when nothing is taken.
     pub(super) fn try_take(self: &Arc<Budget>, bytes: u64) -> Option<Taken> {
         let take = |used: u64| (used == 0 || used.saturating_add(bytes) <= self.limit_bytes).then_some(used + bytes);

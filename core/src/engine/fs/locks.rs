@@ -283,7 +283,8 @@ impl Locks {
     /// Gives up all locks that `owner` holds on any node of the bucket: it is gone.
     pub fn release_all(&self, owner: LockOwner) {
         let mut state = self.table.state.lock();
-        let is_owners = |(key, node): &(&Key, &Node)| key.0 == self.bucket && node.held.iter().any(|l| l.owner == owner);
+        let is_owners =
+            |(key, node): &(&Key, &Node)| key.0 == self.bucket && node.held.iter().any(|l| l.owner == owner);
         let keys: Vec<Key> = state.nodes.iter().filter(is_owners).map(|(key, _)| *key).collect();
         for key in keys {
             let _ = state.unlock(key, owner, &(0..u64::MAX));
@@ -434,7 +435,9 @@ mod tests {
                 let bytes = start as usize..(start + length) as usize;
                 if kind == 2 {
                     locks.unlock(&NODE, owner, range).unwrap();
-                    model[bytes].iter_mut().for_each(|byte| drop(byte.remove(&owner)));
+                    model[bytes].iter_mut().for_each(|byte| {
+                        byte.remove(&owner);
+                    });
                 } else {
                     let mode = if kind == 0 { Shared } else { Exclusive };
                     let is_free = model[bytes.clone()].iter().all(|byte| {
@@ -444,7 +447,9 @@ mod tests {
                     prop_assert_eq!(locks.test(&NODE, &wanted).is_none(), is_free);
                     prop_assert_eq!(runtime.block_on(take(&locks, wanted)), is_free);
                     if is_free {
-                        model[bytes].iter_mut().for_each(|byte| drop(byte.insert(owner, mode)));
+                        model[bytes].iter_mut().for_each(|byte| {
+                            byte.insert(owner, mode);
+                        });
                     }
                 }
                 for (at, byte) in model.iter().enumerate() {

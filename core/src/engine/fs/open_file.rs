@@ -74,7 +74,7 @@ pub struct OpenFile {
 }
 
 impl FileSystem {
-    /// Opens a regular file. [`ErrorKind::Denied`] if the caller may not read or write it, or (EROFS' relatives) nothing was asked for.
+    /// Opens a regular file. [`ErrorKind::Denied`] if the caller may not read or write it.
     pub async fn open(&self, caller: &Caller, node: &NodeId, flags: OpenFlags) -> Result<OpenFile> {
         let nodes = self.bucket.segment().open_nodes().clone();
         let body = nodes.open(&self.bucket, node).await?;
@@ -105,7 +105,8 @@ impl FileSystem {
         Locks::new(self.bucket.segment().open_nodes().locks.clone(), self.bucket.state().number)
     }
 
-    /// Saves files that were closed, and makes what was written to open ones at least `age_ns` ago safe from a crash. Called by housekeeping.
+    /// Makes versions of files that were closed, and of open ones that were written to at least `age_ns` ago; on disk with the next sync.
+    /// Whole-object readers see such a version of a file that is still being written.
     pub async fn flush_older_than(&self, age_ns: TimeNs) -> Result<()> {
         self.bucket.segment().open_nodes().flush(Some(self.bucket.state().number), age_ns).await
     }

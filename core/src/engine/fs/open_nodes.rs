@@ -50,6 +50,13 @@ pub(in crate::engine) struct OpenNodes {
     pub(super) stored_bytes: u64,
 }
 
+/// Takes `body` out of `map`. A later body of the same node, which another may have opened since, stays.
+fn remove(map: &mut HashMap<Key, Arc<Body>>, key: &Key, body: &Arc<Body>) {
+    if map.get(key).is_some_and(|known| Arc::ptr_eq(known, body)) {
+        map.remove(key);
+    }
+}
+
 impl OpenNodes {
     /// `buffer_bytes`: memory for written bytes. Readers get half as much.
     pub(in crate::engine) fn new(buffer_bytes: usize) -> OpenNodes {
@@ -186,7 +193,7 @@ impl OpenNodes {
             }
             let is_unsaved = state.is_unsaved() && !state.is_orphan;
             if !is_unsaved {
-                bodies.remove(&key);
+                remove(&mut bodies, &key, body);
             }
             is_unsaved
         };
@@ -217,7 +224,9 @@ impl OpenNodes {
                 let saved = this.drain(None).await;
                 this.is_draining.store(false, Ordering::Release);
                 // What was closed since is ours, unless somebody else has begun; what failed waits for the next flush.
-                if saved == 0 || this.closed_count.load(Ordering::Acquire) == 0 || this.is_draining.swap(true, Ordering::AcqRel)
+                if saved == 0
+                    || this.closed_count.load(Ordering::Acquire) == 0
+                    || this.is_draining.swap(true, Ordering::AcqRel)
                 {
                     return;
                 }
@@ -229,7 +238,11 @@ impl OpenNodes {
     async fn drain(&self, bucket: Option<BucketNumber>) -> usize {
         let closed: Vec<_> = {
             let closed = self.closed.lock();
-            closed.iter().filter(|((number, _), _)| bucket.is_none_or(|b| b == *number)).map(|(_, b)| b.clone()).collect()
+            closed
+                .iter()
+                .filter(|((number, _), _)| bucket.is_none_or(|b| b == *number))
+                .map(|(_, b)| b.clone())
+                .collect()
         };
         let saves = futures::stream::iter(closed).map(|body| async move {
             match body.save(false).await {
@@ -256,10 +269,10 @@ impl OpenNodes {
         if state.is_unsaved() && !state.is_orphan && state.handles == 0 {
             return false;
         }
-        closed.remove(&key);
+        remove(&mut closed, &key, body);
         self.closed_count.store(closed.len(), Ordering::Release);
         if state.handles == 0 {
-            bodies.remove(&key);
+            remove(&mut bodies, &key, body);
         }
         true
     }
@@ -268,10 +281,10 @@ impl OpenNodes {
         let key = (body.bucket.state().number, body.node);
         let mut bodies = self.bodies.lock();
         let mut closed = self.closed.lock();
-        closed.remove(&key);
+        remove(&mut closed, &key, body);
         self.closed_count.store(closed.len(), Ordering::Release);
         if body.state().handles == 0 {
-            bodies.remove(&key);
+            remove(&mut bodies, &key, body);
         }
     }
 
@@ -288,7 +301,7 @@ impl OpenNodes {
         bodies.iter().filter(|((number, _), _)| bucket.is_none_or(|b| b == *number)).map(|(_, b)| b.clone()).collect()
     }
 
-    /// Saves what was closed, and makes what was written at least `age_ns` ago safe from a crash.
+    /// Makes versions of what was closed, and of what was written to open files at least `age_ns` ago.
     pub(in crate::engine) async fn flush(&self, bucket: Option<BucketNumber>, age_ns: TimeNs) -> Result<()> {
         self.drain(bucket).await;
         let mut result = Ok(());
@@ -298,7 +311,7 @@ impl OpenNodes {
                 let since = state.unsaved_since_ns.filter(|_| state.is_unsaved() && !state.is_orphan);
                 since.is_some_and(|since| body.now_ns().saturating_sub(since) >= age_ns)
             };
-            if is_due && let Err(error) = body.protect().await {
+            if is_due && let Err(error) = body.save(false).await {
                 tracing::warn!(%error, node = %body.node, "an open file could not be flushed");
                 result = Err(error);
             }
@@ -411,11 +424,6 @@ impl Body {
         self.changed.notify_waiters();
         Ok(())
     }
-
-    /// Makes what was written so far safe from a crash.
-    pub(super) async fn protect(&self) -> Result<()> {
-        self.save(false).await
-    }
 }
 
 impl Bucket {
@@ -426,8 +434,8 @@ impl Bucket {
 }
 
 impl Segment {
-    /// Saves files that were closed, and makes what was written to open ones at least `age_ns` ago safe from a crash, in all buckets.
-    /// For housekeeping, every few seconds.
+    /// Makes versions of files that were closed, and of open ones that were written to at least `age_ns` ago, in all buckets; on disk with the
+    /// next sync. Whole-object readers see such a version of a file that is still being written.
     pub async fn flush_files_older_than(&self, age_ns: TimeNs) -> Result<()> {
         self.open_nodes().flush(None, age_ns).await
     }

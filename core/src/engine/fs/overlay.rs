@@ -248,12 +248,6 @@ impl Overlay {
             .collect()
     }
 
-    /// The piece that covers `offset` or is the first after it: where it starts.
-    pub(super) fn at_or_after(&self, offset: u64) -> Option<(u64, &Piece)> {
-        let start = self.across(offset).unwrap_or(offset);
-        self.pieces.range(start..).next().map(|(start, piece)| (*start, piece))
-    }
-
     /// Runs of memory that touch each other, in order.
     pub(super) fn memory_runs(&self) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
@@ -391,8 +385,8 @@ mod tests {
         let _copy = overlay.snapshot();
         overlay.write(40, vec![2; 10].into(), 2, budget.try_take(10).unwrap());
         overlay.replace(0, &Piece::hole(100, 1));
-        assert_eq!(overlay.memory_runs(), [40..50]);
-        assert_eq!(overlay.gaps(0..120), [100..120]);
+        assert!(overlay.memory_runs().into_iter().eq(std::iter::once(40..50)));
+        assert!(overlay.gaps(0..120).into_iter().eq(std::iter::once(100..120)));
         overlay.drop_older(0..u64::MAX, 1);
         assert_eq!(overlay.gaps(0..100), [0..40, 50..100]);
     }

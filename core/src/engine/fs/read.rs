@@ -182,9 +182,7 @@ impl Reader {
             return self.contents.read_chunk(id, true).await;
         }
         match self.in_hand(id, bytes) {
-            Some(chunk) => {
-                chunk.get_or_try_init(|| self.contents.read_chunk(id, false)).await.cloned()
-            }
+            Some(chunk) => chunk.get_or_try_init(|| self.contents.read_chunk(id, false)).await.cloned(),
             None => self.contents.read_chunk(id, true).await,
         }
     }

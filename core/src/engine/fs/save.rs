@@ -30,11 +30,7 @@ impl Body {
             if state.is_orphan {
                 return Ok(());
             }
-            if state.is_unsaved() {
-                None
-            } else {
-                Some(state.is_unsynced)
-            }
+            if state.is_unsaved() { None } else { Some(state.is_unsynced) }
         };
         match is_unsynced {
             Some(true) if is_durable => {

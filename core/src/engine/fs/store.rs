@@ -302,8 +302,9 @@ impl Moment {
                 let (session, chunk) = (self.session.clone(), bytes.clone());
                 let id = session.store(&chunk)?;
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                inline =
-                    Manifest::empty().overwrite(&*self.session, 0..length.into(), vec![Extent::chunk(id, length)]).await?;
+                inline = Manifest::empty()
+                    .overwrite(&*self.session, 0..length.into(), vec![Extent::chunk(id, length)])
+                    .await?;
                 &inline
             }
         };
