@@ -23,6 +23,8 @@ pub enum ErrorKind {
     NotEmpty,
     /// Too many concurrent changes to the same thing; nothing was changed, trying again may work.
     Busy,
+    /// Waiting for a lock would never end: its holder waits, perhaps through others, for the caller.
+    Deadlock,
     /// The disk is (nearly) full. Reads and deletes go on.
     NoSpace,
     /// A quota of the bucket is used up.
@@ -65,6 +67,26 @@ pub enum Subject {
     Chunk,
     /// A pack file.
     Pack,
+    /// A file or directory known by its node ([`ErrorKind::NotFound`]: it is gone).
+    Node,
+    /// An extended attribute.
+    Attribute,
+    /// The number of names of a file.
+    Link,
+    /// A name or path that is too long.
+    Length,
+    /// Something that must be a directory and is not.
+    NotDirectory,
+    /// Something that must not be a directory and is one.
+    IsDirectory,
+    /// What only the owner, or root, may do.
+    Owner,
+    /// Something that is not offered.
+    Support,
+    /// The size of a file.
+    Size,
+    /// A place in a file where there is nothing of the kind looked for.
+    Nowhere,
 }
 
 /// An error of the engine: a kind to act on, the subject it is about, and a sentence for people.
@@ -148,6 +170,34 @@ impl Error {
         self.subject
     }
 
+    /// The POSIX error number of Linux that says the same, for doors whose callers are programs that think in files.
+    pub fn errno(&self) -> i32 {
+        match (self.kind, self.subject) {
+            (ErrorKind::NotFound, Subject::Node) => errno::ESTALE,
+            (ErrorKind::NotFound, Subject::Attribute) => errno::ENODATA,
+            (ErrorKind::NotFound, _) => errno::ENOENT,
+            (ErrorKind::Exists, _) => errno::EEXIST,
+            (ErrorKind::Denied, Subject::Owner) => errno::EPERM,
+            (ErrorKind::Denied, _) => errno::EACCES,
+            (ErrorKind::Invalid, Subject::Length) => errno::ENAMETOOLONG,
+            (ErrorKind::Invalid, Subject::NotDirectory) => errno::ENOTDIR,
+            (ErrorKind::Invalid, Subject::IsDirectory) => errno::EISDIR,
+            (ErrorKind::Invalid, Subject::Size) => errno::EFBIG,
+            (ErrorKind::Invalid, Subject::Nowhere) => errno::ENXIO,
+            (ErrorKind::Invalid, Subject::Attribute) => errno::ERANGE,
+            (ErrorKind::Invalid, Subject::Support) => errno::EOPNOTSUPP,
+            (ErrorKind::Invalid | ErrorKind::Precondition, _) => errno::EINVAL,
+            (ErrorKind::NotEmpty, _) => errno::ENOTEMPTY,
+            (ErrorKind::Busy, _) => errno::EAGAIN,
+            (ErrorKind::Deadlock, _) => errno::EDEADLK,
+            (ErrorKind::NoSpace, _) => errno::ENOSPC,
+            (ErrorKind::Quota, Subject::Link) => errno::EMLINK,
+            (ErrorKind::Quota, _) => errno::EDQUOT,
+            (ErrorKind::Offline, _) => errno::EHOSTUNREACH,
+            (ErrorKind::Damaged | ErrorKind::Failed, _) => errno::EIO,
+        }
+    }
+
     /// The sentence for people, without the cause.
     pub fn message(&self) -> &str {
         &self.message
@@ -177,4 +227,30 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|s| s.as_ref() as &(dyn std::error::Error + 'static))
     }
+}
+
+/// Error numbers of Linux (`asm-generic/errno-base.h` and `errno.h`); spelled out because doors for other systems translate from them.
+mod errno {
+    pub(super) const ENOENT: i32 = 2;
+    pub(super) const EPERM: i32 = 1;
+    pub(super) const EIO: i32 = 5;
+    pub(super) const ENXIO: i32 = 6;
+    pub(super) const EAGAIN: i32 = 11;
+    pub(super) const EACCES: i32 = 13;
+    pub(super) const EEXIST: i32 = 17;
+    pub(super) const ENOTDIR: i32 = 20;
+    pub(super) const EISDIR: i32 = 21;
+    pub(super) const EINVAL: i32 = 22;
+    pub(super) const EFBIG: i32 = 27;
+    pub(super) const ENOSPC: i32 = 28;
+    pub(super) const EMLINK: i32 = 31;
+    pub(super) const ERANGE: i32 = 34;
+    pub(super) const EDEADLK: i32 = 35;
+    pub(super) const ENAMETOOLONG: i32 = 36;
+    pub(super) const ENOTEMPTY: i32 = 39;
+    pub(super) const ENODATA: i32 = 61;
+    pub(super) const EOPNOTSUPP: i32 = 95;
+    pub(super) const EHOSTUNREACH: i32 = 113;
+    pub(super) const ESTALE: i32 = 116;
+    pub(super) const EDQUOT: i32 = 122;
 }

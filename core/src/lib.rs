@@ -23,8 +23,10 @@ mod policy;
 pub mod register;
 pub mod tree;
 
+pub use engine::fs::OpenFile;
 pub use engine::{
-    Bucket, Catalog, Change, CreateOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
+    Bucket, Catalog, Change, CreateOptions, FileOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject,
+    Segment,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};

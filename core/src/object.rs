@@ -237,6 +237,8 @@ pub struct ObjectInfo {
     pub is_current: bool,
     /// Size of the content in bytes.
     pub size: u64,
+    /// Bytes of it that are not holes, before deduplication and compression.
+    pub allocated_bytes: u64,
     /// Modification time.
     pub modified_ns: TimeNs,
     /// Entity tag.

@@ -80,6 +80,14 @@ pub struct BucketPolicy {
     pub conflicts: ConflictPolicy,
     /// What ETags are made of.
     pub etag: EtagKind,
+    /// Owner of files and directories that no POSIX door made.
+    pub uid: u32,
+    /// Group of files and directories that no POSIX door made.
+    pub gid: u32,
+    /// Permission bits of files that no POSIX door made.
+    pub file_mode: u32,
+    /// Permission bits of directories that no POSIX door made.
+    pub directory_mode: u32,
 }
 
 impl Default for BucketPolicy {
@@ -93,6 +101,10 @@ impl Default for BucketPolicy {
             quota_objects: None,
             conflicts: ConflictPolicy::KeepBoth,
             etag: EtagKind::Md5,
+            uid: 0,
+            gid: 0,
+            file_mode: 0o644,
+            directory_mode: 0o755,
         }
     }
 }
@@ -107,6 +119,10 @@ pub const POLICY_KEYS: &[(&str, &str)] = &[
     ("quota-objects", "a count, or none"),
     ("conflicts", "keep-both, last-writer-wins or origin-wins"),
     ("etag", "md5 or opaque"),
+    ("uid", "the number of the user who owns what was not made as a file"),
+    ("gid", "the number of its group"),
+    ("file-mode", "permission bits in octal, for files that were not made as such"),
+    ("directory-mode", "permission bits in octal, for directories that were not made as such"),
 ];
 
 impl BucketPolicy {
@@ -121,6 +137,10 @@ impl BucketPolicy {
             "quota-objects" => self.quota_objects = count(key, value)?,
             "conflicts" => self.conflicts = word(key, value)?,
             "etag" => self.etag = word(key, value)?,
+            "uid" => self.uid = value.parse().map_err(|_| refused(key, value))?,
+            "gid" => self.gid = value.parse().map_err(|_| refused(key, value))?,
+            "file-mode" => self.file_mode = mode(key, value)?,
+            "directory-mode" => self.directory_mode = mode(key, value)?,
             _ => {
                 let keys: Vec<_> = POLICY_KEYS.iter().map(|(k, _)| *k).collect();
                 return Err(Error::invalid(format!("no bucket policy '{key}'; there are {}", keys.join(", "))));
@@ -153,6 +173,10 @@ fn word<T: for<'de> Deserialize<'de>>(key: &str, value: &str) -> Result<T> {
 
 fn count<T: FromStr>(key: &str, value: &str) -> Result<Option<T>> {
     if value == "none" { Ok(None) } else { value.parse().map(Some).map_err(|_| refused(key, value)) }
+}
+
+fn mode(key: &str, value: &str) -> Result<u32> {
+    u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| refused(key, value))
 }
 
 fn chunking(value: &str) -> Result<Chunking> {

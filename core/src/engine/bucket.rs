@@ -66,6 +66,7 @@ impl Bucket {
     /// What it holds.
     pub async fn usage(&self) -> Result<Usage> {
         self.alive()?;
+        self.settle_files().await;
         Ok(self.segment.ledger().usage(self.state.number))
     }
 
@@ -109,6 +110,7 @@ impl Bucket {
     /// Puts a sealed content under `key`.
     pub(super) async fn commit_version(&self, key: &Bytes, sealed: SealedObject) -> Result<ObjectInfo> {
         self.contents().check_space(sealed.size.min(4096))?;
+        self.settle_files().await;
         let (stored, sequenced, rows) = {
             let ((stored, rows), sequenced) = transact!(self.segment, txn, {
                 self.require(&mut txn).await?;
@@ -130,6 +132,7 @@ impl Bucket {
             version: Version {
                 size: sealed.size,
                 modified_ns: options.modified_ns.unwrap_or_else(|| self.segment.now_ns()),
+                hole_bytes: sealed.hole_bytes,
                 file_type: options.file_type,
                 etag: sealed.etag.clone(),
                 content: sealed.content.clone(),
@@ -160,6 +163,7 @@ impl Bucket {
     /// Opens one version for reading; it stays readable, whole, however long that takes.
     pub async fn get(&self, key: impl AsRef<[u8]>, options: GetOptions) -> Result<Object> {
         let key = checked(key)?;
+        self.settle_files().await;
         // A collection that starts now waits until the content is registered as open.
         let gate = self.contents().readers_gate.read().await;
         let view = self.view(options.snapshot.as_deref()).await?;
@@ -175,6 +179,7 @@ impl Bucket {
     /// One version's info.
     pub async fn head(&self, key: impl AsRef<[u8]>, options: GetOptions) -> Result<ObjectInfo> {
         let key = checked(key)?;
+        self.settle_files().await;
         let view = self.view(options.snapshot.as_deref()).await?;
         Ok(self.find(&view, &key, options.version).await?.0)
     }
@@ -254,6 +259,7 @@ impl Bucket {
     /// Deletes a key or one of its versions.
     pub async fn delete(&self, key: impl AsRef<[u8]>, options: DeleteOptions) -> Result<Deleted> {
         let key = checked(key)?;
+        self.settle_files().await;
         let ((mut deleted, marker), sequenced) = transact!(self.segment, txn, {
             self.require(&mut txn).await?;
             let deleted = namespace::delete(&mut txn, &self.state, &key, &options).await?;
@@ -319,6 +325,7 @@ impl Bucket {
         let tags = options.tags.unwrap_or_else(|| info.tags.clone());
         check_metadata(&metadata, &tags)?;
         self.contents().check_space(4096)?;
+        self.settle_files().await;
         let checksums = options.checksums.unwrap_or_else(|| info.checksums.clone());
         // A multipart tag names parts that the copy does not have; without an MD5 of the whole, the tag stays as it is.
         let etag = info.etag.clone();
@@ -327,6 +334,7 @@ impl Bucket {
             let version = Version {
                 size: info.size,
                 modified_ns: self.segment.now_ns(),
+                hole_bytes: info.size.saturating_sub(info.allocated_bytes),
                 file_type: info.file_type,
                 etag: etag.clone(),
                 content: source.content().clone(),
@@ -352,6 +360,7 @@ impl Bucket {
     pub async fn set_tags(&self, key: impl AsRef<[u8]>, version: Option<VersionId>, tags: Tags) -> Result<ObjectInfo> {
         let key = checked(key)?;
         check_metadata(&Metadata::default(), &tags)?;
+        self.settle_files().await;
         transact!(self.segment, txn, {
             self.require(&mut txn).await?;
             namespace::set_tags(&mut txn, &self.state, &key, version, tags.clone()).await?
@@ -361,6 +370,7 @@ impl Bucket {
 
     /// A page of keys in byte order.
     pub async fn list(&self, options: ListOptions) -> Result<ListPage> {
+        self.settle_files().await;
         let view = self.view(options.snapshot.as_deref()).await?;
         let options = ListOptions { limit: options.limit.min(PAGE_ITEMS_MAX), ..options };
         namespace::list(view, &options).await
@@ -368,6 +378,7 @@ impl Bucket {
 
     /// A page of versions: keys in byte order, each key's versions newest first.
     pub async fn list_versions(&self, options: ListVersionsOptions) -> Result<VersionPage> {
+        self.settle_files().await;
         let view = self.view(None).await?;
         let options = ListVersionsOptions { limit: options.limit.min(PAGE_ITEMS_MAX), ..options };
         namespace::list_versions(view, self.state.number, &options).await
@@ -429,6 +440,7 @@ pub(super) fn stored_info(segment: &Segment, key: Bytes, stored: Stored, sequenc
         version: version.version_id(id),
         is_current: true,
         size: version.size,
+        allocated_bytes: version.size - version.hole_bytes.min(version.size),
         modified_ns: version.modified_ns,
         etag: version.etag,
         file_type: version.file_type,

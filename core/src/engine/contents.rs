@@ -104,6 +104,11 @@ impl Contents {
         self.disk.free_bytes()
     }
 
+    /// Bytes that can still be written.
+    pub(crate) fn writable_bytes(&self) -> Result<u64> {
+        Ok(self.free_bytes()?.saturating_sub(self.reserve_bytes))
+    }
+
     /// Refuses a write of `bytes` when the file system is nearly full. The reserve is what deletes and collections live on.
     pub(crate) fn check_space(&self, bytes: u64) -> Result<()> {
         let unchecked = self.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed);

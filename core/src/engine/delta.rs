@@ -31,6 +31,7 @@ impl Bucket {
     /// What a segment that stands at `from` does not know of the bucket, cut at one instant. Contents in chunks are named, not included.
     pub async fn changes_since(&self, from: &VersionVector) -> Result<Delta> {
         self.share().await?;
+        self.settle_files().await;
         namespace::changes_since(self.segment().ledger(), self.state(), from).await
     }
 

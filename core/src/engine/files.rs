@@ -138,6 +138,7 @@ impl Bucket {
     /// What is at `path` (`b""`: the bucket's root). Symbolic links are not followed. A file is preferred to a directory
     /// of the same name unless the path ends in `/`.
     pub async fn stat(&self, path: impl AsRef<[u8]>) -> Result<ObjectInfo> {
+        self.settle_files().await;
         let view = self.view(None).await?;
         if path.as_ref().is_empty() {
             return self.directory_stat(&view, Bytes::new(), NodeId::ROOT, None).await;
@@ -179,13 +180,7 @@ impl Bucket {
         let moved =
             view.store_snapshot().get(Space::Derived, &keys::directory_time(self.state().number, &node)).await?;
         let moved = moved.and_then(|t| t.as_ref().try_into().ok().map(i64::from_be_bytes));
-        let by_hand = row.attributes.value().and_then(|a| a.modified_ns.map(|(time, _)| (time, a.changed_ns)));
-        info.modified_ns = match (by_hand, moved) {
-            (Some((time, set)), Some(moved)) if set >= moved => time,
-            (Some((time, _)), None) => time,
-            (_, Some(moved)) => moved,
-            (None, None) => object.modified_ns,
-        };
+        info.modified_ns = namespace::directory_modified_ns(&row, moved, object.modified_ns);
         info.version = VersionId::Null;
         Ok(info)
     }
@@ -199,6 +194,7 @@ impl Bucket {
     ) -> Result<()> {
         let path = checked(path)?;
         let to = target(&path)?;
+        self.settle_files().await;
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
             let number = self.state().number;
@@ -230,6 +226,7 @@ impl Bucket {
         after: Option<Bytes>,
         limit: usize,
     ) -> Result<(Vec<DirEntry>, bool)> {
+        self.settle_files().await;
         let view = self.view(None).await?;
         let path = path.as_ref();
         let mut directories = Vec::new();

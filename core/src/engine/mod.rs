@@ -24,7 +24,9 @@ mod bucket;
 mod catalog;
 mod contents;
 mod delta;
+mod file_by_path;
 mod files;
+pub mod fs;
 mod gc;
 mod lock;
 mod multipart;
@@ -38,6 +40,7 @@ mod writer;
 
 pub use bucket::Bucket;
 pub use catalog::Catalog;
+pub use file_by_path::FileOptions;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};
 pub use writer::{ObjectWriter, SealedObject};

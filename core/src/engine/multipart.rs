@@ -42,6 +42,7 @@ fn blank(
     Version {
         size,
         modified_ns,
+        hole_bytes: 0,
         file_type: Default::default(),
         etag,
         content,
@@ -231,6 +232,7 @@ impl Bucket {
         options: CompleteOptions,
     ) -> Result<ObjectInfo> {
         let key = checked(key)?;
+        self.settle_files().await;
         let row = self.upload_row(&key, upload).await?;
         let stored = self.stored_parts(upload, parts, &options).await?;
         let size = stored.iter().map(|p| p.version.size).sum();

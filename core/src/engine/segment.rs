@@ -1,6 +1,7 @@
 //! An open segment: the data directory, its stores, and the handles that come from it.
 
 use super::contents::{Contents, Session};
+use super::fs::OpenNodes;
 use super::lock::DirectoryLock;
 use super::pool::Pool;
 use super::writer::PERMIT_BYTES;
@@ -42,6 +43,9 @@ pub struct OpenOptions {
     pub metadata_cache_bytes: usize,
     /// Memory for contents on their way in, all writers together, in bytes.
     pub write_buffer_bytes: usize,
+    /// Memory for bytes written to open files and not stored yet, all files together, in bytes. While they are being stored up to as much again
+    /// is needed, and readers of open files keep up to half as much in hand.
+    pub file_buffer_bytes: usize,
     /// Writes are refused when the file system has less free than this. Lowered to a sixteenth of small file systems.
     pub reserve_bytes: u64,
     /// Threads that cut, hash and compress; 0: one per core.
@@ -56,6 +60,7 @@ impl Default for OpenOptions {
             chunk_cache_bytes: 128 << 20,
             metadata_cache_bytes: 256 << 20,
             write_buffer_bytes: 64 << 20,
+            file_buffer_bytes: 64 << 20,
             reserve_bytes: 256 << 20,
             workers: 0,
             environment: Environment::default(),
@@ -105,6 +110,7 @@ pub(super) struct Inner {
     pub(super) collecting: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<Change>,
     pub(super) gc_counters: Mutex<crate::GcReport>,
+    open_nodes: Arc<OpenNodes>,
     _lock: Arc<DirectoryLock>,
 }
 
@@ -216,6 +222,7 @@ impl Segment {
             collecting: tokio::sync::Mutex::new(()),
             changes: broadcast::channel(1024).0,
             gc_counters: Mutex::new(crate::GcReport::default()),
+            open_nodes: Arc::new(OpenNodes::new(options.file_buffer_bytes)),
             _lock: lock,
         }));
         segment.load_snapshots().await?;
@@ -258,8 +265,10 @@ impl Segment {
 
     /// Flushes and stops: later writes through clones fail, reads go on while a clone is held.
     pub async fn close(&self) -> Result<()> {
+        let saved = self.0.open_nodes.save_all().await;
         self.0.ledger.close().await?;
-        self.0.contents.packs().seal_active()
+        self.0.contents.packs().seal_active()?;
+        saved
     }
 
     /// Its id.
@@ -317,6 +326,10 @@ impl Segment {
 
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.0.ledger
+    }
+
+    pub(super) fn open_nodes(&self) -> &Arc<OpenNodes> {
+        &self.0.open_nodes
     }
 
     pub(super) fn contents(&self) -> &Arc<Contents> {

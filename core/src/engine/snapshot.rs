@@ -22,6 +22,7 @@ impl Bucket {
     /// Keeps the bucket's present state readable under `name`.
     pub async fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         check_name(name)?;
+        self.settle_files().await;
         let created_ns = self.segment().now_ns();
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
@@ -89,6 +90,7 @@ impl Bucket {
     /// Makes `target`, a new bucket with this one's policy, a writable copy of `prefix` as `snapshot` saw it (`None`: as it is now),
     /// sharing all content. Returns the number of files and explicit directories. A failure half way leaves a bucket with a part of it.
     pub async fn clone_to(&self, target: &BucketPath, prefix: &[u8], snapshot: Option<&str>) -> Result<u64> {
+        self.settle_files().await;
         // Rows, and the content they refer to, must stay while they are copied: hold on to a snapshot, and keep collections out.
         let _collecting = self.segment().0.collecting.lock().await;
         let view = self.view(snapshot).await?;

@@ -54,7 +54,7 @@ pub struct ObjectWriter {
     block: Vec<Bytes>,
     block_bytes: usize,
     size: u64,
-    has_holes: bool,
+    hole_bytes: u64,
     cutting: Cutting,
     digests: Lane,
     builder: Builder,
@@ -117,7 +117,7 @@ impl ObjectWriter {
             block: Vec::new(),
             block_bytes: 0,
             size: 0,
-            has_holes: false,
+            hole_bytes: 0,
             cutting: Cutting::Idle(Cutter::new(policy.chunking)),
             digests,
             builder: Builder::new(),
@@ -148,7 +148,7 @@ impl ObjectWriter {
         }
         self.flush_block(true).await?;
         self.drain(0).await?;
-        self.has_holes = true;
+        self.hole_bytes += length;
         self.size += length;
         self.builder.push(&*self.session, Extent { length, source: Source::Hole }).await?;
         let mut digests = self.take_digests().await?;
@@ -284,7 +284,8 @@ impl ObjectWriter {
 
     /// Ends the content: everything is cut, hashed and handed to the disk, the tap has seen it all.
     pub async fn seal(mut self) -> Result<SealedObject> {
-        let is_small = self.size <= INLINE_BYTES_MAX as u64 && self.block_bytes as u64 == self.size && !self.has_holes;
+        let is_small =
+            self.size <= INLINE_BYTES_MAX as u64 && self.block_bytes as u64 == self.size && self.hole_bytes == 0;
         let (content, md5) = if is_small {
             // Copied, so that a row does not hold on to a network buffer.
             let bytes = self.block.concat();
@@ -312,6 +313,7 @@ impl ObjectWriter {
             session: self.session,
             content,
             size: self.size,
+            hole_bytes: self.hole_bytes,
             md5,
             etag,
         })
@@ -337,6 +339,7 @@ pub struct SealedObject {
     pub(super) session: Arc<Session>,
     pub(super) content: Content,
     pub(super) size: u64,
+    pub(super) hole_bytes: u64,
     pub(super) md5: Option<[u8; 16]>,
     pub(super) etag: Etag,
 }

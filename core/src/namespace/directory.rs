@@ -254,6 +254,9 @@ pub(super) async fn drop_empty_parents(
     mut directory: NodeId,
     gone: &Bytes,
 ) -> Result<()> {
+    if txn.keeps_directories() {
+        return keep_directory(txn, bucket, &directory, gone).await;
+    }
     let mut gone = gone.clone();
     while directory != NodeId::ROOT {
         let Some((parent, name)) = txn.node(bucket.number, &directory).await?.home.value().cloned() else {
@@ -282,6 +285,26 @@ pub(super) async fn drop_empty_parents(
     Ok(())
 }
 
+/// `gone` was taken out of `directory` by somebody who thinks in files: a directory that only its entries implied, and that is empty now, stays
+/// until it is removed itself.
+pub async fn keep_directory(txn: &mut Txn, bucket: &BucketState, directory: &NodeId, gone: &Bytes) -> Result<()> {
+    if *directory == NodeId::ROOT {
+        return Ok(());
+    }
+    let Some((parent, name)) = txn.node(bucket.number, directory).await?.home.value().cloned() else {
+        return Ok(());
+    };
+    let shown = &txn.entry(bucket.number, &parent, &name).await?.shown;
+    if !matches!(shown, Some(Shown::Directory { explicit: None, .. }))
+        || has_witness(txn, bucket, directory, gone).await?
+        || contents(txn, bucket, directory).await?.0
+    {
+        return Ok(());
+    }
+    let made = ExplicitDirectory::empty(txn.now_ns());
+    make_explicit(txn, bucket, &parent, &name, *directory, made).await
+}
+
 /// Takes away an empty directory's entry and node.
 async fn drop_directory(
     txn: &mut Txn,
@@ -294,7 +317,7 @@ async fn drop_directory(
     txn.edit_entry(bucket.number, parent, name).await?.shown = None;
     if !bucket.is_shared() {
         *txn.edit_node(bucket.number, node).await? = Default::default();
-        txn.delete(Space::Derived, keys::directory_time(bucket.number, node));
+        txn.forget_directory(bucket.number, node);
     }
     Ok(())
 }
@@ -401,11 +424,13 @@ pub async fn link(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place)
     if file.content.is_some() {
         return Err(Error::invalid("a conflict copy must be resolved (renamed or copied) before it can be linked"));
     }
+    let now = txn.now_ns();
     let row = txn.edit_node(bucket.number, &file.node).await?;
     if row.names.len() >= LINKS_MAX {
-        return Err(Error::new(ErrorKind::Quota, format!("a file has at most {LINKS_MAX} names")));
+        return Err(Error::new(ErrorKind::Quota, format!("a file has at most {LINKS_MAX} names")).about(Subject::Link));
     }
     row.names.push(to.clone());
+    row.names_changed_ns = now;
     write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;
     txn.count(bucket.number, |u| {
         u.objects += 1;
@@ -438,9 +463,11 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
         return rescue(txn, bucket, from, to, file).await;
     }
     super::history::leave_marker(txn, bucket, from, &file).await?;
+    let now = txn.now_ns();
     let row = txn.edit_node(bucket.number, &file.node).await?;
     row.names.retain(|name| name != from);
     row.names.push(to.clone());
+    row.names_changed_ns = now;
     write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;
     txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown = Some(Shown::File(file));
     write_entry(txn, bucket, &from.0, &from.1, None).await?;

@@ -30,7 +30,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 /// How many changed rows are remembered for conflict checks, at least. A transaction that began before them starts again.
 const RECENT_ROWS: usize = 1 << 16;
@@ -59,7 +59,17 @@ pub struct Sequenced {
     pub first_sequence: u64,
     /// The stamp of its first dot.
     pub first_time: u64,
+    /// The wall clock's time, moved on where needed so that each commit has a later one than those before it since the segment was opened.
+    pub wall_ns: i64,
+    /// Whether what the transaction observed without depending on it had not changed since.
+    pub is_observed: bool,
 }
+
+/// Rows of entries and nodes that one group changed, each with the origin that its transaction named.
+pub type ChangedRows = Arc<Vec<(Space, Bytes, u32)>>;
+
+/// How many groups a watcher may be behind before it misses some.
+const WATCHED_GROUPS_MAX: usize = 1024;
 
 /// See the module.
 pub struct Ledger {
@@ -70,6 +80,7 @@ pub struct Ledger {
     state: Mutex<State>,
     work: Condvar,
     published: watch::Sender<u64>,
+    watchers: broadcast::Sender<ChangedRows>,
     groups: AtomicU64,
     transactions: AtomicU64,
     conflicts: AtomicU64,
@@ -80,6 +91,7 @@ pub(super) struct State {
     commit: u64,
     sequence: u64,
     hybrid: HybridClock,
+    wall_ns: i64,
     recent: HashMap<u64, u64>,
     before_recent: HashMap<u64, u64>,
     /// Commit numbers up to this one are not in `recent` or `before_recent` any more.
@@ -99,6 +111,7 @@ struct Group {
     acks: Vec<oneshot::Sender<Result<(), (ErrorKind, String)>>>,
     usage: Vec<BucketNumber>,
     deltas: Vec<(BucketNumber, UsageDelta)>,
+    changed: Vec<(Space, Bytes, u32)>,
     commit: u64,
     needs_contents: bool,
     needs_sync: bool,
@@ -146,6 +159,7 @@ impl Ledger {
                 commit,
                 sequence,
                 hybrid: HybridClock::seeded(time),
+                wall_ns: i64::MIN,
                 recent: HashMap::new(),
                 before_recent: HashMap::new(),
                 forgotten: commit,
@@ -158,6 +172,7 @@ impl Ledger {
             }),
             work: Condvar::new(),
             published: watch::channel(commit).0,
+            watchers: broadcast::channel(WATCHED_GROUPS_MAX).0,
             groups: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
@@ -215,6 +230,11 @@ impl Ledger {
         Txn::new(self.clone(), self.published())
     }
 
+    /// Hears which entries and nodes each group of commits changed, from now on.
+    pub fn watch(&self) -> broadcast::Receiver<ChangedRows> {
+        self.watchers.subscribe()
+    }
+
     /// What a bucket holds.
     pub fn usage(&self, bucket: BucketNumber) -> Usage {
         self.state.lock().usage.get(&bucket).copied().unwrap_or_default()
@@ -270,7 +290,13 @@ impl Ledger {
                 None => {}
             }
             if txn.is_read_only() {
-                return Ok(Sequenced { commit: state.commit, first_sequence: 0, first_time: 0 });
+                return Ok(Sequenced {
+                    commit: state.commit,
+                    first_sequence: 0,
+                    first_time: 0,
+                    wall_ns: self.now_ns(),
+                    is_observed: false,
+                });
             }
             self.check(&state, &txn)?;
             let sequenced = self.sequence_txn(&mut state, txn)?;
@@ -303,13 +329,17 @@ impl Ledger {
         }
     }
 
-    fn check(&self, state: &State, txn: &Txn) -> Result<()> {
-        let stale = txn.read_version() < state.forgotten && !txn.reads().is_empty();
+    /// Whether all of `rows` are as they were when `txn` began.
+    fn are_unchanged(state: &State, txn: &Txn, rows: &[u64]) -> bool {
         let changed = |hash: &u64| {
             let newest = state.recent.get(hash).or_else(|| state.before_recent.get(hash));
             newest.is_some_and(|&commit| commit > txn.read_version())
         };
-        if stale || txn.reads().iter().any(changed) {
+        rows.is_empty() || txn.read_version() >= state.forgotten && !rows.iter().any(changed)
+    }
+
+    fn check(&self, state: &State, txn: &Txn) -> Result<()> {
+        if !Ledger::are_unchanged(state, txn, txn.reads()) {
             self.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(Error::new(ErrorKind::Busy, "the same thing is being changed by many at once; try again"));
         }
@@ -323,15 +353,19 @@ impl Ledger {
             commit: state.commit + 1,
             first_sequence: state.sequence + 1,
             first_time: state.hybrid.reserve(self.environment.clock.now_ns(), slots),
+            wall_ns: self.environment.clock.now_ns().max(state.wall_ns.saturating_add(1)),
+            is_observed: Ledger::are_unchanged(state, &txn, txn.observed()),
         };
         let needs_contents = txn.needs_contents();
         let needs_sync = txn.needs_sync();
         let usage = txn.usage().clone();
         let snapshot_of = txn.snapshot_of();
         let shown_usage = txn.shown_usage();
+        let origin = txn.origin();
         let writes = txn.into_writes(&sequenced, &state.snapshots)?;
         // From here on nothing fails: the counters move together with the rows.
         state.commit += 1;
+        state.wall_ns = sequenced.wall_ns;
         state.sequence += slots;
         for (bucket, delta) in usage {
             delta.apply(state.usage.entry(bucket).or_default());
@@ -349,6 +383,10 @@ impl Ledger {
         }
         for (space, key, _) in &writes {
             state.recent.insert(row_hash(*space, key), sequenced.commit);
+        }
+        if self.watchers.receiver_count() > 0 {
+            let watched = writes.iter().filter(|(space, ..)| matches!(space, Space::Entries | Space::Nodes));
+            state.pending.changed.extend(watched.map(|(space, key, _)| (*space, key.clone(), origin)));
         }
         if state.recent.len() >= RECENT_ROWS {
             state.forgotten = state.rotated;
@@ -393,6 +431,10 @@ impl Ledger {
             match result {
                 Ok(()) => {
                     self.published.send_replace(group.commit);
+                    if !group.changed.is_empty() {
+                        // Nobody may be listening any more.
+                        let _ = self.watchers.send(Arc::new(group.changed));
+                    }
                     for ack in group.acks {
                         // A caller that went away doesn't want to know.
                         let _ = ack.send(Ok(()));

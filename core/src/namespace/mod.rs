@@ -16,6 +16,7 @@ pub mod keys;
 mod ledger;
 mod list;
 mod remove;
+mod replace;
 mod rows;
 mod txn;
 mod version;
@@ -23,11 +24,14 @@ mod view;
 mod write;
 
 pub use delta::{Delta, DeltaRegister, apply, changes_since, show, vector};
-pub use directory::{find_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir};
+pub use directory::{
+    find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
+};
 pub use history::{find_kept, newest_kept};
-pub use ledger::{ContentBarrier, Ledger, NoContents, Sequenced};
+pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
-pub use remove::{Leave, delete, remove_file};
+pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
+pub use replace::{NewContent, replace};
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
@@ -35,7 +39,10 @@ pub use rows::{
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
 pub use view::{EntryCursor, Found, View};
-pub use write::{NewVersion, Stored, directory_info, info, put, set_attributes, set_modified, set_tags};
+pub use write::{
+    NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, info, put, set_attributes,
+    set_modified, set_tags, show_modified,
+};
 
 use crate::id::{BucketId, NodeId};
 use crate::path::BucketPath;

@@ -131,7 +131,20 @@ async fn check_condition(
     options.condition.check(current.as_ref())
 }
 
-/// Takes the file at `place` away, with the directories that its key implied.
+/// Where a file was removed by its name, not by its key: what S3 clients see there is a delete.
+pub async fn leave_marker_of_removal(txn: &mut Txn, bucket: &BucketState, place: &Place) -> Result<()> {
+    let versioning = bucket.versioning();
+    if versioning == Versioning::Off {
+        return Ok(());
+    }
+    if versioning == Versioning::Suspended {
+        drop_null_version(txn, bucket, place).await?;
+    }
+    put_marker(txn, bucket, place, versioning == Versioning::Suspended);
+    trim(txn, bucket, place).await
+}
+
+/// Takes the file at `place` away; the directories above it are left as they are.
 pub async fn remove_file(txn: &mut Txn, bucket: &BucketState, place: &Place, leave: Leave) -> Result<()> {
     remove_file_only(txn, bucket, place, leave).await
 }
@@ -159,8 +172,10 @@ async fn unlink(txn: &mut Txn, bucket: &BucketState, place: &Place, file: &Shown
     write_entry(txn, bucket, &place.0, &place.1, None).await?;
     txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = None;
     let is_shared = bucket.is_shared();
+    let now = txn.now_ns();
     let row = txn.edit_node(bucket.number, &file.node).await?;
     row.names.retain(|name| name != place);
+    row.names_changed_ns = now;
     if row.names.is_empty() {
         if is_shared {
             let shown: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();

@@ -122,6 +122,8 @@ pub struct NodeRow {
     pub commit: u64,
     /// Where entries with this node are live. A directory has none here: its home tells.
     pub names: Vec<(NodeId, Bytes)>,
+    /// When this segment last linked, unlinked or renamed the file; 0: never.
+    pub names_changed_ns: TimeNs,
     /// A directory's place: (parent, name).
     pub home: Register<(NodeId, Bytes)>,
     /// Contents.
@@ -141,6 +143,8 @@ pub struct AttributesValue {
     pub modified_ns: Option<(TimeNs, TimeNs)>,
     /// When attributes were last changed.
     pub changed_ns: TimeNs,
+    /// An access time set by hand.
+    pub accessed_ns: Option<TimeNs>,
 }
 
 /// Tags of one version.
@@ -273,19 +277,23 @@ impl NodeRow {
     /// The row's bytes.
     pub fn encode(&self, own: &SegmentId) -> Vec<u8> {
         let mut out = begin(self.commit);
+        let dated = if self.names_changed_ns == 0 { 0 } else { 2 };
         // The usual file has one name, the one its content was written under.
         let usual = self.content.shown().and_then(|w| w.value.as_ref()).map(|v| &v.at);
         if let ([name], Some(at)) = (self.names.as_slice(), usual)
             && name == at
         {
-            out.push(1);
+            out.push(1 | dated);
         } else {
-            out.push(0);
+            out.push(dated);
             put_varint(&mut out, self.names.len() as u64);
             for (parent, name) in &self.names {
                 out.extend_from_slice(&parent.0);
                 put_bytes(&mut out, name);
             }
+        }
+        if dated != 0 {
+            out.extend_from_slice(&self.names_changed_ns.to_be_bytes());
         }
         let mut register = Vec::new();
         let mut put = |out: &mut Vec<u8>, encode: &dyn Fn(&mut Vec<u8>)| {
@@ -308,13 +316,18 @@ impl NodeRow {
     /// Reads the row.
     pub fn decode(bytes: Bytes, own: &SegmentId) -> Result<NodeRow> {
         let (commit, mut reader) = open(bytes)?;
-        let is_usual = reader.u8()? == 1;
+        let kind = reader.u8()?;
+        if kind > 3 {
+            return Err(Error::damaged(format!("a node row has names of the unknown kind {kind}")));
+        }
+        let is_usual = kind & 1 != 0;
         let mut names = Vec::new();
         if !is_usual {
             for _ in 0..reader.varint()? {
                 names.push((NodeId(reader.array()?), reader.bytes()?));
             }
         }
+        let names_changed_ns = if kind & 2 != 0 { i64::from_be_bytes(reader.array()?) } else { 0 };
         let home = decode_optional(reader.bytes()?, own, decode_home)?;
         let content = decode_optional(reader.bytes()?, own, |b| Version::decode(Bytes::copy_from_slice(b)))?;
         let attributes = decode_optional(reader.bytes()?, own, decode_attributes)?;
@@ -323,7 +336,7 @@ impl NodeRow {
             let at = content.shown().and_then(|w| w.value.as_ref()).map(|v: &Version| v.at.clone());
             names.push(at.ok_or_else(|| Error::damaged("a node row has a name but no content"))?);
         }
-        Ok(NodeRow { commit, names, home, content, attributes, tags })
+        Ok(NodeRow { commit, names, names_changed_ns, home, content, attributes, tags })
     }
 
     /// Whether nothing is left in the row.
@@ -424,6 +437,13 @@ pub(super) fn encode_attributes(value: &AttributesValue, out: &mut Vec<u8>) {
         None => out.push(0),
     }
     out.extend_from_slice(&value.changed_ns.to_be_bytes());
+    match value.accessed_ns {
+        Some(time) => {
+            out.push(1);
+            out.extend_from_slice(&time.to_be_bytes());
+        }
+        None => out.push(0),
+    }
     put_varint(out, a.xattrs.len() as u64);
     for (name, value) in &a.xattrs {
         put_bytes(out, name.as_bytes());
@@ -448,12 +468,18 @@ pub(super) fn decode_attributes(bytes: &[u8]) -> Result<AttributesValue> {
         None
     };
     let changed_ns = i64::from_be_bytes(reader.array()?);
+    let accessed_ns = if reader.u8()? == 1 { Some(i64::from_be_bytes(reader.array()?)) } else { None };
     let mut xattrs = BTreeMap::new();
     for _ in 0..reader.varint()? {
         let name = String::from_utf8_lossy(&reader.bytes()?).into_owned();
         xattrs.insert(name, reader.bytes()?);
     }
-    Ok(AttributesValue { attributes: Attributes { mode, uid, gid, rdev, xattrs }, modified_ns, changed_ns })
+    Ok(AttributesValue {
+        attributes: Attributes { mode, uid, gid, rdev, xattrs },
+        modified_ns,
+        changed_ns,
+        accessed_ns,
+    })
 }
 
 /// `[version, 32 bytes]`, then key and value of each tag.

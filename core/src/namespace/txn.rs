@@ -10,10 +10,10 @@ use crate::catalog::CatalogRow;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::Space;
-use crate::object::Usage;
+use crate::object::{TimeNs, Usage};
 use crate::register::{Context, Dot};
 use bytes::{BufMut, Bytes, BytesMut};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Names one register of a row in the change index.
@@ -163,6 +163,11 @@ pub struct Txn {
     new_history: Vec<(Bytes, Dot, HistoryRow)>,
     catalog: Cells<CatalogRow>,
     raw: Vec<(Space, Bytes, Option<Bytes>)>,
+    /// Directories whose entries change, by the key of their time's row.
+    touched: BTreeSet<Bytes>,
+    observed: Vec<u64>,
+    keeps_directories: bool,
+    origin: u32,
     slots: u32,
     usage: BTreeMap<BucketNumber, UsageDelta>,
     quotas: Vec<(BucketNumber, Option<u64>, Option<u64>)>,
@@ -184,6 +189,10 @@ impl Txn {
             new_history: Vec::new(),
             catalog: Cells::new(),
             raw: Vec::new(),
+            touched: BTreeSet::new(),
+            observed: Vec::new(),
+            keeps_directories: false,
+            origin: 0,
             slots: 0,
             usage: BTreeMap::new(),
             quotas: Vec::new(),
@@ -325,10 +334,43 @@ impl Txn {
         self.raw.push((space, key, None));
     }
 
-    /// Notes that the entries of `directory` change: moves its time, and makes a concurrent removal of it fail.
+    /// Notes that the entries of `directory` change: moves its time to that of the commit, and makes a concurrent removal of it fail.
     pub fn touch_directory(&mut self, bucket: BucketNumber, directory: &NodeId) {
-        let now = self.now_ns();
-        self.put(Space::Derived, keys::directory_time(bucket, directory), now.to_be_bytes().to_vec());
+        self.touched.insert(keys::directory_time(bucket, directory));
+    }
+
+    /// Directories that become empty stay.
+    pub fn keep_directories(&mut self) {
+        self.keeps_directories = true;
+    }
+
+    pub(super) fn keeps_directories(&self) -> bool {
+        self.keeps_directories
+    }
+
+    /// Who makes the change, for those who watch.
+    pub fn set_origin(&mut self, origin: u32) {
+        self.origin = origin;
+    }
+
+    pub(super) fn origin(&self) -> u32 {
+        self.origin
+    }
+
+    /// A directory goes, and its time with it.
+    pub fn forget_directory(&mut self, bucket: BucketNumber, directory: &NodeId) {
+        let key = keys::directory_time(bucket, directory);
+        self.touched.remove(&key);
+        self.delete(Space::Derived, key);
+    }
+
+    /// When the entries of `directory` last changed. Does not make the commit depend on it; [`Sequenced::is_observed`] tells afterwards whether it
+    /// was still so.
+    pub async fn observe_directory(&mut self, bucket: BucketNumber, directory: &NodeId) -> Result<Option<TimeNs>> {
+        let key = keys::directory_time(bucket, directory);
+        self.observed.push(row_hash(Space::Derived, &key));
+        let row = self.ledger.store().get(Space::Derived, &key).await?;
+        Ok(row.and_then(|row| row.as_ref().try_into().ok().map(i64::from_be_bytes)))
     }
 
     /// Changes what the bucket holds.
@@ -406,6 +448,10 @@ impl Txn {
         &self.reads
     }
 
+    pub(super) fn observed(&self) -> &[u64] {
+        &self.observed
+    }
+
     pub(super) fn slots(&self) -> u32 {
         self.slots
     }
@@ -424,6 +470,7 @@ impl Txn {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.raw.is_empty()
+            && self.touched.is_empty()
             && self.new_history.is_empty()
             && !self.entries.values().any(|c| c.is_dirty)
             && !self.nodes.values().any(|c| c.is_dirty)
@@ -465,6 +512,8 @@ impl Txn {
             self.history.insert(key.freeze(), cell);
         }
         let mut writes = self.raw;
+        let time = Bytes::copy_from_slice(&sequenced.wall_ns.to_be_bytes());
+        writes.extend(self.touched.into_iter().map(|key| (Space::Derived, key, Some(time.clone()))));
         seal(self.entries, &own, sequenced, snapshots, &mut writes)?;
         seal(self.nodes, &own, sequenced, snapshots, &mut writes)?;
         seal(self.history, &own, sequenced, snapshots, &mut writes)?;

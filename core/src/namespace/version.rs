@@ -28,6 +28,8 @@ pub struct Version {
     pub size: u64,
     /// Modification time.
     pub modified_ns: TimeNs,
+    /// Bytes of the content that are holes.
+    pub hole_bytes: u64,
     /// Kind of node.
     pub file_type: FileType,
     /// Entity tag.
@@ -58,6 +60,7 @@ impl Version {
         Version {
             size: 0,
             modified_ns,
+            hole_bytes: 0,
             file_type: FileType::Regular,
             etag: Etag::Opaque([0; 16]),
             content: Content::Inline(Bytes::new()),
@@ -104,6 +107,7 @@ impl Version {
             is_marker: self.is_marker,
             at_parent: Bytes::copy_from_slice(&self.at.0.0),
             at_name: self.at.1.clone(),
+            hole_bytes: self.hole_bytes,
         };
         out.reserve(record.encoded_len());
         // Encoding into a Vec can't run out of room.
@@ -132,6 +136,7 @@ impl Version {
         Ok(Version {
             size: record.size,
             modified_ns: record.modified_ns,
+            hole_bytes: record.hole_bytes.min(record.size),
             file_type: file_type_from_byte(u8::try_from(record.file_type).unwrap_or(u8::MAX))?,
             etag: etag_from_bytes(&record.etag)?,
             content,
@@ -252,6 +257,8 @@ struct Record {
     at_parent: Bytes,
     #[prost(bytes = "bytes", tag = "16")]
     at_name: Bytes,
+    #[prost(uint64, tag = "17")]
+    hole_bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -97,6 +97,31 @@ pub async fn put(
     }
 }
 
+/// Makes a file in a directory that shows, at a place where nothing shows.
+pub async fn create(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    version: Version,
+    attributes: AttributesValue,
+) -> Result<NodeId> {
+    let policy = bucket.policy();
+    txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
+    if policy.versioning == Versioning::Suspended {
+        drop_null_version(txn, bucket, place).await?;
+    }
+    let version = Version { at: place.clone(), is_null: policy.versioning != Versioning::On, id: None, ..version };
+    let node = fresh_node(txn);
+    show_new_file(txn, bucket, place, node, version).await?;
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_node(bucket.number, &node).await?;
+    row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(attributes)), &[]);
+    if policy.versioning != Versioning::Off {
+        trim(txn, bucket, place).await?;
+    }
+    Ok(node)
+}
+
 /// An id for a new file.
 pub(super) fn fresh_node(txn: &Txn) -> NodeId {
     let mut id = [0; 16];
@@ -129,7 +154,7 @@ pub(super) async fn show_new_file(
 }
 
 /// Replaces the content that shows of `file` under all its names.
-async fn replace_content(
+pub(super) async fn replace_content(
     txn: &mut Txn,
     bucket: &BucketState,
     file: &ShownFile,
@@ -152,7 +177,7 @@ async fn replace_content(
 }
 
 /// Keeps the version that is about to be replaced, if the bucket keeps versions.
-async fn retire_current(
+pub(super) async fn retire_current(
     txn: &mut Txn,
     bucket: &BucketState,
     place: &Place,
@@ -231,18 +256,32 @@ pub async fn set_attributes(
     if attributes.is_none() && modified_ns.is_none() {
         return Ok(old.map(|v| v.attributes).unwrap_or_default());
     }
-    let old = old.unwrap_or_default();
-    let value = AttributesValue {
-        attributes: attributes.unwrap_or(old.attributes),
-        modified_ns: modified_ns.or(old.modified_ns),
-        changed_ns: txn.now_ns(),
-    };
+    let value = edit_attributes(txn, bucket, node, |value| {
+        if let Some(attributes) = attributes {
+            value.attributes = attributes;
+        }
+        value.modified_ns = modified_ns.or(value.modified_ns);
+    })
+    .await?;
+    Ok(value.attributes)
+}
+
+/// Changes a node's attributes; returns what holds then.
+pub async fn edit_attributes(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    node: &NodeId,
+    edit: impl FnOnce(&mut AttributesValue),
+) -> Result<AttributesValue> {
+    let now = txn.now_ns();
     let (dot, own) = (txn.dot(), *txn.own());
     let row = txn.edit_node(bucket.number, node).await?;
+    let mut value = row.attributes.value().cloned().unwrap_or_default();
+    edit(&mut value);
+    value.changed_ns = now.max(value.changed_ns.saturating_add(1));
     let replaced = row.attributes.dots();
-    let result = value.attributes.clone();
-    row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
-    Ok(result)
+    row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value.clone())), &replaced);
+    Ok(value)
 }
 
 /// Sets the modification time of a file or directory by hand: what shows under its names moves with it.
@@ -260,7 +299,9 @@ pub async fn set_modified(txn: &mut Txn, bucket: &BucketState, place: &Place, mo
             Ok(())
         }
         Some(Shown::Directory { node, .. }) => {
-            set_attributes(txn, bucket, &node, None, Some((modified_ns, 0))).await?;
+            let moved = txn.observe_directory(bucket.number, &node).await?.unwrap_or_default();
+            let set = txn.now_ns().max(moved);
+            set_attributes(txn, bucket, &node, None, Some((modified_ns, set))).await?;
             if let Some(Shown::Directory { explicit: Some(object), .. }) =
                 &mut txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown
             {
@@ -270,6 +311,28 @@ pub async fn set_modified(txn: &mut Txn, bucket: &BucketState, place: &Place, mo
         }
         None => Err(Error::not_found(Subject::Key, format!("there is no '{}'", String::from_utf8_lossy(&place.1)))),
     }
+}
+
+/// The modification time of a node was set by hand: listings show it under all its names.
+pub async fn show_modified(txn: &mut Txn, bucket: &BucketState, node: &NodeId, modified_ns: TimeNs) -> Result<()> {
+    let row = txn.node(bucket.number, node).await?;
+    let (names, home) = (row.names.clone(), row.home.value().cloned());
+    for (parent, name) in &names {
+        if let Some(Shown::File(shown)) = &mut txn.edit_entry(bucket.number, parent, name).await?.shown {
+            shown.modified_ns = modified_ns;
+        }
+    }
+    if let Some((parent, name)) = home
+        && matches!(
+            txn.entry(bucket.number, &parent, &name).await?.shown,
+            Some(Shown::Directory { explicit: Some(_), .. })
+        )
+        && let Some(Shown::Directory { explicit: Some(object), .. }) =
+            &mut txn.edit_entry(bucket.number, &parent, &name).await?.shown
+    {
+        object.modified_ns = modified_ns;
+    }
+    Ok(())
 }
 
 /// Replaces the tags of a version of `key`; `None`: of the current one.
@@ -352,6 +415,7 @@ pub fn info(
         version: id,
         is_current,
         size: version.size,
+        allocated_bytes: version.size.saturating_sub(version.hole_bytes),
         modified_ns: by_hand.map_or(version.modified_ns, |(time, _)| time),
         etag: version.etag.clone(),
         file_type: version.file_type,
@@ -363,6 +427,17 @@ pub fn info(
         links: u32::try_from(row.names.len().max(1)).unwrap_or(u32::MAX),
         segment: write.dot.segment,
     })
+}
+
+/// When the entries of a directory last changed: `moved` as this segment saw it, unless a time was set by hand since; else when it was made.
+pub fn directory_modified_ns(row: &NodeRow, moved: Option<TimeNs>, made: TimeNs) -> TimeNs {
+    let by_hand = row.attributes.value().and_then(|a| a.modified_ns);
+    match (by_hand, moved) {
+        (Some((time, set)), Some(moved)) if set >= moved => time,
+        (Some((time, _)), None) => time,
+        (_, Some(moved)) => moved,
+        (None, None) => made,
+    }
 }
 
 /// What doors hear about a directory that is an object by itself.
@@ -387,6 +462,7 @@ pub fn directory_info(
         version: VersionId::Null,
         is_current: true,
         size: object.size,
+        allocated_bytes: object.size,
         modified_ns: object.modified_ns,
         etag: object.etag.clone(),
         file_type: FileType::Directory,

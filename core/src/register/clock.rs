@@ -35,6 +35,11 @@ impl HybridClock {
         self.last
     }
 
+    /// The wall clock's reading in a time, in nanoseconds, to the millisecond; later where the clock had to run ahead.
+    pub fn wall_ns(time: u64) -> i64 {
+        i64::try_from(time >> 16).unwrap_or(i64::MAX).saturating_mul(1_000_000)
+    }
+
     /// The next time: the wall clock's, or one above the last if the wall clock stands still or has stepped back.
     /// `now_ns` counts from the Unix epoch.
     pub fn next(&mut self, now_ns: i64) -> u64 {

@@ -127,6 +127,7 @@ pub(crate) mod tests {
             version: VersionId::Null,
             is_current: true,
             size: 10,
+            allocated_bytes: 10,
             modified_ns: modified_s * 1_000_000_000 + 500_000_000,
             etag,
             file_type: FileType::Regular,

@@ -1,0 +1,141 @@
+//! What a node's rows say about it: the attributes that `stat` shows.
+
+use super::body::file_id;
+use super::{FileAttributes, FileSystem};
+use crate::error::{Error, Result, Subject};
+use crate::id::NodeId;
+use crate::kv::Space;
+use crate::namespace::{self, NodeRow, Shown, Txn, keys};
+use crate::object::{FileType, TimeNs};
+use crate::register::HybridClock;
+
+/// What directories say their size is, in bytes.
+const DIRECTORY_BYTES: u64 = 4096;
+
+impl FileSystem {
+    /// Attributes of a node, with what is written and not saved. `NotFound` about [`Subject::Node`] (ESTALE) if it is gone.
+    pub async fn attributes(&self, node: &NodeId) -> Result<FileAttributes> {
+        self.bucket.alive()?;
+        let state = self.bucket.state();
+        let store = self.bucket.segment().store();
+        let row = match store.get(Space::Nodes, &keys::node(state.number, node)).await? {
+            Some(row) => NodeRow::decode(row, &self.bucket.segment().id())?,
+            None if *node == NodeId::ROOT => NodeRow::default(),
+            None => return self.without_name(node),
+        };
+        let moved = if is_directory(node, &row) {
+            let moved = store.get(Space::Derived, &keys::directory_time(state.number, node)).await?;
+            moved.and_then(|row| row.as_ref().try_into().ok().map(i64::from_be_bytes))
+        } else {
+            None
+        };
+        // Where deletes leave tombstones a directory's rows outlive it.
+        if state.is_shared()
+            && let Some((parent, name)) = row.home.value()
+        {
+            let entry = store.get(Space::Entries, &keys::entry(state.number, parent, name)).await?;
+            let shown = entry.map(namespace::EntryRow::decode_shown).transpose()?.and_then(|(_, shown, _)| shown);
+            if !matches!(shown, Some(Shown::Directory { node: there, .. }) if there == *node) {
+                return Err(gone(node));
+            }
+        }
+        match self.of_rows(node, &row, moved) {
+            Some(attributes) => Ok(self.as_written(attributes)),
+            None => self.without_name(node),
+        }
+    }
+
+    /// The same inside a transaction, whose commit then depends on the node. A directory's times are only observed.
+    pub(super) async fn attributes_in(&self, txn: &mut Txn, node: &NodeId) -> Result<FileAttributes> {
+        let number = self.bucket.state().number;
+        let row = txn.node(number, node).await?.clone();
+        let moved = if is_directory(node, &row) { txn.observe_directory(number, node).await? } else { None };
+        let attributes = self.of_rows(node, &row, moved).ok_or_else(|| gone(node))?;
+        Ok(self.as_written(attributes))
+    }
+
+    /// A directory inside a transaction.
+    pub(super) async fn directory_in(&self, txn: &mut Txn, node: &NodeId) -> Result<FileAttributes> {
+        let attributes = self.attributes_in(txn, node).await?;
+        must_be_directory(&attributes)?;
+        Ok(attributes)
+    }
+
+    fn without_name(&self, node: &NodeId) -> Result<FileAttributes> {
+        let open = self.bucket.segment().open_nodes().orphan(self.bucket.state().number, node);
+        open.ok_or_else(|| gone(node))
+    }
+
+    fn as_written(&self, mut attributes: FileAttributes) -> FileAttributes {
+        if attributes.file_type == FileType::Regular {
+            self.bucket.segment().open_nodes().overlay(self.bucket.state().number, &mut attributes);
+        }
+        attributes
+    }
+
+    /// Attributes from a node's rows; `None`: the node has no name.
+    pub(super) fn of_rows(&self, node: &NodeId, row: &NodeRow, moved: Option<TimeNs>) -> Option<FileAttributes> {
+        let state = self.bucket.state();
+        let policy = state.policy();
+        let set = row.attributes.value();
+        let by = |pick: fn(&crate::object::Attributes) -> Option<u32>| set.and_then(|v| pick(&v.attributes));
+        let changed_ns = set.map_or(TimeNs::MIN, |v| v.changed_ns);
+        let mut attributes = FileAttributes {
+            node: *node,
+            file_id: file_id(node),
+            file_type: FileType::Directory,
+            mode: by(|a| a.mode).unwrap_or(policy.file_mode) & 0o7777,
+            links: 2,
+            uid: by(|a| a.uid).unwrap_or(policy.uid),
+            gid: by(|a| a.gid).unwrap_or(policy.gid),
+            size: DIRECTORY_BYTES,
+            allocated_bytes: DIRECTORY_BYTES,
+            rdev: set.and_then(|v| v.attributes.rdev).unwrap_or_default(),
+            accessed_ns: 0,
+            modified_ns: 0,
+            changed_ns: 0,
+        };
+        if is_directory(node, row) {
+            let made = row.home.shown().map_or(state.created_ns, |home| HybridClock::wall_ns(home.stamp_time));
+            attributes.mode = by(|a| a.mode).unwrap_or(policy.directory_mode) & 0o7777;
+            attributes.modified_ns = namespace::directory_modified_ns(row, moved, made);
+            attributes.changed_ns = moved.unwrap_or(made).max(changed_ns);
+        } else {
+            if row.names.is_empty() {
+                return None;
+            }
+            let version = row.content.value()?;
+            let by_hand = set.and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns);
+            attributes.file_type = version.file_type;
+            attributes.links = u32::try_from(row.names.len()).unwrap_or(u32::MAX);
+            attributes.size = if is_special(version.file_type) { 0 } else { version.size };
+            attributes.allocated_bytes = attributes.size.saturating_sub(version.hole_bytes);
+            attributes.modified_ns = by_hand.map_or(version.modified_ns, |(time, _)| time);
+            attributes.changed_ns = version.modified_ns.max(changed_ns).max(row.names_changed_ns);
+            if version.file_type == FileType::Symlink {
+                attributes.mode = by(|a| a.mode).unwrap_or(0o777) & 0o7777;
+            }
+        }
+        attributes.accessed_ns = set.and_then(|v| v.accessed_ns).unwrap_or(attributes.modified_ns);
+        Some(attributes)
+    }
+}
+
+fn is_special(kind: FileType) -> bool {
+    matches!(kind, FileType::Fifo | FileType::Socket | FileType::CharDevice | FileType::BlockDevice)
+}
+
+fn is_directory(node: &NodeId, row: &NodeRow) -> bool {
+    *node == NodeId::ROOT || row.home.value().is_some()
+}
+
+pub(super) fn gone(node: &NodeId) -> Error {
+    Error::not_found(Subject::Node, format!("there is no file or directory {node} any more"))
+}
+
+pub(super) fn must_be_directory(attributes: &FileAttributes) -> Result<()> {
+    if attributes.file_type == FileType::Directory {
+        return Ok(());
+    }
+    Err(Error::invalid("it is not a directory").about(Subject::NotDirectory))
+}

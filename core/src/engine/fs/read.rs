@@ -1,0 +1,277 @@
+//! Reading from an open file: what lies over the content, then its chunks, verified, with read-ahead for those who read on.
+//!
+//! A [`Reader`] belongs to one handle. It remembers the extents around the place that was read last and the chunks it has in hand, so that the next request
+//! for a part of the same chunk neither looks for it nor verifies it again. What it has in hand counts against a budget that all handles of
+//! the segment share; without a share it reads through the chunk cache alone.
+
+use super::super::contents::{Contents, ReadNodes};
+use super::body::{Part, Plan};
+use super::budget::{Budget, Taken};
+use super::overlay::HeldContent;
+use crate::error::{Error, Result};
+use crate::id::ChunkId;
+use crate::manifest::{Extent, Source};
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// How far ahead of a sequential reader chunks are fetched, in bytes: at first, and at most.
+const AHEAD_BYTES: Range<u64> = (512 << 10)..(4 << 20);
+/// How far requests of a sequential reader may be out of order, in bytes.
+const STRAY_BYTES: u64 = 1 << 20;
+/// The most extents that are remembered.
+const EXTENTS_MAX: usize = 256;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A chunk that was asked for.
+struct InHand {
+    id: ChunkId,
+    bytes: u64,
+    chunk: Arc<OnceCell<Bytes>>,
+    _taken: Taken,
+}
+
+/// What a handle remembers of its reads.
+#[derive(Default)]
+struct Memory {
+    /// Where the last read ended.
+    next: u64,
+    ahead_bytes: u64,
+    /// Extents of `content` that follow each other from `extents_start` to `extents_end`.
+    content: Option<Arc<HeldContent>>,
+    extents: Vec<(u64, Extent)>,
+    covered: Range<u64>,
+    in_hand: VecDeque<InHand>,
+    in_hand_bytes: u64,
+}
+
+/// One handle's reading.
+pub(super) struct Reader {
+    contents: Arc<Contents>,
+    budget: Arc<Budget>,
+    memory: Mutex<Memory>,
+}
+
+impl Reader {
+    pub(super) fn new(contents: Arc<Contents>, budget: Arc<Budget>) -> Reader {
+        Reader { contents, budget, memory: Mutex::default() }
+    }
+
+    /// Reads what `plan` says; it begins at `offset`.
+    pub(super) async fn read(&self, offset: u64, plan: Plan) -> Result<Bytes> {
+        let ahead_bytes = {
+            let mut memory = self.memory.lock();
+            let is_next = offset.abs_diff(memory.next) <= STRAY_BYTES;
+            memory.ahead_bytes = match memory.ahead_bytes {
+                _ if !is_next => 0,
+                0 => AHEAD_BYTES.start,
+                bytes => (bytes * 2).min(AHEAD_BYTES.end),
+            };
+            if !is_next {
+                memory.in_hand.clear();
+                memory.in_hand_bytes = 0;
+            }
+            memory.ahead_bytes
+        };
+        let Plan { parts, _hold } = plan;
+        let mut out = Pieces::default();
+        for part in parts {
+            match part {
+                Part::Memory(bytes) => out.push(bytes),
+                Part::Zeros(length) => out.push_zeros(length)?,
+                Part::Stored(Source::Hole, length) => out.push_zeros(length)?,
+                Part::Stored(Source::Chunk { id, offset, raw }, length) => {
+                    let chunk = self.chunk(&id, raw.into(), ahead_bytes > 0).await?;
+                    out.push(cut(&chunk, offset, length)?);
+                }
+                Part::Content(content, range) => self.read_content(&content, range, ahead_bytes, &mut out).await?,
+            }
+        }
+        self.memory.lock().next = offset + out.length as u64;
+        Ok(out.join())
+    }
+
+    async fn read_content(
+        &self,
+        content: &Arc<HeldContent>,
+        range: Range<u64>,
+        ahead_bytes: u64,
+        out: &mut Pieces,
+    ) -> Result<()> {
+        let extents = self.extents(content, &range, ahead_bytes).await?;
+        let mut wanted = Vec::new();
+        for (start, extent) in extents {
+            let end = start + extent.length;
+            if end <= range.start {
+                continue;
+            }
+            let is_ahead = start >= range.end;
+            if let Source::Chunk { id, raw, .. } = extent.source
+                && (is_ahead || (start > range.start && ahead_bytes > 0))
+            {
+                if start >= range.end.saturating_add(ahead_bytes) {
+                    break;
+                }
+                self.fetch_ahead(&id, raw.into());
+            }
+            if !is_ahead {
+                wanted.push((start, extent));
+            }
+        }
+        for (start, extent) in wanted {
+            let part = extent.part(range.start.saturating_sub(start), range.end - start);
+            match part.map(|part| (part.source, part.length)) {
+                None => {}
+                Some((Source::Hole, length)) => out.push_zeros(length)?,
+                Some((Source::Chunk { id, offset, raw }, length)) => {
+                    let chunk = self.chunk(&id, raw.into(), ahead_bytes > 0).await?;
+                    out.push(cut(&chunk, offset, length)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The extents of `range`, and some that follow.
+    async fn extents(
+        &self,
+        content: &Arc<HeldContent>,
+        range: &Range<u64>,
+        ahead_bytes: u64,
+    ) -> Result<Vec<(u64, Extent)>> {
+        let end_of_content = content.manifest.size();
+        {
+            let memory = self.memory.lock();
+            let wanted_end = range.end.saturating_add(ahead_bytes / 2).min(end_of_content);
+            if memory.content.as_ref().is_some_and(|known| Arc::ptr_eq(known, content))
+                && memory.covered.start <= range.start
+                && memory.covered.end >= wanted_end.max(range.end)
+            {
+                let first = memory.extents.partition_point(|(start, extent)| start + extent.length <= range.start);
+                let limit = range.end.saturating_add(ahead_bytes);
+                let known = memory.extents.iter().skip(first);
+                return Ok(known.take_while(|(start, _)| *start < limit).copied().collect());
+            }
+        }
+        let end = range.end.saturating_add(ahead_bytes * 2).min(end_of_content);
+        let mut cursor = content.manifest.extents(ReadNodes(self.contents.clone()), range.start..end);
+        let mut extents = Vec::new();
+        let mut covered = range.start..range.start;
+        while (covered.end < range.end || extents.len() < EXTENTS_MAX)
+            && let Some((start, extent)) = cursor.next().await?
+        {
+            covered.end = start + extent.length;
+            extents.push((start, extent));
+        }
+        if ahead_bytes > 0 && extents.len() <= EXTENTS_MAX * 2 {
+            let mut memory = self.memory.lock();
+            memory.content = Some(content.clone());
+            memory.extents.clone_from(&extents);
+            memory.covered = covered;
+        }
+        Ok(extents)
+    }
+
+    /// The verified bytes of a chunk.
+    async fn chunk(&self, id: &ChunkId, bytes: u64, is_sequential: bool) -> Result<Bytes> {
+        if !is_sequential {
+            // Who reads here and there will come back.
+            return self.contents.read_chunk(id, true).await;
+        }
+        match self.in_hand(id, bytes) {
+            Some(chunk) => chunk.get_or_try_init(|| self.contents.read_chunk(id, false)).await.cloned(),
+            None => self.contents.read_chunk(id, true).await,
+        }
+    }
+
+    /// The place in hand for a chunk; `None`: there is no share of the budget left for it.
+    fn in_hand(&self, id: &ChunkId, bytes: u64) -> Option<Arc<OnceCell<Bytes>>> {
+        let mut memory = self.memory.lock();
+        if let Some(known) = memory.in_hand.iter().find(|known| known.id == *id) {
+            return Some(known.chunk.clone());
+        }
+        while memory.in_hand_bytes + bytes > AHEAD_BYTES.end * 2
+            && let Some(old) = memory.in_hand.pop_front()
+        {
+            memory.in_hand_bytes -= old.bytes;
+        }
+        let taken = self.budget.try_take(bytes)?;
+        let chunk = Arc::new(OnceCell::new());
+        memory.in_hand.push_back(InHand { id: *id, bytes, chunk: chunk.clone(), _taken: taken });
+        memory.in_hand_bytes += bytes;
+        Some(chunk)
+    }
+
+    /// Starts fetching a chunk that will be wanted soon.
+    fn fetch_ahead(&self, id: &ChunkId, bytes: u64) {
+        {
+            let memory = self.memory.lock();
+            if memory.in_hand.iter().any(|known| known.id == *id) {
+                return;
+            }
+        }
+        if let Some(chunk) = self.in_hand(id, bytes) {
+            let (contents, id) = (self.contents.clone(), *id);
+            tokio::spawn(async move {
+                // Who needs it will try again and hear of the error.
+                let _ = chunk.get_or_try_init(|| contents.read_chunk(&id, false)).await;
+            });
+        }
+    }
+}
+
+/// All that `plan` covers in one piece, without read-ahead.
+pub(super) async fn gather(contents: &Arc<Contents>, plan: Plan) -> Result<Bytes> {
+    Reader::new(contents.clone(), Budget::new(1)).read(u64::MAX / 2, plan).await
+}
+
+fn cut(chunk: &Bytes, offset: u32, length: u64) -> Result<Bytes> {
+    let start = offset as usize;
+    let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
+    match end.filter(|end| *end <= chunk.len()) {
+        Some(end) => Ok(chunk.slice(start..end)),
+        None => Err(Error::damaged("a manifest refers to more of a chunk than there is")),
+    }
+}
+
+/// Pieces of an answer; one piece is handed on as it is.
+#[derive(Default)]
+struct Pieces {
+    pieces: Vec<Bytes>,
+    length: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, bytes: Bytes) {
+        self.length += bytes.len();
+        if !bytes.is_empty() {
+            self.pieces.push(bytes);
+        }
+    }
+
+    fn push_zeros(&mut self, length: u64) -> Result<()> {
+        let mut left = usize::try_from(length).map_err(|e| Error::invalid("a read that long").because(e))?;
+        while left > 0 {
+            let now = left.min(ZEROS.len());
+            self.push(Bytes::from_static(&ZEROS).slice(..now));
+            left -= now;
+        }
+        Ok(())
+    }
+
+    fn join(self) -> Bytes {
+        let mut pieces = self.pieces;
+        match pieces.len() {
+            0 => Bytes::new(),
+            1 => pieces.pop().unwrap_or_default(),
+            _ => {
+                let mut out = BytesMut::with_capacity(self.length);
+                pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+                out.freeze()
+            }
+        }
+    }
+}

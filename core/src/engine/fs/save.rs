@@ -1,0 +1,124 @@
+//! Making a version of a body: the one transaction behind fsync, close and truncation.
+//!
+//! The version is what the file was at one instant; writes go on beside it. Its entity tag is the MD5 of the content for contents small
+//! enough to be kept in the metadata, if the bucket's tags are made of MD5, and else made of the chunks' hashes: the MD5 of a large file would cost a
+//! pass over all of it for every fsync.
+//!
+//! A save that fails changes nothing: what earlier ones made is there, and the unsaved bytes stay with the body.
+
+use super::super::transact;
+use super::super::writer::opaque;
+use super::body::{Body, Working};
+use super::hold::Hold;
+use super::overlay::HeldContent;
+use super::read::gather;
+use crate::error::Result;
+use crate::namespace::{self, Content, NewContent};
+use crate::object::Etag;
+use crate::policy::EtagKind;
+use crate::register::Dot;
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use std::sync::Arc;
+
+impl Body {
+    /// Makes a version of what was done since the last. `is_durable`: it, and the one before, are on disk when this returns.
+    pub(super) async fn save(&self, is_durable: bool) -> Result<()> {
+        let _edit = self.edit.lock().await;
+        let is_unsynced = {
+            let state = self.state();
+            if state.is_orphan {
+                return Ok(());
+            }
+            if state.is_unsaved() { None } else { Some(state.is_unsynced) }
+        };
+        match is_unsynced {
+            Some(true) if is_durable => {
+                self.bucket.segment().sync_commits().await?;
+                self.state().is_unsynced = false;
+                Ok(())
+            }
+            Some(_) => Ok(()),
+            None => self.save_now(is_durable).await,
+        }
+    }
+
+    async fn save_now(&self, is_durable: bool) -> Result<()> {
+        let mut moment = self.moment();
+        let (content, hole_bytes) = match moment.small.take() {
+            // Copied, so that what is kept does not hold on to a larger buffer.
+            Some(plan) => {
+                let bytes = gather(self.bucket.contents(), plan).await?;
+                (Content::Inline(Bytes::copy_from_slice(&bytes)), 0)
+            }
+            None => {
+                self.store_moment(&mut moment).await?;
+                let (manifest, hole_bytes) = moment.manifest().await?;
+                (Content::Manifest(manifest), hole_bytes)
+            }
+        };
+        let etag = match &content {
+            Content::Inline(bytes) if self.bucket.state().policy().etag == EtagKind::Md5 => {
+                Etag::Md5(Md5::digest(bytes).into())
+            }
+            content => Etag::Opaque(opaque(content)),
+        };
+        let mut sessions = Vec::new();
+        moment.hold_of_all().sessions(&mut sessions);
+        let size = moment.size;
+        let (written_ns, by_hand_ns) = (moment.written_ns, moment.by_hand_ns);
+        let new = NewContent { content, size, hole_bytes, written_ns, by_hand_ns, etag };
+        let segment = self.bucket.segment();
+        let ((dot, rows), sequenced) = transact!(segment, txn, {
+            self.bucket.require(&mut txn).await?;
+            if !is_durable {
+                txn.without_sync();
+            }
+            let dot = namespace::replace(&mut txn, self.bucket.state(), &self.node, new.clone()).await?;
+            self.bucket.settle(&mut txn).await?;
+            let mut rows = 0;
+            if dot.is_some() {
+                for session in &sessions {
+                    let count = session.add_rows(&mut txn);
+                    if Arc::ptr_eq(session, &moment.session) {
+                        rows = count;
+                    }
+                }
+            }
+            (dot, rows)
+        })?;
+        let Some(dot) = dot else {
+            let mut state = self.state();
+            state.is_orphan = true;
+            state.fold_limit = None;
+            return Ok(());
+        };
+        let pin = match &new.content {
+            Content::Manifest(manifest) => Some(self.bucket.contents().pin(manifest)),
+            Content::Inline(_) => None,
+        };
+        let hold = Arc::new(Hold { pin, session: None, others: Vec::new() });
+        let mut state = self.state();
+        let working = match new.content {
+            Content::Inline(bytes) => Working::Inline(bytes),
+            Content::Manifest(manifest) => Working::Stored(Arc::new(HeldContent { manifest, hold: hold.clone() })),
+        };
+        state.stored(working, moment.stamp, hole_bytes);
+        state.hold = hold;
+        state.session = None;
+        state.saved_stamp = moment.stamp;
+        state.saved_size = size;
+        state.unsaved_since_ns = state.is_unsaved().then(|| self.now_ns());
+        state.version = Dot {
+            segment: segment.id(),
+            sequence: sequenced.first_sequence + u64::from(dot.slot().unwrap_or_default()),
+        };
+        state.looked_at = sequenced.commit;
+        state.is_unsynced = !is_durable;
+        state.failure = None;
+        drop(state);
+        moment.session.committed(rows);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+}

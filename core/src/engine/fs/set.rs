@@ -1,0 +1,181 @@
+//! Changing attributes: mode, owner, times, size, extended attributes.
+
+use super::caller::{GROUP_EXECUTE, SET_GID, SET_UID};
+use super::make::{stamp, time};
+use super::{Access, AttributeChange, Caller, FileAttributes, FileSystem, SetAttributes, SetTime};
+use crate::engine::transact;
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::NodeId;
+use crate::namespace;
+use crate::object::{FileType, TimeNs};
+
+const WRITE: Access = Access { read: false, write: true, execute: false };
+
+impl FileSystem {
+    /// Changes attributes. With `guard`, only if the node's change time is still that one (else `Precondition`; NFS3ERR_NOT_SYNC).
+    pub async fn set_attributes(
+        &self,
+        caller: &Caller,
+        node: &NodeId,
+        set: SetAttributes,
+        guard: Option<TimeNs>,
+    ) -> Result<AttributeChange> {
+        let state = self.bucket.state();
+        let nodes = self.bucket.segment().open_nodes();
+        if let Some(open) = nodes.orphan(state.number, node) {
+            return self.set_without_name(caller, open, set, guard).await;
+        }
+        if let Some(size) = set.size {
+            let before = self.attributes(node).await?;
+            check_guard(&before, guard)?;
+            may_set(caller, &before, &set)?;
+            self.cut(caller, &before, size).await?;
+            let rest = SetAttributes { size: None, ..set };
+            if rest == SetAttributes::default() {
+                return Ok(AttributeChange { before: Some(stamp(&before)), after: self.attributes(node).await? });
+            }
+            let change = self.set_rest(caller, node, rest, None).await?;
+            return Ok(AttributeChange { before: Some(stamp(&before)), ..change });
+        }
+        self.set_rest(caller, node, set, guard).await
+    }
+
+    async fn set_rest(
+        &self,
+        caller: &Caller,
+        node: &NodeId,
+        set: SetAttributes,
+        guard: Option<TimeNs>,
+    ) -> Result<AttributeChange> {
+        let state = self.bucket.state();
+        let ((before, value), sequenced) = transact!(self.bucket.segment(), txn, {
+            self.start(&mut txn).await?;
+            let before = self.attributes_in(&mut txn, node).await?;
+            check_guard(&before, guard)?;
+            may_set(caller, &before, &set)?;
+            let now = txn.now_ns();
+            let mode = new_mode(caller, &before, &set);
+            let modified = time(set.modified, now);
+            // A time set by hand holds for the content it was set on; a directory's for the state of its entries.
+            let of = if before.file_type == FileType::Directory { now.max(before.modified_ns) } else { 0 };
+            let written = txn.node(state.number, node).await?.content.value().map_or(of, |v| v.modified_ns);
+            let value = namespace::edit_attributes(&mut txn, state, node, |value| {
+                value.attributes.mode = mode.or(value.attributes.mode);
+                value.attributes.uid = set.uid.or(value.attributes.uid);
+                value.attributes.gid = set.gid.or(value.attributes.gid);
+                value.accessed_ns = time(set.accessed, now).or(value.accessed_ns);
+                if let Some(time) = modified {
+                    value.modified_ns =
+                        Some((time, if before.file_type == FileType::Directory { of } else { written }));
+                }
+                value.changed_ns = value.changed_ns.max(before.changed_ns.saturating_add(1));
+            })
+            .await?;
+            if let Some(time) = modified {
+                namespace::show_modified(&mut txn, state, node, time).await?;
+            }
+            (before, value)
+        })?;
+        let nodes = self.bucket.segment().open_nodes();
+        let modified = time(set.modified, value.modified_ns.map_or(0, |(time, _)| time));
+        nodes.set_attributes(state.number, node, &value.attributes, modified, value.changed_ns);
+        let exact = before.file_type != FileType::Directory || sequenced.is_observed;
+        Ok(AttributeChange { before: exact.then(|| stamp(&before)), after: self.attributes(node).await? })
+    }
+
+    /// Cuts or extends a file, open or not.
+    async fn cut(&self, caller: &Caller, before: &FileAttributes, size: u64) -> Result<()> {
+        match before.file_type {
+            FileType::Regular => {}
+            FileType::Directory => return Err(Error::invalid("it is a directory").about(Subject::IsDirectory)),
+            _ => return Err(Error::invalid("only files can be cut")),
+        }
+        if caller.uid != 0 && before.mode & (SET_UID | SET_GID) != 0 {
+            let without = SetAttributes { mode: Some(cleared(before.mode)), ..SetAttributes::default() };
+            self.set_rest(&Caller::root(), &before.node, without, None).await?;
+        }
+        let nodes = self.bucket.segment().open_nodes();
+        nodes.truncate(&self.bucket, &before.node, size, self.is_durable).await
+    }
+
+    /// The same for an open file that has lost its last name: there is nothing to commit.
+    async fn set_without_name(
+        &self,
+        caller: &Caller,
+        before: FileAttributes,
+        set: SetAttributes,
+        guard: Option<TimeNs>,
+    ) -> Result<AttributeChange> {
+        check_guard(&before, guard)?;
+        may_set(caller, &before, &set)?;
+        let nodes = self.bucket.segment().open_nodes();
+        if let Some(size) = set.size {
+            nodes.truncate(&self.bucket, &before.node, size, false).await?;
+        }
+        let number = self.bucket.state().number;
+        let now = self.bucket.segment().now_ns();
+        let mut after = nodes.orphan(number, &before.node).unwrap_or_else(|| before.clone());
+        after.mode = new_mode(caller, &before, &set).unwrap_or(after.mode);
+        after.uid = set.uid.unwrap_or(after.uid);
+        after.gid = set.gid.unwrap_or(after.gid);
+        after.accessed_ns = time(set.accessed, now).unwrap_or(after.accessed_ns);
+        after.modified_ns = time(set.modified, now).unwrap_or(after.modified_ns);
+        after.changed_ns = now.max(after.changed_ns.saturating_add(1));
+        nodes.set_orphan(number, after.clone());
+        Ok(AttributeChange { before: Some(stamp(&before)), after })
+    }
+}
+
+fn check_guard(before: &FileAttributes, guard: Option<TimeNs>) -> Result<()> {
+    match guard {
+        Some(time) if time != before.changed_ns => {
+            Err(Error::new(ErrorKind::Precondition, "the file has changed since").about(Subject::Node))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What Linux lets whom change (`setattr_prepare`).
+fn may_set(caller: &Caller, before: &FileAttributes, set: &SetAttributes) -> Result<()> {
+    if caller.uid == 0 {
+        return Ok(());
+    }
+    if set.size.is_some() {
+        caller.must(before, WRITE)?;
+    }
+    if set.mode.is_some() {
+        caller.must_own(before)?;
+    }
+    if set.uid.is_some_and(|uid| caller.uid != before.uid || uid != before.uid) {
+        return Err(Error::new(ErrorKind::Denied, "only root gives files away").about(Subject::Owner));
+    }
+    if set.gid.is_some_and(|gid| caller.uid != before.uid || gid != before.gid && !caller.is_in(gid)) {
+        return Err(Error::new(ErrorKind::Denied, "only the owner, for groups of its own").about(Subject::Owner));
+    }
+    let times = [set.accessed, set.modified];
+    if times.iter().any(|time| matches!(time, SetTime::To(_))) {
+        caller.must_own(before)?;
+    } else if times.contains(&SetTime::Now) && !caller.owns(before) {
+        caller.must(before, WRITE)?;
+    }
+    Ok(())
+}
+
+/// The mode after a change, if that changes it: set-id bits go with a new owner, and set-group-id from who is not in the group.
+fn new_mode(caller: &Caller, before: &FileAttributes, set: &SetAttributes) -> Option<u32> {
+    let is_directory = before.file_type == FileType::Directory;
+    let gid = set.gid.unwrap_or(before.gid);
+    match set.mode {
+        Some(mode) if caller.uid != 0 && !caller.is_in(gid) => Some(mode & 0o7777 & !SET_GID),
+        Some(mode) => Some(mode & 0o7777),
+        None if !is_directory && (set.uid.is_some() || set.gid.is_some()) && before.mode & (SET_UID | SET_GID) != 0 => {
+            Some(cleared(before.mode))
+        }
+        None => None,
+    }
+}
+
+/// Without set-user-id, and without set-group-id where it is not a sign for mandatory locks.
+fn cleared(mode: u32) -> u32 {
+    mode & !SET_UID & if mode & GROUP_EXECUTE != 0 { !SET_GID } else { !0 }
+}

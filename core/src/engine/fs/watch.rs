@@ -1,0 +1,76 @@
+//! Watching: which entries and nodes were changed, whoever did it. What kernel caches are told by.
+//!
+//! Changes are told after their commit shows. What is written to open files and not saved yet is no change here.
+
+use super::names;
+use crate::id::NodeId;
+use crate::kv::Space;
+use crate::namespace::{ChangedRows, keys::BucketNumber};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+/// One change, after it was committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowChange {
+    /// The entry `name` (as POSIX sees it) of `directory` appeared, vanished or names another node; or what a listing shows of it changed. The directory's
+    /// times may have changed with it.
+    Entry {
+        /// The directory.
+        directory: NodeId,
+        /// The name.
+        name: Bytes,
+        /// Who made the change, see [`FileSystem::with_origin`](super::FileSystem::with_origin).
+        origin: u32,
+    },
+    /// Attributes or content of `node` changed.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Who made the change.
+        origin: u32,
+    },
+    /// The watcher was too slow and missed some: everything may have changed.
+    Everything,
+}
+
+/// Receives the changes of one bucket.
+pub struct Watch {
+    pub(super) bucket: BucketNumber,
+    pub(super) changes: Receiver<ChangedRows>,
+    pub(super) ready: VecDeque<RowChange>,
+}
+
+impl Watch {
+    /// The next change; `None` when the segment is gone.
+    pub async fn next(&mut self) -> Option<RowChange> {
+        loop {
+            if let Some(change) = self.ready.pop_front() {
+                return Some(change);
+            }
+            match self.changes.recv().await {
+                Ok(rows) => {
+                    let bucket = self.bucket.to_be_bytes();
+                    let ours = rows.iter().filter(|(_, key, _)| key.starts_with(&bucket));
+                    self.ready.extend(ours.filter_map(|(space, key, origin)| change(*space, key, *origin)));
+                }
+                Err(RecvError::Lagged(_)) => return Some(RowChange::Everything),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// A row's key: bucket (4), node (16), name.
+fn change(space: Space, key: &Bytes, origin: u32) -> Option<RowChange> {
+    let node = NodeId(*key.get(4..)?.first_chunk::<16>()?);
+    match space {
+        Space::Nodes => Some(RowChange::Node { node, origin }),
+        Space::Entries => {
+            let stored = key.get(20..)?;
+            let name = names::show(stored.strip_suffix(b"/").unwrap_or(stored), false);
+            Some(RowChange::Entry { directory: node, name, origin })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,189 @@
+//! Extended attributes: those that callers set, and what S3 clients said about an object.
+
+use super::node::gone;
+use super::{Access, Caller, FileAttributes, FileSystem};
+use crate::engine::transact;
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::NodeId;
+use crate::namespace::{self, NodeRow};
+use crate::object::FileType;
+use bytes::Bytes;
+
+/// The longest name, in bytes (`XATTR_NAME_MAX`).
+const NAME_BYTES_MAX: usize = 255;
+/// The longest value, in bytes (`XATTR_SIZE_MAX`).
+const VALUE_BYTES_MAX: usize = 64 << 10;
+/// The most bytes of names and values that a node has.
+const TOTAL_BYTES_MAX: usize = 256 << 10;
+/// User metadata of the object, read-only.
+const S3_META: &str = "user.s3.meta.";
+/// Headers of the object, read-only.
+const S3_HEADER: &str = "user.s3.header.";
+
+fn missing(name: &str) -> Error {
+    Error::not_found(Subject::Attribute, format!("there is no extended attribute '{name}'"))
+}
+
+/// What a caller needs for a name: (to read it, to change it); `None`: no such name space.
+fn needs(name: &str) -> Option<(Need, Need)> {
+    match name.split_once('.')?.0 {
+        "user" => Some((Need::Read, Need::Write)),
+        "trusted" => Some((Need::Root, Need::Root)),
+        "security" => Some((Need::Nothing, Need::Root)),
+        "system" if name.starts_with("system.posix_acl_") => Some((Need::Nothing, Need::Owner)),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Read,
+    Write,
+    Owner,
+    Root,
+}
+
+impl Need {
+    fn check(self, caller: &Caller, node: &FileAttributes) -> Result<()> {
+        match self {
+            Need::Nothing => Ok(()),
+            Need::Read => caller.must(node, Access::READ),
+            Need::Write => caller.must(node, Access { read: false, write: true, execute: false }),
+            Need::Owner => caller.must_own(node),
+            Need::Root if caller.uid == 0 => Ok(()),
+            Need::Root => Err(Error::new(ErrorKind::Denied, "only root may change that").about(Subject::Owner)),
+        }
+    }
+}
+
+/// `user.*` belongs to files and directories (xattr(7)).
+fn fits(name: &str, node: &FileAttributes) -> bool {
+    !name.starts_with("user.") || matches!(node.file_type, FileType::Regular | FileType::Directory)
+}
+
+fn unsupported(name: &str) -> Error {
+    Error::invalid(format!("'{name}' is in no name space of extended attributes that is kept")).about(Subject::Support)
+}
+
+fn of_s3(row: &NodeRow, name: &str) -> Option<Bytes> {
+    let metadata = &row.content.value()?.metadata;
+    let value = match (name.strip_prefix(S3_META), name.strip_prefix(S3_HEADER)) {
+        (Some(name), _) => metadata.user.get(name),
+        (_, Some(name)) => metadata.headers.get(name),
+        _ => None,
+    };
+    value.map(|value| Bytes::copy_from_slice(value.as_bytes()))
+}
+
+impl FileSystem {
+    async fn row_of(&self, node: &NodeId) -> Result<NodeRow> {
+        match self.node_row(node).await {
+            // Nothing was ever said about the root.
+            Err(error) if error.subject() == Subject::Node && *node == NodeId::ROOT => Ok(NodeRow::default()),
+            other => other,
+        }
+    }
+
+    /// An extended attribute. `NotFound` about [`Subject::Attribute`] (ENODATA).
+    pub async fn xattr(&self, caller: &Caller, node: &NodeId, name: &str) -> Result<Bytes> {
+        let there = self.attributes(node).await?;
+        let (read, _) = needs(name).ok_or_else(|| unsupported(name))?;
+        if read == Need::Root && caller.uid != 0 || !fits(name, &there) {
+            return Err(missing(name));
+        }
+        read.check(caller, &there)?;
+        let row = self.row_of(node).await?;
+        let set = row.attributes.value().and_then(|value| value.attributes.xattrs.get(name).cloned());
+        set.or_else(|| of_s3(&row, name)).ok_or_else(|| missing(name))
+    }
+
+    /// All names of extended attributes that the caller may see.
+    pub async fn list_xattrs(&self, caller: &Caller, node: &NodeId) -> Result<Vec<String>> {
+        self.attributes(node).await?;
+        let row = self.row_of(node).await?;
+        let mut names = Vec::new();
+        if let Some(value) = row.attributes.value() {
+            let seen = |name: &&String| needs(name).is_some_and(|(read, _)| read != Need::Root || caller.uid == 0);
+            names.extend(value.attributes.xattrs.keys().filter(seen).cloned());
+        }
+        if let Some(version) = row.content.value().filter(|v| v.file_type == FileType::Regular) {
+            let said = version.metadata.user.keys().map(|name| format!("{S3_META}{name}"));
+            let said = said.chain(version.metadata.headers.keys().map(|name| format!("{S3_HEADER}{name}")));
+            names.extend(said.filter(|name| name.len() <= NAME_BYTES_MAX));
+        }
+        Ok(names)
+    }
+
+    /// Sets an extended attribute. `must_exist`: `Some(true)` XATTR_REPLACE, `Some(false)` XATTR_CREATE.
+    pub async fn set_xattr(
+        &self,
+        caller: &Caller,
+        node: &NodeId,
+        name: &str,
+        value: Bytes,
+        must_exist: Option<bool>,
+    ) -> Result<()> {
+        if name.len() > NAME_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
+            let text = format!("a name has at most {NAME_BYTES_MAX} bytes, a value {VALUE_BYTES_MAX}");
+            return Err(Error::invalid(text).about(Subject::Attribute));
+        }
+        self.edit_xattrs(caller, node, name, Some(value), must_exist).await
+    }
+
+    /// Removes one.
+    pub async fn remove_xattr(&self, caller: &Caller, node: &NodeId, name: &str) -> Result<()> {
+        self.edit_xattrs(caller, node, name, None, Some(true)).await
+    }
+
+    async fn edit_xattrs(
+        &self,
+        caller: &Caller,
+        node: &NodeId,
+        name: &str,
+        value: Option<Bytes>,
+        must_exist: Option<bool>,
+    ) -> Result<()> {
+        let (_, change) = needs(name).ok_or_else(|| unsupported(name))?;
+        let state = self.bucket.state();
+        let (after, _) = transact!(self.bucket.segment(), txn, {
+            self.start(&mut txn).await?;
+            let there = self.attributes_in(&mut txn, node).await?;
+            change.check(caller, &there)?;
+            if !fits(name, &there) || name.starts_with(S3_META) || name.starts_with(S3_HEADER) {
+                let error = Error::new(ErrorKind::Denied, format!("'{name}' can't be set on this"));
+                return Err(error.about(Subject::Owner));
+            }
+            let row = txn.node(state.number, node).await?;
+            if row.names.is_empty() && there.file_type != FileType::Directory {
+                return Err(gone(node));
+            }
+            let empty = Default::default();
+            let known = row.attributes.value().map_or(&empty, |value| &value.attributes.xattrs);
+            match (known.contains_key(name), must_exist) {
+                (true, Some(false)) => {
+                    return Err(Error::exists(Subject::Attribute, format!("'{name}' exists")));
+                }
+                (false, Some(true)) => return Err(missing(name)),
+                _ => {}
+            }
+            let others = known.iter().filter(|(other, _)| *other != name);
+            let total: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+            if total + name.len() + value.as_ref().map_or(0, Bytes::len) > TOTAL_BYTES_MAX {
+                let text = format!("a file has at most {TOTAL_BYTES_MAX} bytes of extended attributes");
+                return Err(Error::new(ErrorKind::NoSpace, text));
+            }
+            namespace::edit_attributes(&mut txn, state, node, |set| {
+                match &value {
+                    Some(value) => set.attributes.xattrs.insert(name.to_owned(), value.clone()),
+                    None => set.attributes.xattrs.remove(name),
+                };
+                set.changed_ns = set.changed_ns.max(there.changed_ns.saturating_add(1));
+            })
+            .await?
+        })?;
+        let nodes = self.bucket.segment().open_nodes();
+        nodes.set_attributes(state.number, node, &after.attributes, None, after.changed_ns);
+        Ok(())
+    }
+}

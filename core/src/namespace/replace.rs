@@ -1,0 +1,94 @@
+//! Putting a content on a file, whatever its names: what a file system's fsync and close do.
+
+use super::BucketState;
+use super::history::{drop_null_version, trim};
+use super::rows::{AttributesValue, Shown, ShownFile};
+use super::txn::Txn;
+use super::version::{Content, Version};
+use super::write::{replace_content, retire_current, version_id};
+use crate::error::Result;
+use crate::id::NodeId;
+use crate::object::{Etag, TimeNs};
+use crate::policy::Versioning;
+use crate::register::{Dot, Write};
+
+/// A content to be put on a file. Its bytes are stored.
+#[derive(Debug, Clone)]
+pub struct NewContent {
+    /// Where the bytes are.
+    pub content: Content,
+    /// Size in bytes.
+    pub size: u64,
+    /// How many of them are holes.
+    pub hole_bytes: u64,
+    /// When it was last changed.
+    pub written_ns: TimeNs,
+    /// The modification time, if it was set by hand after that.
+    pub by_hand_ns: Option<TimeNs>,
+    /// Entity tag.
+    pub etag: Etag,
+}
+
+/// Makes `new` the content of the file `node` under all its names; keeps headers, user metadata and tags, and the version before it if the
+/// bucket keeps versions (under the name that one was written under). `None`: the file has no name left, and nothing was changed.
+pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: NewContent) -> Result<Option<Dot>> {
+    let row = txn.node(bucket.number, node).await?.clone();
+    let Some(current) = row.content.shown() else { return Ok(None) };
+    let (Some(old), Some(first)) = (&current.value, row.names.first()) else { return Ok(None) };
+    let place = if row.names.contains(&old.at) { old.at.clone() } else { first.clone() };
+    let policy = bucket.policy();
+    txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
+    retire_current(txn, bucket, &place, current, policy.versioning).await?;
+    if policy.versioning == Versioning::Suspended {
+        drop_null_version(txn, bucket, &place).await?;
+    }
+    let tags = match row.tags.value() {
+        Some(set) if set.version == version_id(current).to_bytes() => set.tags.clone(),
+        _ => old.tags.clone(),
+    };
+    let version = Version {
+        size: new.size,
+        modified_ns: new.written_ns,
+        hole_bytes: new.hole_bytes,
+        file_type: old.file_type,
+        etag: new.etag,
+        content: new.content,
+        metadata: old.metadata.clone(),
+        checksums: Vec::new(),
+        part_sizes: Vec::new(),
+        tags,
+        is_null: policy.versioning != Versioning::On,
+        id: None,
+        is_marker: false,
+        at: place.clone(),
+    };
+    let file = ShownFile::of(*node, None, old);
+    let dot = replace_content(txn, bucket, &file, &row, version).await?;
+    if let Some(time) = new.by_hand_ns {
+        set_by_hand(txn, bucket, node, time, new.written_ns).await?;
+    }
+    trim(txn, bucket, &place).await?;
+    Ok(Some(dot))
+}
+
+/// Ties a time that was set by hand to the content written at `written_ns`. When it was set is known already.
+async fn set_by_hand(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    node: &NodeId,
+    time: TimeNs,
+    written_ns: TimeNs,
+) -> Result<()> {
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_node(bucket.number, node).await?;
+    let old = row.attributes.value().cloned().unwrap_or_default();
+    let value = AttributesValue { modified_ns: Some((time, written_ns)), ..old };
+    let replaced = row.attributes.dots();
+    row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
+    for (parent, name) in row.names.clone() {
+        if let Some(Shown::File(shown)) = &mut txn.edit_entry(bucket.number, &parent, &name).await?.shown {
+            shown.modified_ns = time;
+        }
+    }
+    Ok(())
+}
