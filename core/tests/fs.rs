@@ -1,6 +1,6 @@
 //! P4, P1: files and directories by node: what POSIX says of each operation, who may do it, and what other doors see of it.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
+#![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
 
 use bytes::Bytes;
 use std::collections::BTreeSet;

@@ -43,12 +43,13 @@ pub(super) fn read_record(file: &dyn File, id: &ChunkId, location: &Location) ->
     decode_record(record, id, location)
 }
 
-/// Shows a record of a map.
-pub(super) fn map_record(map: &Mapping, id: &ChunkId, location: &Location) -> Result<Bytes> {
+/// Shows a record of a map; `is_kept`: as a copy.
+pub(super) fn map_record(map: &Mapping, id: &ChunkId, location: &Location, is_kept: bool) -> Result<Bytes> {
     location.check()?;
     let start = usize::try_from(location.offset).unwrap_or(usize::MAX);
     let end = start.saturating_add(RECORD_HEADER_BYTES + location.stored as usize);
-    decode_record(map.slice(start..end)?, id, location)
+    let record = if is_kept { map.copy(start..end)? } else { map.slice(start..end)? };
+    decode_record(record, id, location)
 }
 
 fn decode_record(record: Bytes, id: &ChunkId, location: &Location) -> Result<Bytes> {

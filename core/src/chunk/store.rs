@@ -178,7 +178,12 @@ impl PackStore {
     /// `Damaged`, about `Chunk`, if the record is not what `id` and `location` say, or the pack is missing; the message names
     /// chunk, pack and offset.
     pub fn read(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
-        self.shared.read(id, location)
+        self.shared.read(id, location, false)
+    }
+
+    /// The same, in memory of its own: it stays as it was verified, whatever happens to the file.
+    pub fn read_copy(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
+        self.shared.read(id, location, true)
     }
 
     /// All packs, by number. Those without a whole record in them may be missing.
@@ -300,10 +305,10 @@ impl Shared {
         }
     }
 
-    fn read(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
+    fn read(&self, id: &ChunkId, location: &Location, is_kept: bool) -> Result<Bytes> {
         let outcome = match self.source(location.pack) {
             Some(Source::Open(pack)) => read_record(&*pack.file, id, location),
-            Some(Source::Sealed) => self.map(location.pack).and_then(|map| map_record(&map, id, location)),
+            Some(Source::Sealed) => self.map(location.pack).and_then(|map| map_record(&map, id, location, is_kept)),
             Some(Source::Damaged) => {
                 self.disk.open(&pack_name(location.pack)).and_then(|file| read_record(&*file, id, location))
             }

@@ -22,7 +22,6 @@ use bytes::Bytes;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// A file's bytes, mapped. Cheap to clone.
@@ -75,27 +74,49 @@ impl Mapping {
 
     /// The bytes of `range`, without a copy where possible. `Damaged` if the file ends before or can't be read.
     pub fn slice(&self, range: Range<usize>) -> Result<Bytes> {
-        if range.start > range.end || range.end > self.len() {
-            let (start, end, len) = (range.start, range.end, self.len());
-            return Err(Error::damaged(format!("bytes {start} to {end} are past the file's end at {len}")));
-        }
+        self.check(&range)?;
         match &self.0 {
             Source::Memory(bytes) => Ok(bytes.slice(range)),
             Source::File(_) if range.is_empty() => Ok(Bytes::new()),
             Source::File(mapped) if populate(&mapped.map, &range) => {
                 Ok(Bytes::from_owner(Window { mapped: mapped.clone(), range }))
             }
-            Source::File(mapped) => {
-                let mut buffer = vec![0; range.len()];
-                match mapped.file.read_exact_at(&mut buffer, range.start as u64) {
-                    Ok(()) => Ok(Bytes::from(buffer)),
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        Err(Error::damaged("the file was cut while it was in use"))
-                    }
-                    Err(error) => Err(Error::damaged("the disk can't read it").because(error)),
-                }
+            Source::File(mapped) => mapped.read(range),
+        }
+    }
+
+    /// A copy of the bytes of `range`, for who keeps them: costs less than a window into the map that is closed again.
+    pub fn copy(&self, range: Range<usize>) -> Result<Bytes> {
+        self.check(&range)?;
+        match &self.0 {
+            Source::Memory(bytes) => Ok(Bytes::copy_from_slice(&bytes.slice(range))),
+            Source::File(mapped) => mapped.read(range),
+        }
+    }
+
+    fn check(&self, range: &Range<usize>) -> Result<()> {
+        if range.start > range.end || range.end > self.len() {
+            let (start, end, len) = (range.start, range.end, self.len());
+            return Err(Error::damaged(format!("bytes {start} to {end} are past the file's end at {len}")));
+        }
+        Ok(())
+    }
+}
+
+impl Mapped {
+    fn read(&self, range: Range<usize>) -> Result<Bytes> {
+        let mut buffer: Vec<u8> = Vec::with_capacity(range.len());
+        while buffer.len() < range.len() {
+            let at = (range.start + buffer.len()) as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut buffer), at) {
+                Ok(0) => return Err(Error::damaged("the file was cut while it was in use")),
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::damaged("the disk can't read it").because(io::Error::from(error))),
             }
         }
+        buffer.truncate(range.len());
+        Ok(buffer.into())
     }
 }
 

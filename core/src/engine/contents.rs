@@ -182,17 +182,16 @@ impl Contents {
         loop {
             let inline_bytes_max = if keep { INLINE_READ_BYTES_MAX } else { INLINE_STREAM_BYTES_MAX };
             let result = if location.raw <= inline_bytes_max {
-                self.packs.read(id, &location)
+                self.read_packs(id, &location, keep)
             } else {
                 let (this, id) = (self.clone(), *id);
-                received(self.pool.submit(move || this.packs.read(&id, &location)).await)?
+                received(self.pool.submit(move || this.read_packs(&id, &location, keep)).await)?
             };
             match result {
                 Ok(bytes) => {
                     self.counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     if keep {
-                        // A copy: what is kept must not be re-read from the disk behind its verification.
-                        self.cache.insert(*id, Bytes::copy_from_slice(&bytes));
+                        self.cache.insert(*id, bytes.clone());
                     }
                     return Ok(bytes);
                 }
@@ -207,6 +206,11 @@ impl Contents {
                 }
             }
         }
+    }
+
+    /// What is kept is a copy: it must not be re-read from the disk behind its verification.
+    fn read_packs(&self, id: &ChunkId, location: &Location, keep: bool) -> Result<Bytes> {
+        if keep { self.packs.read_copy(id, location) } else { self.packs.read(id, location) }
     }
 
     pub(crate) async fn locate(&self, id: &ChunkId) -> Result<Location> {
