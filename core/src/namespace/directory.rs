@@ -156,7 +156,15 @@ pub(super) async fn write_entry(
 /// furthest of a page, as neighbours are often deleted together. `false` says nothing.
 async fn has_witness(txn: &mut Txn, bucket: &BucketState, directory: &NodeId, name: &Bytes) -> Result<bool> {
     let edited = txn.edited_entries(bucket.number, directory);
-    if edited.iter().any(|(_, shows)| *shows) {
+    if edited.iter().any(|(n, shows)| *shows && n != name) {
+        return Ok(true);
+    }
+    // Whoever deletes here looks at the same witness until it goes itself.
+    if let Some(known) = bucket.witness(directory)
+        && known != *name
+        && edited.iter().all(|(n, _)| *n != known)
+        && txn.entry(bucket.number, directory, &known).await?.shown.is_some()
+    {
         return Ok(true);
     }
     let prefix = keys::entry(bucket.number, directory, b"");
@@ -173,6 +181,7 @@ async fn has_witness(txn: &mut Txn, bucket: &BucketState, directory: &NodeId, na
             let name = key.slice(prefix.len()..);
             if edited.iter().all(|(n, _)| *n != name) && super::EntryRow::decode_shown(value)?.1.is_some() {
                 txn.watch(Space::Entries, &key);
+                bucket.remember_witness(directory, &name);
                 return Ok(true);
             }
         }

@@ -49,7 +49,8 @@ use crate::path::BucketPath;
 use crate::policy::{BucketPolicy, Versioning};
 use bytes::Bytes;
 use keys::BucketNumber;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -67,7 +68,12 @@ pub struct BucketState {
     policy: RwLock<Arc<BucketPolicy>>,
     is_shared: AtomicBool,
     is_deleted: AtomicBool,
+    /// For directories that things are being deleted in: the name of an entry that showed.
+    witnesses: Mutex<HashMap<NodeId, Bytes>>,
 }
+
+/// How many directories have a remembered witness.
+const WITNESSES_MAX: usize = 1024;
 
 impl BucketState {
     /// A bucket with `policy`.
@@ -87,7 +93,22 @@ impl BucketState {
             policy: RwLock::new(Arc::new(policy)),
             is_shared: AtomicBool::new(is_shared),
             is_deleted: AtomicBool::new(false),
+            witnesses: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// The name of an entry of `directory` that showed not long ago; a hint.
+    fn witness(&self, directory: &NodeId) -> Option<Bytes> {
+        self.witnesses.lock().get(directory).cloned()
+    }
+
+    fn remember_witness(&self, directory: &NodeId, name: &Bytes) {
+        let mut witnesses = self.witnesses.lock();
+        if witnesses.len() >= WITNESSES_MAX {
+            witnesses.clear();
+        }
+        // Copied, so that it does not hold on to the page it was read from.
+        witnesses.insert(*directory, Bytes::copy_from_slice(name));
     }
 
     /// Its policy now.
