@@ -145,7 +145,7 @@ impl FileSystem {
         FileSystem { is_durable: true, ..self.clone() }
     }
 
-    /// The same, with its changes marked as made by `origin`, so that a watcher can tell its own ([`RowChange::origin`]). 0: nobody.
+    /// The same, with its changes marked as made by `origin`, so that a watcher can tell its own (the `origin` of a [`RowChange`]). 0: nobody.
     pub fn with_origin(&self, origin: u32) -> FileSystem {
         FileSystem { origin, ..self.clone() }
     }
