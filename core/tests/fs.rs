@@ -331,8 +331,8 @@ async fn what_s3_wrote_is_a_file_and_the_other_way_round() {
     let y = site.look(&x.node, "y").await.unwrap();
     let object = site.look(&y.node, "object").await.unwrap();
     assert_eq!((object.uid, object.gid, object.mode, object.size), (7, 8, 0o640, 7));
-    assert_eq!(site.files.xattr(&root(), &object.node, "user.s3.meta.colour").await.unwrap(), "red");
-    assert_eq!(site.files.list_xattrs(&root(), &object.node).await.unwrap(), ["user.s3.meta.colour"]);
+    assert_eq!(site.files.xattr(&root(), &object.node, "user.object.meta.colour").await.unwrap(), "red");
+    assert_eq!(site.files.list_xattrs(&root(), &object.node).await.unwrap(), ["user.object.meta.colour"]);
     // A directory that only a key implied stays when its last file is removed as a file, and goes with the key.
     site.files.unlink(&root(), &y.node, b"object").await.unwrap();
     assert_eq!(site.keys().await, ["x/y/"]);
@@ -388,7 +388,7 @@ async fn extended_attributes_are_kept_by_their_rules() {
     set("user.a", "2", Some(true)).await.unwrap();
     set("trusted.t", "3", None).await.unwrap();
     assert_eq!(errno(set("odd", "3", None).await), 95);
-    assert_eq!(errno(set("user.s3.meta.x", "3", None).await), EPERM);
+    assert_eq!(errno(set("user.object.meta.x", "3", None).await), EPERM);
     let site = site.reopen().await;
     let all = site.files.list_xattrs(&CALLER, &f).await.unwrap();
     assert_eq!(all, ["trusted.t", "user.a"]);

@@ -66,7 +66,36 @@ Examples:
   tombolo serve --dir ./data --s3 0.0.0.0:9000 --admin 127.0.0.1:9001 --log-format json
 
 On the admin address: GET /metrics (Prometheus), /healthz (the process lives), /readyz (it takes requests).")]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Mount the namespace, a tenant, a bucket or a directory of one as a file system (FUSE).
+    ///
+    /// Asks the daemon that has the data directory; where none runs, this process becomes one, for as long as it is mounted. What a
+    /// killed process left mounted is replaced.
+    #[command(after_long_help = "\
+Options for -o:
+  ro                     nothing can be changed
+  allow_other            users other than the one who mounts may enter (mounts of root: everybody)
+  fsname=NAME            the source that /proc/mounts shows
+  subtype=NAME           the type is fuse.NAME instead of fuse
+  entry_timeout=SECONDS  how long the kernel keeps names (60); changes through other doors are told to it at once
+  attr_timeout=SECONDS   the same for attributes
+  nowriteback            writes go to the segment at once instead of when the kernel chooses, or at fsync and close
+  threads=COUNT          threads that read requests (2)
+  nosuid, nodev, noexec, noatime, …
+
+Examples:
+  tombolo mount NewYork/lab/results /mnt/results
+  tombolo mount /mnt/all                            clusters, tenants and buckets as directories
+  tombolo umount /mnt/results
+
+In fstab, with the binary linked as /sbin/mount.tombolo:
+  NewYork/lab/results  /mnt/results  tombolo  dir=/srv/tombolo,_netdev  0 0")]
+    Mount(MountArgs),
+    /// Unmount what is mounted on a directory.
+    Umount {
+        #[arg(value_name = "POINT")]
+        point: PathBuf,
+    },
     /// Make, list, show and delete clusters, the first level of the namespace.
     #[command(subcommand)]
     Cluster(ClusterVerb),
@@ -177,6 +206,12 @@ pub(crate) struct ServeArgs {
     /// Serve S3 on this address. Default when no other door is asked for: 127.0.0.1:9000.
     #[arg(long, value_name = "ADDR")]
     pub(crate) s3: Option<SocketAddr>,
+    /// Mount on POINT: everything, or what is at PATH (CLUSTER[/TENANT[/BUCKET[/DIRECTORY]]]). Can be given several times.
+    #[arg(long, value_name = "[PATH=]POINT", value_parser = parse_mount)]
+    pub(crate) mount: Vec<(String, PathBuf)>,
+    /// Options for these mounts, see tombolo mount --help.
+    #[arg(long, value_name = "OPTIONS", default_value = "")]
+    pub(crate) mount_options: String,
     /// Serve metrics and health on this address, without authentication; keep it on loopback or a trusted network.
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:9001")]
     pub(crate) admin: Option<SocketAddr>,
@@ -216,6 +251,40 @@ pub(crate) struct ServeArgs {
     /// Threads that cut, hash and compress; 0: one per core.
     #[arg(long, value_name = "COUNT")]
     pub(crate) workers: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// What to mount, CLUSTER[/TENANT[/BUCKET[/DIRECTORY]]] (without it: everything), and where.
+    #[arg(value_name = "[PATH] POINT", num_args = 1..=2, required = true)]
+    pub(crate) places: Vec<OsString>,
+    /// Options, comma-separated.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<String>,
+    /// When this process becomes the daemon: leave it in the background and return once it is mounted.
+    #[arg(long)]
+    pub(crate) background: bool,
+}
+
+impl ServeArgs {
+    /// As `tombolo serve` without arguments.
+    pub(crate) fn defaults() -> ServeArgs {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            serve: ServeArgs,
+        }
+        Line::parse_from(["tombolo"]).serve
+    }
+}
+
+/// `[PATH=]POINT`.
+fn parse_mount(text: &str) -> Result<(String, PathBuf), String> {
+    let (path, point) = text.split_once('=').unwrap_or(("", text));
+    if point.is_empty() {
+        return Err("it takes [PATH=]POINT".into());
+    }
+    Ok((path.to_owned(), point.into()))
 }
 
 #[derive(Debug, Subcommand)]
@@ -261,6 +330,10 @@ Policy of a bucket, for --set KEY=VALUE:
   quota-objects  the most objects, or none
   conflicts      keep-both, last-writer-wins or origin-wins
   etag           md5 or opaque
+  uid            number of the user who owns files that were not made as such (objects put over S3)
+  gid            number of their group
+  file-mode      their permission bits, in octal
+  directory-mode the same for directories
 
 Example:
   tombolo bucket create NewYork/lab/results --set versioning=on --set compression=zstd";

@@ -48,7 +48,7 @@ impl Backend {
     /// Starts an operation that exchanges more than a question and an answer.
     pub(crate) async fn begin(&self, operation: Operation) -> Result<Call> {
         match self {
-            Backend::Here(segment) => Ok(Call::Here(Exchange::start(segment, operation))),
+            Backend::Here(segment) => Ok(Call::Here(Exchange::start(segment, None, operation))),
             Backend::Daemon(client) => {
                 let takes_input = operation.takes_input();
                 let mut connection = client.take().await?;

@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) last_attributes: Option<FileAttributes>,
     /// The last version was made without waiting for the disk.
     pub(super) is_unsynced: bool,
+    /// Who made the changes that no version has; `Some(0)`: several did.
+    pub(super) origin: Option<u32>,
     pub(super) handles: usize,
 }
 
@@ -105,6 +107,11 @@ impl State {
     /// Whether something was done that no version has.
     pub(super) fn is_unsaved(&self) -> bool {
         self.stamp != self.saved_stamp
+    }
+
+    /// A change is `origin`'s.
+    pub(super) fn changed_by(&mut self, origin: u32) {
+        self.origin = Some(if self.origin.is_none_or(|known| known == origin) { origin } else { 0 });
     }
 
     /// Begins a change.
@@ -367,6 +374,7 @@ impl Body {
                 is_orphan: false,
                 last_attributes: None,
                 is_unsynced: false,
+                origin: None,
                 handles: 0,
             }),
         })
@@ -439,7 +447,7 @@ impl Body {
 }
 
 /// 64 bits of a node's id; never 0.
-pub(super) fn file_id(node: &NodeId) -> u64 {
+pub fn file_id(node: &NodeId) -> u64 {
     node.0.first_chunk::<8>().map_or(1, |head| u64::from_be_bytes(*head)).max(1)
 }
 

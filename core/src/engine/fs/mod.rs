@@ -32,11 +32,12 @@ mod watch;
 mod xattr;
 
 pub use attributes::{AttributeChange, ChangeStamp, DirectoryChange, FileAttributes, SetAttributes, SetTime};
+pub use body::file_id;
 pub use caller::{Access, Caller};
 pub use locks::{HeldLock, LOCKS_PER_NODE_MAX, LockMode, LockOwner, Locks};
 pub use open_file::{AllocateMode, OpenFile, OpenFlags, SeekTo};
 pub(super) use open_nodes::OpenNodes;
-pub use watch::{RowChange, Watch};
+pub use watch::{RowChange, Watch, new_origin};
 
 use crate::error::Result;
 use crate::id::NodeId;

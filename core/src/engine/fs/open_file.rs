@@ -93,7 +93,7 @@ impl FileSystem {
         }
         if flags.truncate {
             file.clear_privileges().await?;
-            file.body.truncate(0).await?;
+            file.body.truncate(0, self.origin).await?;
         }
         Ok(file)
     }
@@ -148,21 +148,35 @@ impl OpenFile {
     pub async fn write_at(&self, offset: u64, data: Bytes) -> Result<()> {
         self.must(self.flags.write, "writing")?;
         self.clear_privileges().await?;
-        self.body.write(&self.nodes, Some(offset), data).await.map(|_| ())
+        self.body.write(&self.nodes, Some(offset), data, self.files.origin).await.map(|_| ())
     }
 
     /// Writes at the end, atomically (O_APPEND). Returns where.
     pub async fn append(&self, data: Bytes) -> Result<u64> {
         self.must(self.flags.write, "writing")?;
         self.clear_privileges().await?;
-        self.body.write(&self.nodes, None, data).await
+        self.body.write(&self.nodes, None, data, self.files.origin).await
     }
 
     /// Cuts or extends.
     pub async fn truncate(&self, size: u64) -> Result<()> {
         self.must(self.flags.write, "writing")?;
         self.clear_privileges().await?;
-        self.body.truncate(size).await
+        self.body.truncate(size, self.files.origin).await
+    }
+
+    /// Sets the modification time of what was written and not saved yet, without a commit of its own. False: all is saved, and nothing was
+    /// set ([`FileSystem::set_attributes`] does it then).
+    pub fn set_modified(&self, modified_ns: TimeNs) -> bool {
+        let mut state = self.body.state();
+        if !state.is_unsaved() || state.is_orphan {
+            return false;
+        }
+        state.changed_by(self.files.origin);
+        state.by_hand_ns = Some(modified_ns);
+        // A save under way has the old time.
+        state.stamp += 1;
+        true
     }
 
     /// `fallocate`.
@@ -178,6 +192,7 @@ impl OpenFile {
         }
         let now = self.body.now_ns();
         let mut state = self.body.state();
+        state.changed_by(self.files.origin);
         let clipped = if extends { end } else { end.min(state.size) };
         match mode {
             AllocateMode::Allocate if end > state.size => state.truncate(end, now),
@@ -258,7 +273,9 @@ impl OpenFile {
         let length = length.min(content.manifest.size().saturating_sub(source_offset));
         if length > 0 {
             let now = self.body.now_ns();
-            self.body.state().put(offset, Piece::part_of(content, source_offset, length, 0), now);
+            let mut state = self.body.state();
+            state.changed_by(self.files.origin);
+            state.put(offset, Piece::part_of(content, source_offset, length, 0), now);
         }
         Ok(length)
     }

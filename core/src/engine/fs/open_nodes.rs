@@ -120,10 +120,11 @@ impl OpenNodes {
         node: &NodeId,
         size: u64,
         is_durable: bool,
+        origin: u32,
     ) -> Result<()> {
         let body = self.open(bucket, node).await?;
         let result = async {
-            body.truncate(size).await?;
+            body.truncate(size, origin).await?;
             if is_durable { body.save(true).await } else { Ok(()) }
         }
         .await;
@@ -358,7 +359,13 @@ impl OpenNodes {
 
 impl Body {
     /// Writes at `offset`, or at the end; returns where.
-    pub(super) async fn write(self: &Arc<Self>, nodes: &OpenNodes, offset: Option<u64>, data: Bytes) -> Result<u64> {
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        nodes: &OpenNodes,
+        offset: Option<u64>,
+        data: Bytes,
+        origin: u32,
+    ) -> Result<u64> {
         if data.is_empty() {
             return Ok(offset.unwrap_or_else(|| self.state().size));
         }
@@ -378,6 +385,7 @@ impl Body {
             if at.checked_add(length).is_none_or(|end| end > crate::manifest::CONTENT_BYTES_MAX) {
                 return Err(Error::invalid("a file can't be that long"));
             }
+            state.changed_by(origin);
             state.write(at, data, taken, now);
             let is_full = state.overlay.memory_bytes() >= nodes.stored_bytes && !state.is_storing;
             state.is_storing |= is_full;
@@ -418,11 +426,14 @@ impl Body {
     }
 
     /// Cuts or extends.
-    pub(super) async fn truncate(&self, size: u64) -> Result<()> {
+    pub(super) async fn truncate(&self, size: u64, origin: u32) -> Result<()> {
         self.refresh().await?;
         self.check_growth(0, size)?;
         let now = self.now_ns();
-        self.state().truncate(size, now);
+        let mut state = self.state();
+        state.changed_by(origin);
+        state.truncate(size, now);
+        drop(state);
         self.changed.notify_waiters();
         Ok(())
     }

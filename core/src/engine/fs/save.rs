@@ -44,6 +44,7 @@ impl Body {
     }
 
     async fn save_now(&self, is_durable: bool) -> Result<()> {
+        let origin = self.state().origin.take().unwrap_or_default();
         let mut moment = self.moment();
         let (content, hole_bytes) = match moment.small.take() {
             // Copied, so that what is kept does not hold on to a larger buffer.
@@ -74,6 +75,7 @@ impl Body {
             if !is_durable {
                 txn.without_sync();
             }
+            txn.set_origin(origin);
             let dot = namespace::replace(&mut txn, self.bucket.state(), &self.node, new.clone()).await?;
             self.bucket.settle(&mut txn).await?;
             let mut rows = 0;

@@ -95,7 +95,7 @@ impl FileSystem {
             self.set_rest(&Caller::root(), &before.node, without, None).await?;
         }
         let nodes = self.bucket.segment().open_nodes();
-        nodes.truncate(&self.bucket, &before.node, size, self.is_durable).await
+        nodes.truncate(&self.bucket, &before.node, size, self.is_durable, self.origin).await
     }
 
     /// The same for an open file that has lost its last name: there is nothing to commit.
@@ -110,7 +110,7 @@ impl FileSystem {
         may_set(caller, &before, &set)?;
         let nodes = self.bucket.segment().open_nodes();
         if let Some(size) = set.size {
-            nodes.truncate(&self.bucket, &before.node, size, false).await?;
+            nodes.truncate(&self.bucket, &before.node, size, false, self.origin).await?;
         }
         let number = self.bucket.state().number;
         let now = self.bucket.segment().now_ns();

@@ -8,7 +8,14 @@ use crate::kv::Space;
 use crate::namespace::{ChangedRows, keys::BucketNumber};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+/// A number that marks the changes of one door in this process, see [`FileSystem::with_origin`](super::FileSystem::with_origin); never 0.
+pub fn new_origin() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 /// One change, after it was committed.
 #[derive(Debug, Clone, PartialEq, Eq)]

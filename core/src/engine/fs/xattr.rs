@@ -1,4 +1,4 @@
-//! Extended attributes: those that callers set, and what S3 clients said about an object.
+//! Extended attributes: those that callers set, and what clients of objects said about them.
 
 use super::node::gone;
 use super::{Access, Caller, FileAttributes, FileSystem};
@@ -16,9 +16,9 @@ const VALUE_BYTES_MAX: usize = 64 << 10;
 /// The most bytes of names and values that a node has.
 const TOTAL_BYTES_MAX: usize = 256 << 10;
 /// User metadata of the object, read-only.
-const S3_META: &str = "user.s3.meta.";
+const OBJECT_META: &str = "user.object.meta.";
 /// Headers of the object, read-only.
-const S3_HEADER: &str = "user.s3.header.";
+const OBJECT_HEADER: &str = "user.object.header.";
 
 fn missing(name: &str) -> Error {
     Error::not_found(Subject::Attribute, format!("there is no extended attribute '{name}'"))
@@ -66,9 +66,9 @@ fn unsupported(name: &str) -> Error {
     Error::invalid(format!("'{name}' is in no name space of extended attributes that is kept")).about(Subject::Support)
 }
 
-fn of_s3(row: &NodeRow, name: &str) -> Option<Bytes> {
+fn of_object(row: &NodeRow, name: &str) -> Option<Bytes> {
     let metadata = &row.content.value()?.metadata;
-    let value = match (name.strip_prefix(S3_META), name.strip_prefix(S3_HEADER)) {
+    let value = match (name.strip_prefix(OBJECT_META), name.strip_prefix(OBJECT_HEADER)) {
         (Some(name), _) => metadata.user.get(name),
         (_, Some(name)) => metadata.headers.get(name),
         _ => None,
@@ -95,7 +95,7 @@ impl FileSystem {
         read.check(caller, &there)?;
         let row = self.row_of(node).await?;
         let set = row.attributes.value().and_then(|value| value.attributes.xattrs.get(name).cloned());
-        set.or_else(|| of_s3(&row, name)).ok_or_else(|| missing(name))
+        set.or_else(|| of_object(&row, name)).ok_or_else(|| missing(name))
     }
 
     /// All names of extended attributes that the caller may see.
@@ -108,8 +108,8 @@ impl FileSystem {
             names.extend(value.attributes.xattrs.keys().filter(seen).cloned());
         }
         if let Some(version) = row.content.value().filter(|v| v.file_type == FileType::Regular) {
-            let said = version.metadata.user.keys().map(|name| format!("{S3_META}{name}"));
-            let said = said.chain(version.metadata.headers.keys().map(|name| format!("{S3_HEADER}{name}")));
+            let said = version.metadata.user.keys().map(|name| format!("{OBJECT_META}{name}"));
+            let said = said.chain(version.metadata.headers.keys().map(|name| format!("{OBJECT_HEADER}{name}")));
             names.extend(said.filter(|name| name.len() <= NAME_BYTES_MAX));
         }
         Ok(names)
@@ -150,7 +150,7 @@ impl FileSystem {
             self.start(&mut txn).await?;
             let there = self.attributes_in(&mut txn, node).await?;
             change.check(caller, &there)?;
-            if !fits(name, &there) || name.starts_with(S3_META) || name.starts_with(S3_HEADER) {
+            if !fits(name, &there) || name.starts_with(OBJECT_META) || name.starts_with(OBJECT_HEADER) {
                 let error = Error::new(ErrorKind::Denied, format!("'{name}' can't be set on this"));
                 return Err(error.about(Subject::Owner));
             }

@@ -2,6 +2,7 @@
 
 use super::{SOCKET_NAME, ShortDirectory};
 use crate::execute::{Exchange, refusal};
+use crate::mounts::Mounts;
 use crate::wire::{Frame, FrameReader, Operation, PROTOCOL, decode, write_frame};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -66,7 +67,7 @@ impl ControlDoor {
     }
 
     /// Serves until `stop` turns true and the operations under way have ended.
-    pub(crate) async fn serve(self, segment: Segment, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn serve(self, segment: Segment, mounts: Mounts, mut stop: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
         loop {
@@ -85,9 +86,10 @@ impl ControlDoor {
                     continue;
                 }
             };
-            let (segment, metrics, stop) = (segment.clone(), self.metrics.clone(), stop.clone());
+            let (segment, mounts) = (segment.clone(), mounts.clone());
+            let (metrics, stop) = (self.metrics.clone(), stop.clone());
             connections.spawn(async move {
-                if let Err(error) = serve_connection(stream, segment, metrics, stop).await {
+                if let Err(error) = serve_connection(stream, segment, mounts, metrics, stop).await {
                     tracing::debug!(%error, "a control connection ended");
                 }
                 drop(place);
@@ -114,6 +116,7 @@ async fn accept(listener: &UnixListener, places: &Arc<Semaphore>) -> std::io::Re
 async fn serve_connection(
     stream: UnixStream,
     segment: Segment,
+    mounts: Mounts,
     metrics: Arc<ControlMetrics>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -155,7 +158,7 @@ async fn serve_connection(
         };
         metrics.operations.fetch_add(1, Ordering::Relaxed);
         let takes_input = operation.takes_input();
-        let exchange = Exchange::start(&segment, operation);
+        let exchange = Exchange::start(&segment, Some(mounts.clone()), operation);
         let outcome = pass(exchange, takes_input, &mut reader, &mut writer).await;
         match outcome? {
             Outcome::Done => {}

@@ -4,8 +4,12 @@
 mod catalog;
 mod objects;
 
+use crate::mounts::{Mounts, no_daemon};
 use crate::wire::{Frame, Operation, Refusal, ScrubRecord, SnapshotRecord, StatusRecord, encode};
 use bytes::Bytes;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tombolo_core::{BucketPath, Error, ErrorKind, Result, Segment};
@@ -21,13 +25,13 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Starts `operation` on `segment`.
-    pub(crate) fn start(segment: &Segment, operation: Operation) -> Exchange {
+    /// Starts `operation` on `segment`. `mounts`: what the daemon has mounted, if this is one.
+    pub(crate) fn start(segment: &Segment, mounts: Option<Mounts>, operation: Operation) -> Exchange {
         let (input, mut taken) = mpsc::channel(FRAMES_IN_FLIGHT);
         let (given, output) = mpsc::channel(FRAMES_IN_FLIGHT);
         let segment = segment.clone();
         let task = tokio::spawn(async move {
-            let last = match execute(&segment, operation, &mut taken, &given).await {
+            let last = match execute(&segment, mounts, operation, &mut taken, &given).await {
                 Ok(reply) => Frame::Done(reply),
                 Err(error) => refusal(&error),
             };
@@ -66,6 +70,7 @@ pub(crate) fn refusal(error: &Error) -> Frame {
 
 async fn execute(
     segment: &Segment,
+    mounts: Option<Mounts>,
     operation: Operation,
     input: &mut mpsc::Receiver<Frame>,
     output: &mpsc::Sender<Frame>,
@@ -83,6 +88,11 @@ async fn execute(
             encode(&ScrubRecord::from(report))
         }
         Operation::Gc => encode(&crate::wire::GcRecord::from(segment.gc().await?)),
+        Operation::Mount { path, point, options } => {
+            let mounts = mounts.ok_or_else(no_daemon)?;
+            mounts.add(segment, &path, Path::new(OsStr::from_bytes(&point.0)), &options).await?;
+            encode(&())
+        }
         Operation::CreateSnapshot { bucket, name } => {
             let snapshot = open(segment, &bucket).await?.create_snapshot(&name).await?;
             encode(&SnapshotRecord::from(snapshot))

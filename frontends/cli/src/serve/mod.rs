@@ -13,6 +13,7 @@ use crate::arguments::ServeArgs;
 use crate::control::ControlDoor;
 use crate::doors::{self, Door};
 use crate::failure::Outcome;
+use crate::mounts::Mounts;
 use crate::output::Output;
 use admin::AdminDoor;
 use metrics::Metrics;
@@ -26,13 +27,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tombolo_core::{CreateOptions, Error, ErrorKind, OpenOptions, Result, Segment, Subject};
+use tombolo_fuse::Mount;
 
 const S3_PORT: u16 = 9000;
 /// How long a command may hold the directory when the daemon starts.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 const BUSY_RETRY: Duration = Duration::from_millis(25);
 
-pub(crate) async fn serve(output: &mut Output, dir: &Path, args: ServeArgs) -> Outcome {
+pub(crate) async fn serve(output: &mut Output, dir: &Path, args: Box<ServeArgs>) -> Outcome {
     let mut signals = Signals::new()?;
     let segment = tokio::select! {
         segment = open(dir, &args) => segment?,
@@ -49,7 +51,8 @@ pub(crate) async fn serve(output: &mut Output, dir: &Path, args: ServeArgs) -> O
 async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs, signals: &mut Signals) -> Outcome {
     let (stop, stopped) = watch::channel(false);
     let default_s3 = SocketAddr::from((Ipv4Addr::LOCALHOST, S3_PORT));
-    let s3_address = args.s3.or_else(|| args.admin.is_none().then_some(default_s3));
+    let is_default = args.admin.is_none() && args.mount.is_empty();
+    let s3_address = args.s3.or_else(|| is_default.then_some(default_s3));
     let s3 = match s3_address {
         Some(address) => Some(doors::s3(segment.clone(), address, args.shutdown_timeout, stopped.clone()).await?),
         None => None,
@@ -64,7 +67,12 @@ async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs,
         Some(_) => credentials::first(segment, &args.tenant, &args.user).await?,
         None => None,
     };
-    announce(output, segment, s3.as_ref(), admin.as_ref(), credentials.as_ref())?;
+    let mounts = Mounts::default();
+    let mut mounted = Vec::new();
+    for (path, point) in &args.mount {
+        mounted.push((path, mounts.add(segment, path, point, &args.mount_options).await?));
+    }
+    announce(output, segment, s3.as_ref(), admin.as_ref(), &mounted, credentials.as_ref())?;
 
     let mut serving = JoinSet::new();
     if let Some(Door { serving: door, .. }) = s3 {
@@ -73,10 +81,22 @@ async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs,
     if let Some(admin) = admin {
         serving.spawn(admin.serve(stopped.clone()));
     }
-    serving.spawn(control.serve(segment.clone(), stopped.clone()));
+    serving.spawn(control.serve(segment.clone(), mounts.clone(), stopped.clone()));
+    serving.spawn(mounts.serve(stopped.clone()));
     serving.spawn(housekeeping::run(segment.clone(), args.upload_expiry, args.gc_interval, stopped));
+    // A daemon that only mounts has nothing to do when that is unmounted.
+    let is_mount_only = s3_address.is_none() && args.admin.is_none();
+    let unmounted = async {
+        for (_, mount) in &mounted {
+            mount.ended().await;
+        }
+        if !is_mount_only {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         () = signals.next() => tracing::info!("stopping: requests under way are finished, new ones refused"),
+        () = unmounted => tracing::info!("stopping: nothing is mounted any more"),
         // Doors serve until they are stopped.
         Some(result) = serving.join_next() => tracing::error!(?result, "a door ended by itself; stopping"),
     }
@@ -170,6 +190,7 @@ fn announce(
     segment: &Segment,
     s3: Option<&Door>,
     admin: Option<&AdminDoor>,
+    mounted: &[(&String, Arc<Mount>)],
     credentials: Option<&credentials::Credentials>,
 ) -> Outcome {
     let s3 = s3.and_then(|door| door.addresses.first()).map(|address| format!("http://{address}"));
@@ -181,6 +202,10 @@ fn announce(
     }
     if let Some(url) = &admin {
         text.push_str(&format!("\nAdmin    {url}/metrics {url}/healthz {url}/readyz"));
+    }
+    for (path, mount) in mounted {
+        let path = if path.is_empty() { "everything" } else { path.as_str() };
+        text.push_str(&format!("\nMount    {path} on {}", mount.point().display()));
     }
     text.push_str(&format!("\nControl  tombolo --dir {dir} status"));
     if let (Some(credentials), Some(url)) = (credentials, &s3) {
@@ -194,6 +219,7 @@ fn announce(
         "pid": std::process::id(),
         "s3": s3,
         "admin": admin,
+        "mounts": mounted.iter().map(|(path, mount)| json!({ "path": path, "point": mount.point().display().to_string() })).collect::<Vec<_>>(),
         "credentials": credentials.map(credentials::Credentials::json),
     });
     output.answer(json, &text)?;

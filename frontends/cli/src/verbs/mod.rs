@@ -5,6 +5,7 @@ mod copy;
 mod init;
 mod list;
 mod maintenance;
+mod mount;
 mod remove;
 mod show;
 mod snapshot;
@@ -45,6 +46,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         }
         Verb::Init(args) => init::init(&mut output, &dir?, args).await,
         Verb::Serve(args) => crate::serve::serve(&mut output, &dir?, args).await,
+        Verb::Mount(args) => mount::mount(&mut output, &dir?, args).await,
+        Verb::Umount { point } => mount::unmount(&mut output, &point).await,
         verb => {
             let dir = dir?;
             let backend = Backend::open(&dir).await?;
@@ -63,7 +66,7 @@ impl Session {
     async fn run(&mut self, verb: Verb) -> Outcome {
         match verb {
             // These have no segment yet; `run` took them.
-            Verb::Completions { .. } | Verb::Init(_) | Verb::Serve(_) => Ok(()),
+            Verb::Completions { .. } | Verb::Init(_) | Verb::Serve(_) | Verb::Mount(_) | Verb::Umount { .. } => Ok(()),
             Verb::Cluster(verb) => catalog::cluster(self, verb).await,
             Verb::Tenant(verb) => catalog::tenant(self, verb).await,
             Verb::Bucket(verb) => catalog::bucket(self, verb).await,

@@ -20,6 +20,12 @@ pub(crate) enum Operation {
     },
     /// → `GcRecord`
     Gc,
+    /// → `()`; of daemons only
+    Mount {
+        path: String,
+        point: Raw,
+        options: String,
+    },
 
     CreateCluster {
         cluster: String,

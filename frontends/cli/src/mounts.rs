@@ -1,0 +1,62 @@
+//! The file systems that a daemon has mounted.
+
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tombolo_core::{Error, ErrorKind, Result, Segment};
+use tombolo_fuse::{Mount, MountOptions, MountPath};
+
+/// Mounts by their points. Cheap to clone; all clones are one list.
+#[derive(Clone, Default)]
+pub(crate) struct Mounts(Arc<Mutex<BTreeMap<PathBuf, Arc<Mount>>>>);
+
+impl Mounts {
+    /// Mounts `path` of the segment (empty or `/`: all of it) on `point`.
+    pub(crate) async fn add(&self, segment: &Segment, path: &str, point: &Path, options: &str) -> Result<Arc<Mount>> {
+        let path: MountPath = path.parse()?;
+        let mut parsed = MountOptions::default();
+        parsed.set(options)?;
+        let mount = Arc::new(Mount::new(segment.clone(), &path, point, parsed).await?);
+        tracing::info!(%path, point = %mount.point().display(), "mounted");
+        if self.0.lock().insert(mount.point().to_owned(), mount.clone()).is_some() {
+            tracing::warn!(point = %mount.point().display(), "mounted over an earlier mount");
+        }
+        tokio::spawn(self.clone().forget(mount.clone()));
+        Ok(mount)
+    }
+
+    /// Takes a mount off the list when it has ended.
+    async fn forget(self, mount: Arc<Mount>) {
+        mount.ended().await;
+        {
+            let mut mounts = self.0.lock();
+            if mounts.get(mount.point()).is_some_and(|listed| Arc::ptr_eq(listed, &mount)) {
+                mounts.remove(mount.point());
+            }
+        }
+        tracing::info!(point = %mount.point().display(), "unmounted");
+        if let Err(error) = mount.unmount().await {
+            tracing::warn!(point = %mount.point().display(), %error, "the mount ended badly");
+        }
+    }
+
+    /// Unmounts everything when `stop` turns true.
+    pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>) {
+        // Nobody left who could stop it is a stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+        loop {
+            let next = self.0.lock().pop_last();
+            let Some((point, mount)) = next else { return };
+            if let Err(error) = mount.unmount().await {
+                tracing::error!(point = %point.display(), %error, "cannot unmount");
+            }
+        }
+    }
+}
+
+/// A mount asked for in a command that has no daemon to ask.
+pub(crate) fn no_daemon() -> Error {
+    Error::new(ErrorKind::Failed, "only a daemon mounts")
+}

@@ -1,0 +1,90 @@
+//! `mount` and `umount`
+
+use crate::arguments::{MountArgs, ServeArgs};
+use crate::backend::Backend;
+use crate::control::Client;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use crate::wire::{Operation, Raw};
+use bytes::Bytes;
+use serde_json::json;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use tombolo_core::{Error, ErrorKind, Result, Segment, Subject};
+
+pub(super) async fn mount(output: &mut Output, dir: &Path, args: MountArgs) -> Outcome {
+    let (path, point) = places(&args.places)?;
+    let options = args.options.join(",");
+    // A daemon's directory is its own; and what a dead one left there can't be resolved any further.
+    let point = std::path::absolute(&point)
+        .map_err(|error| Error::io(format!("the mount point {} can't be used", point.display()), error))?;
+    if let Some(client) = Client::connect(dir).await? {
+        let point_bytes = Raw(Bytes::copy_from_slice(point.as_os_str().as_bytes()));
+        let operation = Operation::Mount { path: path.clone(), point: point_bytes, options };
+        Backend::Daemon(Arc::new(client)).call::<()>(operation).await?;
+        return said(output, &path, &point);
+    }
+    if !Segment::exists(dir) {
+        return Err(Error::not_found(Subject::Segment, format!("there is no segment in {}", dir.display())).into());
+    }
+    if args.background {
+        return in_background(output, dir, &path, &point, &options);
+    }
+    let serve = ServeArgs { mount: vec![(path, point)], mount_options: options, ..ServeArgs::defaults() };
+    crate::serve::serve(output, dir, Box::new(serve)).await
+}
+
+/// `[PATH] POINT`
+fn places(places: &[OsString]) -> Result<(String, PathBuf)> {
+    match places {
+        [point] => Ok((String::new(), point.into())),
+        [path, point] => match path.to_str() {
+            Some(path) => Ok((path.to_owned(), point.into())),
+            None => Err(Error::invalid("what is mounted is named in UTF-8")),
+        },
+        _ => Err(Error::invalid("mount takes [PATH] POINT")),
+    }
+}
+
+fn said(output: &mut Output, path: &str, point: &Path) -> Outcome {
+    let point = point.display().to_string();
+    let what = if path.is_empty() { "everything" } else { path };
+    output.answer(json!({ "path": path, "point": point }), &format!("Mounted {what} on {point}"))?;
+    output.flush()
+}
+
+/// Starts this program again as a daemon of its own, and waits until that has mounted.
+fn in_background(output: &mut Output, dir: &Path, path: &str, point: &Path, options: &str) -> Outcome {
+    let failed = |error| Error::io("the daemon can't be started", error);
+    let own = std::env::current_exe().map_err(failed)?;
+    let mut daemon = Command::new(own);
+    daemon.arg("--json").arg("--dir").arg(dir).arg("mount");
+    if !options.is_empty() {
+        daemon.arg("-o").arg(options);
+    }
+    daemon.arg("--").arg(if path.is_empty() { "/" } else { path }).arg(point);
+    // A group of its own: it outlives the terminal's signals. What it has to say later goes where errors of this command go.
+    daemon.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut daemon = daemon.spawn().map_err(failed)?;
+    let mut line = String::new();
+    if let Some(stdout) = daemon.stdout.take() {
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).map_err(failed)?;
+    }
+    if line.is_empty() {
+        // It has said why.
+        let status = daemon.wait().map_err(failed)?;
+        return Err(Failure::Engine(Error::new(ErrorKind::Failed, format!("the daemon ended with {status}"))));
+    }
+    said(output, path, point)
+}
+
+pub(super) async fn unmount(output: &mut Output, point: &Path) -> Outcome {
+    tombolo_fuse::unmount(point)?;
+    let point = point.display().to_string();
+    output.answer(json!({ "point": point }), &format!("Unmounted {point}"))?;
+    output.flush()
+}

@@ -1,0 +1,185 @@
+//! The door: one mount's state, and what all its requests need.
+
+use crate::caches::Follower;
+use crate::data::OpenHandle;
+use crate::directory::DirectoryHandle;
+use crate::handles::Handles;
+use crate::inodes::Inodes;
+use crate::options::MountOptions;
+use crate::target::{Level, MountPath, Target};
+use parking_lot::RwLock;
+use std::sync::Arc;
+use tombolo_core::engine::fs::{Caller, FileAttributes, FileSystem, new_origin};
+use tombolo_core::{BucketId, BucketPath, ErrorKind, FileType, NodeId, Segment};
+
+pub(crate) const ENOENT: i32 = 2;
+pub(crate) const EBADF: i32 = 9;
+pub(crate) const EXDEV: i32 = 18;
+pub(crate) const EISDIR: i32 = 21;
+pub(crate) const EINVAL: i32 = 22;
+pub(crate) const EROFS: i32 = 30;
+pub(crate) const ERANGE: i32 = 34;
+pub(crate) const ENODATA: i32 = 61;
+pub(crate) const EOPNOTSUPP: i32 = 95;
+pub(crate) const ESTALE: i32 = 116;
+pub(crate) const EINTR: i32 = 4;
+
+/// Why a request was not done, as an error number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refusal(pub(crate) i32);
+
+impl From<tombolo_core::Error> for Refusal {
+    fn from(error: tombolo_core::Error) -> Refusal {
+        if matches!(error.kind(), ErrorKind::Failed | ErrorKind::Damaged | ErrorKind::Offline) {
+            tracing::error!(%error, "a request of the kernel failed");
+        }
+        Refusal(error.errno())
+    }
+}
+
+pub(crate) type Outcome<T> = std::result::Result<T, Refusal>;
+
+/// A node as the kernel is told of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) number: u64,
+    pub(crate) attributes: FileAttributes,
+}
+
+struct Opened {
+    path: BucketPath,
+    id: BucketId,
+    files: FileSystem,
+}
+
+pub(crate) struct Door {
+    pub(crate) segment: Segment,
+    pub(crate) options: MountOptions,
+    pub(crate) inodes: Inodes,
+    pub(crate) files: Handles<OpenHandle>,
+    pub(crate) directories: Handles<DirectoryHandle>,
+    /// Marks what comes through this door.
+    pub(crate) origin: u32,
+    buckets: RwLock<Vec<Opened>>,
+    follower: Follower,
+}
+
+impl Door {
+    /// Opens what is mounted, or says that it is not there.
+    pub(crate) async fn open(
+        segment: Segment,
+        path: &MountPath,
+        options: MountOptions,
+        follower: Follower,
+    ) -> tombolo_core::Result<Arc<Door>> {
+        let origin = new_origin();
+        let mut buckets = Vec::new();
+        let root = match path {
+            MountPath::Level(level) => {
+                let catalog = segment.catalog();
+                match level {
+                    Level::Top => {}
+                    Level::Cluster(cluster) => drop(catalog.tenants(cluster).await?),
+                    Level::Tenant(tenant) => drop(catalog.buckets(tenant).await?),
+                }
+                Target::Level(Arc::new(level.clone()))
+            }
+            MountPath::Bucket(path, below) => {
+                let bucket = segment.bucket(path).await?;
+                let id = bucket.info().await?.id;
+                let files = bucket.file_system().with_origin(origin);
+                let mut node = NodeId::ROOT;
+                for name in below.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+                    node = files.lookup(&Caller::root(), &node, name).await?.node;
+                }
+                // A directory, or it can't be mounted.
+                files.read_directory(None, &node, None, 1, false).await?;
+                buckets.push(Opened { path: path.clone(), id, files });
+                Target::Node(0, node)
+            }
+        };
+        let door = Arc::new(Door {
+            segment,
+            options,
+            inodes: Inodes::new(root),
+            files: Handles::default(),
+            directories: Handles::default(),
+            origin,
+            buckets: RwLock::new(buckets),
+            follower,
+        });
+        if let Some(files) = door.bucket(0) {
+            door.follower.follow(&door, 0, files.watch());
+        }
+        Ok(door)
+    }
+
+    fn bucket(&self, number: u32) -> Option<FileSystem> {
+        self.buckets.read().get(number as usize).map(|opened| opened.files.clone())
+    }
+
+    /// The number of the bucket at `path`, as it is now.
+    pub(crate) async fn bucket_at(self: &Arc<Self>, path: &BucketPath) -> Outcome<u32> {
+        let bucket = self.segment.bucket(path).await.map_err(|_| Refusal(ENOENT))?;
+        let id = bucket.info().await?.id;
+        let (number, files) = {
+            let mut buckets = self.buckets.write();
+            let known = buckets.iter().position(|opened| opened.path == *path && opened.id == id);
+            if let Some(known) = known {
+                return Ok(known as u32);
+            }
+            let files = bucket.file_system().with_origin(self.origin);
+            let watched = files.clone();
+            buckets.push(Opened { path: path.clone(), id, files });
+            (buckets.len() as u32 - 1, watched)
+        };
+        self.follower.follow(self, number, files.watch());
+        Ok(number)
+    }
+
+    /// What an inode stands for.
+    pub(crate) fn target(&self, number: u64) -> Outcome<Target> {
+        self.inodes.target(number).ok_or(Refusal(ESTALE))
+    }
+
+    /// The node that an inode stands for, to be read. `refusal`: what is said of the levels above buckets.
+    pub(crate) fn node(&self, number: u64, refusal: i32) -> Outcome<(u32, FileSystem, NodeId)> {
+        match self.target(number)? {
+            Target::Node(bucket, node) => Ok((bucket, self.bucket(bucket).ok_or(Refusal(ESTALE))?, node)),
+            Target::Level(_) => Err(Refusal(refusal)),
+        }
+    }
+
+    /// The same, to be changed; what is above buckets changes through other commands.
+    pub(crate) fn node_to_change(&self, number: u64) -> Outcome<(u32, FileSystem, NodeId)> {
+        if self.options.read_only {
+            return Err(Refusal(EROFS));
+        }
+        self.node(number, EROFS)
+    }
+
+    /// Tells the kernel of a node.
+    pub(crate) fn tell(&self, bucket: u32, attributes: FileAttributes) -> Shown {
+        let number = self.inodes.tell(&Target::Node(bucket, attributes.node));
+        Shown { number, attributes }
+    }
+
+    /// Attributes of a level above buckets.
+    pub(crate) fn level_attributes() -> FileAttributes {
+        FileAttributes {
+            node: NodeId::ROOT,
+            file_id: 0,
+            file_type: FileType::Directory,
+            mode: 0o755,
+            links: 2,
+            uid: 0,
+            gid: 0,
+            size: 4096,
+            allocated_bytes: 4096,
+            rdev: 0,
+            accessed_ns: 0,
+            modified_ns: 0,
+            changed_ns: 0,
+        }
+    }
+}

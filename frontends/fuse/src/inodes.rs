@@ -1,0 +1,183 @@
+//! Inode numbers: what the kernel was told each stands for, for as long as it remembers.
+//!
+//! A node's number is made of its id, so it stays the same over remounts and restarts; where that number is taken (another bucket's node with the
+//! same 64 bits, the root's 1) the next free one is given.
+
+use crate::target::{Level, Target};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use tombolo_core::NodeId;
+use tombolo_core::engine::fs::file_id;
+
+/// What the kernel calls the directory that is mounted.
+pub(crate) const ROOT: u64 = 1;
+
+struct Slot {
+    target: Target,
+    /// How often the kernel was told the number, less what it has forgotten.
+    lookups: u64,
+}
+
+pub(crate) struct Inodes {
+    root: Target,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    known: HashMap<u64, Slot>,
+    /// Those that did not get the number made of their id.
+    displaced: HashMap<Target, u64>,
+}
+
+/// The number that `target` would have.
+fn wanted(target: &Target) -> u64 {
+    match target {
+        // Every bucket's root has the same id.
+        Target::Node(bucket, node) if *node == NodeId::ROOT => hash(&("bucket", *bucket)),
+        Target::Node(_, node) => file_id(node),
+        Target::Level(level) => match level.as_ref() {
+            Level::Top => hash(&"top"),
+            Level::Cluster(cluster) => hash(&("cluster", cluster)),
+            Level::Tenant(tenant) => hash(&("tenant", tenant.to_string())),
+        },
+    }
+}
+
+fn hash(thing: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    thing.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Table {
+    fn find(&self, target: &Target) -> Option<u64> {
+        if let Some(displaced) = self.displaced.get(target) {
+            return Some(*displaced);
+        }
+        let number = wanted(target);
+        self.known.get(&number).is_some_and(|slot| slot.target == *target).then_some(number)
+    }
+
+    /// The number that `target` has or would get.
+    fn number(&self, target: &Target) -> u64 {
+        if let Some(number) = self.find(target) {
+            return number;
+        }
+        let mut number = wanted(target);
+        while number <= ROOT || self.known.contains_key(&number) {
+            number = number.wrapping_add(1);
+        }
+        number
+    }
+}
+
+impl Inodes {
+    pub(crate) fn new(root: Target) -> Inodes {
+        Inodes { root, table: Mutex::default() }
+    }
+
+    /// What a number stands for; `None`: the kernel has forgotten it, or was never told.
+    pub(crate) fn target(&self, number: u64) -> Option<Target> {
+        if number == ROOT {
+            return Some(self.root.clone());
+        }
+        self.table.lock().known.get(&number).map(|slot| slot.target.clone())
+    }
+
+    /// The number of `target`, if the kernel knows it.
+    pub(crate) fn known(&self, target: &Target) -> Option<u64> {
+        if *target == self.root {
+            return Some(ROOT);
+        }
+        self.table.lock().find(target)
+    }
+
+    /// The number to show for `target`, without telling the kernel of it (`readdir`).
+    pub(crate) fn number(&self, target: &Target) -> u64 {
+        if *target == self.root {
+            return ROOT;
+        }
+        self.table.lock().number(target)
+    }
+
+    /// The number of `target`, that the kernel is about to be told.
+    pub(crate) fn tell(&self, target: &Target) -> u64 {
+        if *target == self.root {
+            return ROOT;
+        }
+        let mut table = self.table.lock();
+        let number = table.number(target);
+        if let Some(slot) = table.known.get_mut(&number) {
+            slot.lookups += 1;
+            return number;
+        }
+        table.known.insert(number, Slot { target: target.clone(), lookups: 1 });
+        if number != wanted(target) {
+            table.displaced.insert(target.clone(), number);
+        }
+        number
+    }
+
+    /// The kernel has forgotten `count` tellings.
+    pub(crate) fn forget(&self, number: u64, count: u64) {
+        let mut table = self.table.lock();
+        let Some(slot) = table.known.get_mut(&number) else { return };
+        slot.lookups = slot.lookups.saturating_sub(count);
+        if slot.lookups == 0
+            && let Some(slot) = table.known.remove(&number)
+        {
+            table.displaced.remove(&slot.target);
+        }
+    }
+
+    /// All numbers that the kernel knows.
+    pub(crate) fn all(&self) -> Vec<u64> {
+        self.table.lock().known.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(bucket: u32, byte: u8) -> Target {
+        Target::Node(bucket, NodeId([byte; 16]))
+    }
+
+    #[test]
+    fn numbers_last_as_long_as_the_kernel_remembers() {
+        let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
+        assert_eq!(inodes.tell(&Target::Node(0, NodeId::ROOT)), ROOT);
+        let number = inodes.tell(&node(0, 7));
+        assert_eq!(inodes.tell(&node(0, 7)), number);
+        assert_eq!(inodes.target(number), Some(node(0, 7)));
+        inodes.forget(number, 1);
+        assert_eq!(inodes.known(&node(0, 7)), Some(number));
+        inodes.forget(number, 1);
+        assert_eq!((inodes.known(&node(0, 7)), inodes.target(number)), (None, None));
+        assert!(inodes.all().is_empty());
+    }
+
+    #[test]
+    fn two_nodes_with_the_same_bits_have_two_numbers() {
+        let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
+        let numbers = [inodes.tell(&node(0, 7)), inodes.tell(&node(1, 7)), inodes.tell(&node(2, 7))];
+        assert!(numbers[0] != numbers[1] && numbers[1] != numbers[2] && numbers[0] != numbers[2]);
+        // The first goes; the others keep theirs.
+        inodes.forget(numbers[0], 1);
+        assert_eq!([inodes.tell(&node(1, 7)), inodes.tell(&node(2, 7))], [numbers[1], numbers[2]]);
+        inodes.forget(numbers[1], 2);
+        inodes.forget(numbers[2], 2);
+        assert!(inodes.table.lock().displaced.is_empty());
+    }
+
+    #[test]
+    fn low_bits_of_an_id_never_become_the_root() {
+        let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
+        let mut id = [0; 16];
+        id[7] = 1;
+        assert!(inodes.tell(&Target::Node(0, NodeId(id))) > ROOT);
+    }
+}
