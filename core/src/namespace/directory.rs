@@ -530,10 +530,11 @@ pub async fn rename_directory(txn: &mut Txn, bucket: &BucketState, from: &Place,
     let value = EntryValue { node, kind: EntryKind::Directory { explicit: explicit.is_some() } };
     write_entry(txn, bucket, &to.0, &to.1, Some(value)).await?;
     txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown = Some(Shown::Directory { node, explicit });
-    let (dot, own) = (txn.dot(), *txn.own());
+    let (dot, own, now) = (txn.dot(), *txn.own(), txn.now_ns());
     let row = txn.edit_node(bucket.number, &node).await?;
     let old = row.home.dots();
     row.home.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(to.clone())), &old);
+    row.names_changed_ns = now;
     txn.touch_directory(bucket.number, &from.0);
     txn.touch_directory(bucket.number, &to.0);
     show_parents(txn, bucket, to.0).await?;

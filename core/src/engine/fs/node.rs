@@ -99,7 +99,7 @@ impl FileSystem {
             let made = row.home.shown().map_or(state.created_ns, |home| HybridClock::wall_ns(home.stamp_time));
             attributes.mode = by(|a| a.mode).unwrap_or(policy.directory_mode) & 0o7777;
             attributes.modified_ns = namespace::directory_modified_ns(row, moved, made);
-            attributes.changed_ns = moved.unwrap_or(made).max(changed_ns);
+            attributes.changed_ns = moved.unwrap_or(made).max(changed_ns).max(row.names_changed_ns);
         } else {
             if row.names.is_empty() {
                 return None;
