@@ -9,8 +9,8 @@ use tombolo_core::engine::fs::{
     SetTime,
 };
 use tombolo_core::{
-    Bucket, BucketPath, BucketPolicy, CreateOptions, Error, FileType, GetOptions, ListItem, ListOptions, NodeId,
-    OpenOptions, PutOptions, Segment, Versioning,
+    Bucket, BucketPath, BucketPolicy, CreateOptions, DeleteOptions, Error, FileType, GetOptions, ListItem, ListOptions,
+    NodeId, OpenOptions, PutOptions, Segment, Versioning,
 };
 
 const ENOENT: i32 = 2;
@@ -472,4 +472,52 @@ async fn status_follows_the_quota() {
     site.file(&ROOT, "b").await;
     let over = site.files.create(&root(), &ROOT, b"c", CreateMode::Guarded, mode(0o644)).await;
     assert_eq!(errno(over), 122);
+}
+
+#[tokio::test]
+async fn directories_count_what_is_in_them() {
+    let site = site().await;
+    let caller = root();
+    let set = SetAttributes::default();
+    let files = &site.files;
+    let links = async |node: &NodeId| files.attributes(node).await.unwrap().links;
+    let a = files.make_directory(&caller, &ROOT, b"a", set).await.unwrap();
+    assert_eq!(a.directory.after.links, links(&ROOT).await);
+    let (a, b) = (a.attributes.node, files.make_directory(&caller, &ROOT, b"b", set).await.unwrap().attributes.node);
+    assert_eq!((links(&ROOT).await, links(&a).await), (4, 2));
+    files.make_directory(&caller, &a, b"x", set).await.unwrap();
+    files.create(&caller, &a, b"file", CreateMode::Guarded, set).await.unwrap();
+    assert_eq!(links(&a).await, 3, "files don't count");
+
+    let (from, to) = files.rename(&caller, (&a, b"x"), (&b, b"x"), RenameMode::Replace).await.unwrap();
+    assert_eq!((from.after.links, to.after.links), (2, 3));
+    assert_eq!((links(&a).await, links(&b).await), (2, 3));
+    // An empty directory in the way goes.
+    files.make_directory(&caller, &a, b"y", set).await.unwrap();
+    let (from, to) = files.rename(&caller, (&a, b"y"), (&b, b"x"), RenameMode::Replace).await.unwrap();
+    assert_eq!((from.after.links, to.after.links, links(&a).await, links(&b).await), (2, 3, 2, 3));
+    let (from, to) = files.rename(&caller, (&a, b"file"), (&b, b"x"), RenameMode::Exchange).await.unwrap();
+    assert_eq!((from.after.links, to.after.links, links(&a).await, links(&b).await), (3, 2, 3, 2));
+    let (_, after) = files.remove_directory(&caller, &a, b"file").await.unwrap();
+    assert_eq!((after.after.links, links(&a).await), (2, 2));
+
+    // Objects make directories, too, and take them away.
+    site.bucket.put("b/deep/object", "bytes", PutOptions::default()).await.unwrap();
+    assert_eq!(links(&b).await, 3);
+    site.bucket.delete("b/deep/object", DeleteOptions::default()).await.unwrap();
+    assert_eq!(links(&b).await, 2);
+
+    // Many at once, in one directory.
+    let makers: Vec<_> = (0..64)
+        .map(|number| {
+            let (files, caller, b) = (files.clone(), caller.clone(), b);
+            tokio::spawn(async move {
+                files.make_directory(&caller, &b, format!("d{number}").as_bytes(), set).await.unwrap()
+            })
+        })
+        .collect();
+    for maker in makers {
+        maker.await.unwrap();
+    }
+    assert_eq!(links(&b).await, 66);
 }

@@ -47,6 +47,15 @@ pub fn directory_time(bucket: BucketNumber, directory: &NodeId) -> Bytes {
     key.freeze()
 }
 
+/// Derived: `[bucket]s[directory]`, how many directories are in a directory.
+pub fn directory_count(bucket: BucketNumber, directory: &NodeId) -> Bytes {
+    let mut key = BytesMut::with_capacity(21);
+    key.put_u32(bucket);
+    key.put_u8(b's');
+    key.put_slice(&directory.0);
+    key.freeze()
+}
+
 /// History: `[bucket][parent][name escaped][version, newest first]`.
 pub fn history(bucket: BucketNumber, parent: &NodeId, name: &[u8], version: &HistoryOrder) -> Bytes {
     let mut key = BytesMut::from(history_of_name(bucket, parent, name).as_ref());

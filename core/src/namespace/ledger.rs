@@ -25,7 +25,7 @@ use crate::object::Usage;
 use crate::register::HybridClock;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,6 +112,7 @@ struct Group {
     usage: Vec<BucketNumber>,
     deltas: Vec<(BucketNumber, UsageDelta)>,
     changed: Vec<(Space, Bytes, u32)>,
+    directories: Vec<(Bytes, i64)>,
     commit: u64,
     needs_contents: bool,
     needs_sync: bool,
@@ -362,6 +363,7 @@ impl Ledger {
         let snapshot_of = txn.snapshot_of();
         let shown_usage = txn.shown_usage();
         let origin = txn.origin();
+        let directories = txn.directory_deltas()?;
         let writes = txn.into_writes(&sequenced, &state.snapshots)?;
         // From here on nothing fails: the counters move together with the rows.
         state.commit += 1;
@@ -393,6 +395,7 @@ impl Ledger {
             state.rotated = sequenced.commit;
             state.before_recent = std::mem::take(&mut state.recent);
         }
+        state.pending.directories.extend(directories);
         state.pending.commit = sequenced.commit;
         state.pending.needs_contents |= needs_contents;
         state.pending.needs_sync |= needs_sync;
@@ -482,8 +485,26 @@ impl Ledger {
             let is_gone = fields == [0; 4];
             writes.push((Space::Meta, key, if is_gone { None } else { Some(row.into()) }));
         }
+        writes.extend(futures::executor::block_on(self.count_directories(&group.directories))?);
         let durability = if group.needs_sync { Durability::Sync } else { Durability::Buffered };
         futures::executor::block_on(self.store.commit(Batch { guards: Vec::new(), writes }, durability))
+    }
+
+    /// The counts that `deltas` change. Groups are committed one after the other, so what the store has is what they change.
+    async fn count_directories(&self, deltas: &[(Bytes, i64)]) -> Result<Vec<(Space, Bytes, Option<Bytes>)>> {
+        let mut sums: BTreeMap<&Bytes, i64> = BTreeMap::new();
+        for (key, delta) in deltas {
+            *sums.entry(key).or_default() += delta;
+        }
+        let mut writes = Vec::new();
+        for (key, delta) in sums.into_iter().filter(|(_, delta)| *delta != 0) {
+            let row = self.store.get(Space::Derived, key).await?;
+            let count = row.and_then(|row| row.as_ref().try_into().ok().map(i64::from_be_bytes)).unwrap_or_default();
+            let count = (count + delta).max(0);
+            let row = (count > 0).then(|| Bytes::copy_from_slice(&count.to_be_bytes()));
+            writes.push((Space::Derived, key.clone(), row));
+        }
+        Ok(writes)
     }
 
     /// Takes no more changes, and returns when all that were sequenced are committed.

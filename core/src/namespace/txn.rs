@@ -5,7 +5,7 @@
 
 use super::keys::{self, BucketNumber};
 use super::ledger::{Ledger, Sequenced, row_hash};
-use super::rows::{EntryRow, HistoryRow, NodeRow, row_commit};
+use super::rows::{EntryRow, HistoryRow, NodeRow, Shown, row_commit};
 use crate::catalog::CatalogRow;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{NodeId, SegmentId};
@@ -494,6 +494,21 @@ impl Txn {
             }
         }
         Ok(())
+    }
+
+    /// By how much the commit changes how many directories are in which, as keys of their counts.
+    pub(super) fn directory_deltas(&self) -> Result<Vec<(Bytes, i64)>> {
+        let is_directory = |row: &EntryRow| matches!(row.shown, Some(Shown::Directory { .. }));
+        let mut deltas = Vec::new();
+        for (key, cell) in self.entries.iter().filter(|(key, cell)| cell.is_dirty && key.ends_with(b"/")) {
+            let delta = i64::from(is_directory(&cell.row)) - i64::from(is_directory(&cell.old));
+            if delta != 0 {
+                let bucket = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+                let (parent, _) = keys::parse_entry(key)?;
+                deltas.push((keys::directory_count(bucket, &parent), delta));
+            }
+        }
+        Ok(deltas)
     }
 
     /// The rows of the commit, encoded, with their rows of the change index and of the snapshots' past.

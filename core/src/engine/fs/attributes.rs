@@ -14,7 +14,7 @@ pub struct FileAttributes {
     pub file_type: FileType,
     /// Permission bits with setuid, setgid and sticky (07777).
     pub mode: u32,
-    /// Number of names; 1 for directories would mean "unknown", directories say 2.
+    /// Number of names; of a directory 2 and one for each directory in it.
     pub links: u32,
     /// Owner.
     pub uid: u32,

@@ -153,7 +153,7 @@ impl FileSystem {
             let directory = DirectoryChange { before: Some(stamp(&parent)), after: parent };
             return Ok(Made { attributes, directory, is_new });
         }
-        Ok(Made { attributes, directory: entries_changed(parent, &sequenced), is_new })
+        Ok(Made { attributes, directory: entries_changed(parent, 0, &sequenced), is_new })
     }
 
     /// The name is taken by `there`.
@@ -219,7 +219,7 @@ impl FileSystem {
         if set.accessed == SetTime::Keep {
             attributes.accessed_ns = sequenced.wall_ns;
         }
-        Ok(Made { attributes, directory: entries_changed(parent, &sequenced), is_new: true })
+        Ok(Made { attributes, directory: entries_changed(parent, 1, &sequenced), is_new: true })
     }
 
     /// Gives a file one more name.
@@ -246,7 +246,7 @@ impl FileSystem {
             self.bucket.settle(&mut txn).await?;
             (self.attributes_in(&mut txn, node).await?, parent)
         })?;
-        Ok(Made { attributes, directory: entries_changed(parent, &sequenced), is_new: true })
+        Ok(Made { attributes, directory: entries_changed(parent, 0, &sequenced), is_new: true })
     }
 
     fn inline(&self, file_type: FileType, bytes: Bytes, now: TimeNs) -> Version {
@@ -289,12 +289,13 @@ pub(super) fn stamp(attributes: &FileAttributes) -> ChangeStamp {
     ChangeStamp { size: attributes.size, modified_ns: attributes.modified_ns, changed_ns: attributes.changed_ns }
 }
 
-/// A directory whose entries the commit changed.
-pub(super) fn entries_changed(before: FileAttributes, sequenced: &Sequenced) -> DirectoryChange {
+/// A directory whose entries the commit changed. `directories`: how many more are in it than before.
+pub(super) fn entries_changed(before: FileAttributes, directories: i32, sequenced: &Sequenced) -> DirectoryChange {
     let exact = sequenced.is_observed.then(|| stamp(&before));
     // A directory's access time follows its modification time unless it was set.
     let is_followed = before.accessed_ns == before.modified_ns;
     let after = FileAttributes {
+        links: before.links.saturating_add_signed(directories),
         accessed_ns: if is_followed { sequenced.wall_ns } else { before.accessed_ns },
         modified_ns: sequenced.wall_ns,
         changed_ns: sequenced.wall_ns.max(before.changed_ns),

@@ -29,6 +29,7 @@ impl FileSystem {
         } else {
             None
         };
+        let below = if is_directory(node, &row) { self.directories_in(node).await? } else { 0 };
         // Where deletes leave tombstones a directory's rows outlive it.
         if state.is_shared()
             && let Some((parent, name)) = row.home.value()
@@ -40,9 +41,17 @@ impl FileSystem {
             }
         }
         match self.of_rows(node, &row, moved) {
-            Some(attributes) => Ok(self.as_written(attributes)),
+            Some(attributes) => Ok(self.as_written(FileAttributes { links: attributes.links + below, ..attributes })),
             None => self.without_name(node),
         }
+    }
+
+    /// How many directories are in a directory: each has a link `..` to it.
+    async fn directories_in(&self, directory: &NodeId) -> Result<u32> {
+        let key = keys::directory_count(self.bucket.state().number, directory);
+        let row = self.bucket.segment().store().get(Space::Derived, &key).await?;
+        let count = row.and_then(|row| row.as_ref().try_into().ok().map(i64::from_be_bytes)).unwrap_or_default();
+        Ok(u32::try_from(count).unwrap_or_default())
     }
 
     /// The same inside a transaction, whose commit then depends on the node. A directory's times are only observed.
@@ -50,8 +59,9 @@ impl FileSystem {
         let number = self.bucket.state().number;
         let row = txn.node(number, node).await?.clone();
         let moved = if is_directory(node, &row) { txn.observe_directory(number, node).await? } else { None };
+        let below = if is_directory(node, &row) { self.directories_in(node).await? } else { 0 };
         let attributes = self.of_rows(node, &row, moved).ok_or_else(|| gone(node))?;
-        Ok(self.as_written(attributes))
+        Ok(self.as_written(FileAttributes { links: attributes.links + below, ..attributes }))
     }
 
     /// A directory inside a transaction.

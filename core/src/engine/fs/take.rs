@@ -32,7 +32,7 @@ impl FileSystem {
         })?;
         let node = there.node;
         self.has_lost_a_name(there, sequenced.wall_ns);
-        Ok((node, entries_changed(parent, &sequenced)))
+        Ok((node, entries_changed(parent, 0, &sequenced)))
     }
 
     async fn take_file(&self, txn: &mut Txn, place: &Place) -> Result<()> {
@@ -72,7 +72,7 @@ impl FileSystem {
             self.bucket.settle(&mut txn).await?;
             (there.node, parent)
         })?;
-        Ok((node, entries_changed(parent, &sequenced)))
+        Ok((node, entries_changed(parent, -1, &sequenced)))
     }
 
     /// Renames. The changes are those of the source's and the target's directory.
@@ -86,7 +86,7 @@ impl FileSystem {
         if [from.1, to.1].iter().any(|name| *name == b"." || *name == b"..") {
             return Err(Error::invalid("'.' and '..' can't be renamed"));
         }
-        let ((parents, lost), sequenced) = transact!(self.bucket.segment(), txn, {
+        let ((parents, lost, directories), sequenced) = transact!(self.bucket.segment(), txn, {
             self.start(&mut txn).await?;
             let parents = (self.directory_in(&mut txn, from.0).await?, self.directory_in(&mut txn, to.0).await?);
             caller.must(&parents.0, Access::EXECUTE)?;
@@ -114,6 +114,16 @@ impl FileSystem {
                     }
                 }
             }
+            // How many directories more are in each parent.
+            let is_directory = |node: &FileAttributes| i32::from(node.file_type == FileType::Directory);
+            let (comes, goes) = (is_directory(&moved), replaced.as_ref().map_or(0, is_directory));
+            let directories = match mode {
+                _ if replaced.as_ref().is_some_and(|replaced| replaced.node == moved.node) => (0, 0),
+                _ if from.0 == to.0 && mode == RenameMode::Exchange => (0, 0),
+                _ if from.0 == to.0 => (-goes, -goes),
+                RenameMode::Exchange => (goes - comes, comes - goes),
+                _ => (-comes, comes - goes),
+            };
             let lost = match (mode, target) {
                 (RenameMode::NoReplace, Some(_)) => {
                     return Err(Error::exists(Subject::Key, format!("'{}' exists", String::from_utf8_lossy(to.1))));
@@ -129,12 +139,15 @@ impl FileSystem {
                 (_, target) => self.replace(&mut txn, (from.0, source), to, (target, replaced)).await?,
             };
             self.bucket.settle(&mut txn).await?;
-            (parents, lost)
+            (parents, lost, directories)
         })?;
         if let Some(lost) = lost {
             self.has_lost_a_name(lost, sequenced.wall_ns);
         }
-        Ok((entries_changed(parents.0, &sequenced), entries_changed(parents.1, &sequenced)))
+        Ok((
+            entries_changed(parents.0, directories.0, &sequenced),
+            entries_changed(parents.1, directories.1, &sequenced),
+        ))
     }
 
     /// Moves `source` to the name `to`, in place of the target there; tells the file that has lost a name by it.
