@@ -521,3 +521,31 @@ async fn directories_count_what_is_in_them() {
     }
     assert_eq!(links(&b).await, 66);
 }
+
+/// Replacing a file by writing aside and renaming is atomic for those who read whole objects, though closing does not wait for its save.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_file_is_whole_under_its_new_name() {
+    let site = site().await;
+    let caller = root();
+    let content = Bytes::from(vec![7; 50_000]);
+    site.bucket.put("shared", content.clone(), PutOptions::default()).await.unwrap();
+    let writer = tokio::spawn({
+        let (files, content) = (site.files.clone(), content.clone());
+        async move {
+            for _ in 0..300 {
+                let made = files.create(&caller, &ROOT, b"aside", CreateMode::Guarded, mode(0o644)).await.unwrap();
+                let flags = OpenFlags { write: true, is_granted: true, ..OpenFlags::default() };
+                let file = files.open(&caller, &made.attributes.node, flags).await.unwrap();
+                file.write_at(0, content.clone()).await.unwrap();
+                file.close().await.unwrap();
+                files.rename(&caller, (&ROOT, b"aside"), (&ROOT, b"shared"), RenameMode::Replace).await.unwrap();
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let object = site.bucket.get("shared", GetOptions::default()).await.unwrap();
+        assert_eq!(object.info().size, 50_000);
+        assert!(object.bytes(0..50_000).await.unwrap() == content);
+    }
+    writer.await.unwrap();
+}

@@ -39,12 +39,14 @@ pub fn tombolo<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> 
     command
 }
 
-/// A client program: from the suite's Python environment if it is there, else from the system. Panics if it is missing,
+/// A client program: from what the suite installed for itself if it is there, else from the system. Panics if it is missing,
 /// as a client that is not tried is not known to work.
 pub fn tool(name: &str) -> PathBuf {
-    let environment = repository().join("target/test-tools/venv/bin").join(name);
-    if environment.is_file() {
-        return environment;
+    for own in ["target/test-tools/venv/bin", "target/test-tools/bin"] {
+        let path = repository().join(own).join(name);
+        if path.is_file() {
+            return path;
+        }
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file());

@@ -7,6 +7,7 @@ pub mod command;
 pub mod content;
 pub mod door;
 pub mod model;
+pub mod mount;
 pub mod path_encoding;
 pub mod s3;
 pub mod server;

@@ -93,7 +93,12 @@ impl Site {
 
     /// Starts the server and waits until it answers.
     pub fn serve(&self) -> Server {
-        Server::start(&self.dir(), &self.root.join("serve.log"))
+        self.serve_with(&[])
+    }
+
+    /// The same, with more arguments for `tombolo serve`.
+    pub fn serve_with(&self, arguments: &[&str]) -> Server {
+        Server::start_with(&self.dir(), &self.root.join("serve.log"), arguments)
     }
 }
 
@@ -112,6 +117,11 @@ pub fn free_port() -> u16 {
 impl Server {
     /// Starts `tombolo serve` over `dir` and waits until it answers. Its output goes to the end of `log`.
     pub fn start(dir: &Path, log: &Path) -> Server {
+        Server::start_with(dir, log, &[])
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with(dir: &Path, log: &Path, arguments: &[&str]) -> Server {
         // Somebody else may take the port between looking and binding: then once more.
         for _ in 0..5 {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
@@ -119,6 +129,7 @@ impl Server {
             let errors = output.try_clone().expect("the server's log");
             let mut command = Command::new(binary("tombolo"));
             command.arg("serve").arg("--dir").arg(dir).arg("--s3").arg(address.to_string()).env_remove("TOMBOLO_DIR");
+            command.args(arguments);
             let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().expect("tombolo starts");
             let mut server = Server { child, address, log: log.to_path_buf() };
             let ended = wait::until("the server to answer", || match server.child.try_wait().expect("its state") {

@@ -261,7 +261,7 @@ pub(crate) struct MountArgs {
     /// Options, comma-separated.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,
-    /// When this process becomes the daemon: leave it in the background and return once it is mounted.
+    /// When this process becomes the daemon: leave it in the background and return once it is mounted; it logs to mount.log in the data directory.
     #[arg(long)]
     pub(crate) background: bool,
 }

@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tombolo_core::{Error, ErrorKind, Result, Segment};
 
-const ENOTCONN: i32 = 107;
 /// How long an unmount waits for requests under way.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -138,5 +137,6 @@ fn by_helper(point: &Path) -> Result<()> {
 
 /// Whether what is mounted on `point` has nobody left to answer.
 pub fn is_stale(point: &Path) -> bool {
-    matches!(std::fs::symlink_metadata(point), Err(error) if error.raw_os_error() == Some(ENOTCONN))
+    // Attributes may be the kernel's; space is always asked for.
+    matches!(rustix::fs::statvfs(point), Err(rustix::io::Errno::NOTCONN))
 }

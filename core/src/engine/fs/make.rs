@@ -225,6 +225,7 @@ impl FileSystem {
     /// Gives a file one more name.
     pub async fn link(&self, caller: &Caller, node: &NodeId, directory: &NodeId, name: &[u8]) -> Result<Made> {
         let state = self.bucket.state();
+        self.bucket.segment().open_nodes().settle_node(state.number, node).await?;
         let ((attributes, parent), sequenced) = transact!(self.bucket.segment(), txn, {
             self.start(&mut txn).await?;
             let there = self.attributes_in(&mut txn, node).await?;

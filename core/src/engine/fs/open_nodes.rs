@@ -298,6 +298,20 @@ impl OpenNodes {
         }
     }
 
+    /// Whether any file was closed and has no version yet.
+    pub(super) fn has_closed(&self) -> bool {
+        self.closed_count.load(Ordering::Acquire) > 0
+    }
+
+    /// Returns when a file that was closed has its version: before it gets a name under which others look for a whole content.
+    pub(super) async fn settle_node(&self, bucket: BucketNumber, node: &NodeId) -> Result<()> {
+        let closed = self.closed.lock().get(&(bucket, *node)).cloned();
+        match closed {
+            Some(body) => body.save(false).await,
+            None => Ok(()),
+        }
+    }
+
     /// All bodies, of one bucket or of all.
     fn bodies(&self, bucket: Option<BucketNumber>) -> Vec<Arc<Body>> {
         let bodies = self.bodies.lock();
@@ -451,6 +465,17 @@ impl Segment {
     /// next sync. Whole-object readers see such a version of a file that is still being written.
     pub async fn flush_files_older_than(&self, age_ns: TimeNs) -> Result<()> {
         self.open_nodes().flush(None, age_ns).await
+    }
+
+    /// Makes versions of files that were closed (also of those where that has failed before), and puts all versions and metadata changes made before
+    /// the call on disk. For a program's or daemon's timer: what POSIX doors change is on disk at fsync, else at the next of these.
+    pub async fn sync(&self) -> Result<()> {
+        self.open_nodes().drain(None).await;
+        if self.ledger().published() != self.synced().load(Ordering::Acquire) {
+            self.sync_commits().await?;
+            self.synced().store(self.ledger().published(), Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Returns when everything committed before the call is on disk.

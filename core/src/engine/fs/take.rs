@@ -86,6 +86,12 @@ impl FileSystem {
         if [from.1, to.1].iter().any(|name| *name == b"." || *name == b"..") {
             return Err(Error::invalid("'.' and '..' can't be renamed"));
         }
+        let nodes = self.bucket.segment().open_nodes();
+        if nodes.has_closed()
+            && let Some((_, shown)) = self.find(Rows::Now(self), from.0, from.1).await?
+        {
+            nodes.settle_node(self.bucket.state().number, &node_of(&shown)).await?;
+        }
         let ((parents, lost, directories), sequenced) = transact!(self.bucket.segment(), txn, {
             self.start(&mut txn).await?;
             let parents = (self.directory_in(&mut txn, from.0).await?, self.directory_in(&mut txn, to.0).await?);

@@ -1,4 +1,5 @@
-//! What the daemon does without being asked: expires uploads that nobody completes, and collects garbage.
+//! What the daemon does without being asked: puts on disk what POSIX doors don't ask to have there, expires uploads that nobody completes, and
+//! collects garbage.
 
 use std::time::Duration;
 use tokio::sync::watch;
@@ -7,6 +8,8 @@ use tombolo_core::{Result, Segment};
 
 /// Uploads are looked at this often; their age is counted in days.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
+/// What was written through a mount and not synced is on disk this much later.
+const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// Stands for "never" in a timer.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -20,9 +23,13 @@ pub(super) async fn run(
     let work = async {
         let mut expiry = timer(if upload_expiry.is_zero() { NEVER } else { EXPIRY_INTERVAL });
         let mut collection = timer(if gc_interval.is_zero() { NEVER } else { gc_interval });
+        let mut sync = timer(SYNC_INTERVAL);
         let mut collected = None;
         loop {
             tokio::select! {
+                _ = sync.tick() => if let Err(error) = segment.sync().await {
+                    tracing::warn!(%error, "what was written is not on disk yet");
+                },
                 _ = expiry.tick() => match segment.expire_uploads(upload_expiry).await {
                     Ok(0) => {}
                     Ok(count) => tracing::info!(count, "uploads that nobody completed are dropped"),

@@ -5,16 +5,21 @@ use crate::backend::Backend;
 use crate::control::Client;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
-use crate::wire::{Operation, Raw};
+use crate::wire::{Operation, Raw, Refusal};
 use bytes::Bytes;
 use serde_json::json;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tombolo_core::{Error, ErrorKind, Result, Segment, Subject};
+
+/// Where a daemon in the background writes its log, in the data directory.
+const LOG_NAME: &str = "mount.log";
 
 pub(super) async fn mount(output: &mut Output, dir: &Path, args: MountArgs) -> Outcome {
     let (path, point) = places(&args.places)?;
@@ -67,19 +72,38 @@ fn in_background(output: &mut Output, dir: &Path, path: &str, point: &Path, opti
         daemon.arg("-o").arg(options);
     }
     daemon.arg("--").arg(if path.is_empty() { "/" } else { path }).arg(point);
-    // A group of its own: it outlives the terminal's signals. What it has to say later goes where errors of this command go.
-    daemon.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    // A group of its own: it outlives the terminal's signals. What it has to say goes to a log of its own, as nobody may wait at the other end.
+    let log = dir.join(LOG_NAME);
+    let errors = File::options().create(true).append(true).open(&log).map_err(failed)?;
+    let known = errors.metadata().map_err(failed)?.len();
+    daemon.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).process_group(0);
     let mut daemon = daemon.spawn().map_err(failed)?;
     let mut line = String::new();
     if let Some(stdout) = daemon.stdout.take() {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).map_err(failed)?;
     }
     if line.is_empty() {
-        // It has said why.
         let status = daemon.wait().map_err(failed)?;
-        return Err(Failure::Engine(Error::new(ErrorKind::Failed, format!("the daemon ended with {status}"))));
+        let mut file = File::open(&log).map_err(failed)?;
+        file.seek(SeekFrom::Start(known)).map_err(failed)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(failed)?;
+        return Err(Failure::Engine(last_error(&text).unwrap_or_else(|| {
+            let message = format!("the daemon ended with {status}; see {}", log.display());
+            Error::new(ErrorKind::Failed, message)
+        })));
     }
     said(output, path, point)
+}
+
+/// The error that a command with `--json` ended with, if its log says so.
+fn last_error(log: &[u8]) -> Option<Error> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        error: Refusal,
+    }
+    let lines = log.split(|byte| *byte == b'\n').rev();
+    lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()).map(|line| line.error.into()).next()
 }
 
 pub(super) async fn unmount(output: &mut Output, point: &Path) -> Outcome {

@@ -1,0 +1,70 @@
+//! A site whose server has a bucket mounted.
+
+use crate::server::{Server, Site};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The bucket that is mounted.
+pub const BUCKET: &str = "bucket";
+/// Names and attributes are kept for a day: what another door changes is seen in time only if the kernel is told.
+pub const KEPT: &str = "entry_timeout=86400,attr_timeout=86400";
+
+/// A running server with a mount. Unmounted and killed when dropped.
+pub struct Mounted {
+    /// The server.
+    pub server: Option<Server>,
+    point: PathBuf,
+    options: String,
+}
+
+impl Mounted {
+    /// Makes the bucket if it is not there and serves it over S3 and a mount with `options`.
+    pub fn start(site: &Site, options: &str) -> Mounted {
+        let path = format!("{}/{BUCKET}", Site::TENANT);
+        if crate::command::run(&mut site.command(&["bucket", "show", &path])).code != Some(0) {
+            site.tombolo(&["bucket", "create", &path]);
+        }
+        let point = site.scratch("mnt");
+        let mut mounted = Mounted { server: None, point, options: options.to_owned() };
+        mounted.serve(site);
+        mounted
+    }
+
+    /// Starts the server again, after [`Mounted::kill`].
+    pub fn serve(&mut self, site: &Site) {
+        let mount = format!("{}/{BUCKET}={}", Site::TENANT, self.point.display());
+        self.server = Some(site.serve_with(&["--mount", &mount, "--mount-options", &self.options]));
+    }
+
+    /// Ends the server as a power cut would end its process. The dead mount stays.
+    pub fn kill(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.kill();
+        }
+    }
+
+    /// Ends the server as an operator would.
+    pub fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+    }
+
+    /// The root of the mounted bucket.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("the server runs")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // The process goes first: what is left is dead, and unmounts without waiting for anybody.
+        self.server.take();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.point).output();
+    }
+}
