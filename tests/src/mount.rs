@@ -34,6 +34,12 @@ impl Mounted {
     pub fn serve(&mut self, site: &Site) {
         let mount = format!("{}/{BUCKET}={}", Site::TENANT, self.point.display());
         self.server = Some(site.serve_with(&["--mount", &mount, "--mount-options", &self.options]));
+        // It answers over S3 a little earlier.
+        crate::wait::until("the mount", || {
+            let mounts = std::fs::read_to_string("/proc/mounts").expect("the list of mounts");
+            let is_listed = mounts.contains(self.point.to_str().expect("a plain path"));
+            (is_listed && std::fs::read_dir(&self.point).is_ok()).then_some(())
+        });
     }
 
     /// Ends the server as a power cut would end its process. The dead mount stays.
