@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::ops::Bound;
 
 /// The most names a file can have.
-pub(super) const LINKS_MAX: usize = 1024;
+pub const LINKS_MAX: usize = 1024;
 /// How many entries are looked at in one go for something that shows.
 const SCAN_ROWS: usize = 256;
 /// How far from a removed name another one is looked for, in entries.

@@ -25,7 +25,7 @@ mod write;
 
 pub use delta::{Delta, DeltaRegister, apply, changes_since, show, vector};
 pub use directory::{
-    find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
+    LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
 pub use history::{find_kept, newest_kept};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tombolo_nfs::Export;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -206,6 +207,13 @@ pub(crate) struct ServeArgs {
     /// Serve S3 on this address. Default when no other door is asked for: 127.0.0.1:9000.
     #[arg(long, value_name = "ADDR")]
     pub(crate) s3: Option<SocketAddr>,
+    /// Serve NFS version 3 on this address; mount with port=PORT,mountport=PORT,nolock.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:2049")]
+    pub(crate) nfs: Option<SocketAddr>,
+    /// Export a bucket or a directory of one over NFS, with options as in exports(5): ro, root_squash (default), no_root_squash, all_squash, anonuid=,
+    /// anongid=, secure (default), insecure, client=ADDRESS[/BITS]. Can be given several times. Without it: every bucket, to this host alone.
+    #[arg(long, value_name = "/PATH[:OPTIONS]", requires = "nfs")]
+    pub(crate) nfs_export: Vec<Export>,
     /// Mount on POINT: everything, or what is at PATH (CLUSTER[/TENANT[/BUCKET[/DIRECTORY]]]). Can be given several times.
     #[arg(long, value_name = "[PATH=]POINT", value_parser = parse_mount)]
     pub(crate) mount: Vec<(String, PathBuf)>,

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
 use tombolo_core::{Result, Segment};
+use tombolo_nfs::{Export, Exports, NfsDoor, NfsLimits, NfsOptions};
 use tombolo_s3::{S3Door, S3Limits, S3Options};
 
 /// A door that listens already.
@@ -25,6 +26,22 @@ pub(crate) async fn s3(
 ) -> Result<Door> {
     let limits = S3Limits { drain_timeout: drain, ..S3Limits::default() };
     let door = S3Door::bind(segment, &[address], S3Options { tenant: None, limits }).await?;
+    let addresses = door.addresses()?;
+    let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+    Ok(Door { addresses, serving: Box::pin(door.serve(stopped)) })
+}
+
+/// Opens the NFS door on `address`, for `exports` (none: every bucket, to this host), in the same way.
+pub(crate) async fn nfs(
+    segment: Segment,
+    address: SocketAddr,
+    exports: Vec<Export>,
+    drain: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Door> {
+    let exports = if exports.is_empty() { Exports::AllToLoopback } else { Exports::List(exports) };
+    let limits = NfsLimits { drain_timeout: drain, ..NfsLimits::default() };
+    let door = NfsDoor::bind(segment, &[address], NfsOptions { exports, limits }).await?;
     let addresses = door.addresses()?;
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     Ok(Door { addresses, serving: Box::pin(door.serve(stopped)) })

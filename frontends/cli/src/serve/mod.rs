@@ -51,10 +51,17 @@ pub(crate) async fn serve(output: &mut Output, dir: &Path, args: Box<ServeArgs>)
 async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs, signals: &mut Signals) -> Outcome {
     let (stop, stopped) = watch::channel(false);
     let default_s3 = SocketAddr::from((Ipv4Addr::LOCALHOST, S3_PORT));
-    let is_default = args.admin.is_none() && args.mount.is_empty();
+    let is_default = args.admin.is_none() && args.nfs.is_none() && args.mount.is_empty();
     let s3_address = args.s3.or_else(|| is_default.then_some(default_s3));
     let s3 = match s3_address {
         Some(address) => Some(doors::s3(segment.clone(), address, args.shutdown_timeout, stopped.clone()).await?),
+        None => None,
+    };
+    let nfs = match args.nfs {
+        Some(address) => {
+            let (exports, stopped) = (args.nfs_export.clone(), stopped.clone());
+            Some(doors::nfs(segment.clone(), address, exports, args.shutdown_timeout, stopped).await?)
+        }
         None => None,
     };
     let control = ControlDoor::open(segment.dir())?;
@@ -72,10 +79,13 @@ async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs,
     for (path, point) in &args.mount {
         mounted.push((path, mounts.add(segment, path, point, &args.mount_options).await?));
     }
-    announce(output, segment, s3.as_ref(), admin.as_ref(), &mounted, credentials.as_ref())?;
+    announce(output, segment, (s3.as_ref(), nfs.as_ref(), admin.as_ref()), &mounted, credentials.as_ref())?;
 
     let mut serving = JoinSet::new();
     if let Some(Door { serving: door, .. }) = s3 {
+        serving.spawn(door);
+    }
+    if let Some(Door { serving: door, .. }) = nfs {
         serving.spawn(door);
     }
     if let Some(admin) = admin {
@@ -85,7 +95,7 @@ async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs,
     serving.spawn(mounts.serve(stopped.clone()));
     serving.spawn(housekeeping::run(segment.clone(), args.upload_expiry, args.gc_interval, stopped));
     // A daemon that only mounts has nothing to do when that is unmounted.
-    let is_mount_only = s3_address.is_none() && args.admin.is_none();
+    let is_mount_only = s3_address.is_none() && args.nfs.is_none() && args.admin.is_none();
     let unmounted = async {
         for (_, mount) in &mounted {
             mount.ended().await;
@@ -188,8 +198,7 @@ fn segment_name(host: &str) -> String {
 fn announce(
     output: &mut Output,
     segment: &Segment,
-    s3: Option<&Door>,
-    admin: Option<&AdminDoor>,
+    (s3, nfs, admin): (Option<&Door>, Option<&Door>, Option<&AdminDoor>),
     mounted: &[(&String, Arc<Mount>)],
     credentials: Option<&credentials::Credentials>,
 ) -> Outcome {
@@ -202,6 +211,13 @@ fn announce(
     }
     if let Some(url) = &admin {
         text.push_str(&format!("\nAdmin    {url}/metrics {url}/healthz {url}/readyz"));
+    }
+    let nfs = nfs.and_then(|door| door.addresses.first());
+    if let Some(address) = nfs {
+        let (host, port) = (address.ip(), address.port());
+        text.push_str(&format!(
+            "\nNFS      mount -t nfs -o vers=3,tcp,port={port},mountport={port},nolock {host}:/CLUSTER/TENANT/BUCKET /mnt"
+        ));
     }
     for (path, mount) in mounted {
         let path = if path.is_empty() { "everything" } else { path.as_str() };
@@ -218,6 +234,7 @@ fn announce(
         "dir": dir,
         "pid": std::process::id(),
         "s3": s3,
+        "nfs": nfs.map(|address| address.to_string()),
         "admin": admin,
         "mounts": mounted.iter().map(|(path, mount)| json!({ "path": path, "point": mount.point().display().to_string() })).collect::<Vec<_>>(),
         "credentials": credentials.map(credentials::Credentials::json),

@@ -1,0 +1,180 @@
+//! Listening, connections and shutdown.
+
+use crate::connection::{self, MEMORY_UNIT};
+use crate::directory::Cookies;
+use crate::exports::Exports;
+use crate::mount::Mounts;
+use crate::open::OpenFiles;
+use crate::registry::Registry;
+use crate::replay::Replies;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tombolo_core::{Error, Result, Segment};
+
+/// How long accepting pauses when the process is out of file descriptors or the like.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often quiet files are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How an NFS server behaves.
+#[derive(Debug, Clone)]
+pub struct NfsOptions {
+    /// What is exported.
+    pub exports: Exports,
+    /// What bounds it.
+    pub limits: NfsLimits,
+}
+
+/// Bounds of an NFS server.
+#[derive(Debug, Clone)]
+pub struct NfsLimits {
+    /// Connections at a time; more wait to be accepted.
+    pub connections_max: usize,
+    /// Calls under way of one connection; more wait in its socket.
+    pub calls_per_connection: usize,
+    /// What calls and their replies under way hold, all connections together, in bytes.
+    pub memory_bytes: usize,
+    /// How long connections have to end when the server stops.
+    pub drain_timeout: Duration,
+}
+
+impl Default for NfsLimits {
+    fn default() -> NfsLimits {
+        NfsLimits {
+            connections_max: 512,
+            calls_per_connection: 128,
+            memory_bytes: 128 << 20,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) registry: Registry,
+    pub(crate) mounts: Mounts,
+    pub(crate) open: OpenFiles,
+    pub(crate) replies: Replies,
+    pub(crate) cookies: Cookies,
+    pub(crate) limits: NfsLimits,
+    /// In units of [`MEMORY_UNIT`].
+    pub(crate) memory: Arc<Semaphore>,
+    /// Turns true when the server shall end.
+    pub(crate) stop: watch::Receiver<bool>,
+    /// Changes when the server starts anew: what was written and not committed before may be gone.
+    pub(crate) write_verifier: [u8; 8],
+}
+
+/// An NFS server over one segment: bound, not yet serving.
+pub struct NfsDoor {
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+}
+
+impl NfsDoor {
+    /// Listens on `addresses` (port 0: any free one).
+    ///
+    /// # Errors
+    /// `Invalid`: an address is open to other hosts and an export does not say to which. `Failed` or `Denied`, naming the address.
+    pub async fn bind(segment: Segment, addresses: &[SocketAddr], options: NfsOptions) -> Result<NfsDoor> {
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            options.exports.check(address)?;
+            let listener = TcpListener::bind(address).await;
+            listeners.push(listener.map_err(|e| Error::io(format!("the NFS door can't listen on {address}"), e))?);
+        }
+        let mut write_verifier = [0; 8];
+        rand::fill(&mut write_verifier);
+        // A call of the longest kind must fit, and its reply.
+        let units = (options.limits.memory_bytes / MEMORY_UNIT).clamp(1024, Semaphore::MAX_PERMITS);
+        let (stop, stopped) = watch::channel(false);
+        let shared = Shared {
+            stop: stopped,
+            registry: Registry::new(segment, options.exports)?,
+            mounts: Mounts::default(),
+            open: OpenFiles::default(),
+            replies: Replies::default(),
+            cookies: Cookies::default(),
+            limits: options.limits,
+            memory: Arc::new(Semaphore::new(units)),
+            write_verifier,
+        };
+        Ok(NfsDoor { listeners, shared: Arc::new(shared), stop })
+    }
+
+    /// Where it listens, in the order of the addresses it was bound to.
+    ///
+    /// # Errors
+    /// `Failed` when the system does not say.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
+        let address =
+            |l: &TcpListener| l.local_addr().map_err(|e| Error::io("the NFS door does not know its address", e));
+        self.listeners.iter().map(address).collect()
+    }
+
+    /// Answers until `shutdown` is done, then ends: calls under way get [`NfsLimits::drain_timeout`], clients are cut off (they carry on with the
+    /// next server), and what was written to open files becomes a version.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let slots = Arc::new(Semaphore::new(self.shared.limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let mut accepting = JoinSet::new();
+        for listener in self.listeners {
+            accepting.spawn(accept(listener, self.shared.clone(), slots.clone()));
+        }
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                self.shared.open.sweep();
+            }
+        };
+        tokio::select! {
+            () = shutdown => {}
+            () = sweeping => {}
+        }
+        self.stop.send_replace(true);
+        let ended = async { while accepting.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.shared.limits.drain_timeout, ended).await.is_err() {
+            tracing::warn!("some NFS calls have not ended in time and are cut off");
+        }
+        self.shared.open.clear();
+    }
+}
+
+/// Accepts and serves until the server shall end and its connections have.
+async fn accept(listener: TcpListener, shared: Arc<Shared>, slots: Arc<Semaphore>) {
+    let mut connections = JoinSet::new();
+    let mut stop = shared.stop.clone();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepting = async {
+            let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+            listener.accept().await.map(|accepted| (slot, accepted))
+        };
+        let accepted = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = accepting => accepted,
+        };
+        let (slot, (stream, peer)): (_, (TcpStream, SocketAddr)) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let shared = shared.clone();
+        connections.spawn(async move {
+            if let Err(error) = connection::serve(shared, stream, peer).await {
+                tracing::debug!(%peer, %error, "a connection ended");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}

@@ -1,0 +1,30 @@
+//! From a call to its reply: which program, which procedure, and whether it was answered before.
+
+use crate::door::Shared;
+use crate::replay::Key;
+use crate::rpc::{self, Answer, Call, Reply};
+use crate::{mount, portmap, procedures};
+use nfsserve::nfs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Answers a call.
+pub(crate) async fn answer(shared: Arc<Shared>, peer: SocketAddr, port: u16, call: Call) -> Reply {
+    let xid = call.xid;
+    match call.program {
+        nfs::PROGRAM if call.version != nfs::VERSION => rpc::reply(xid, Answer::NoVersion(nfs::VERSION, nfs::VERSION)),
+        nfs::PROGRAM if procedures::changes(call.procedure) => {
+            let key = Key::new(peer.ip(), xid, call.procedure, call.arguments.rest());
+            let run = async { rpc::reply(xid, procedures::answer(&shared, peer, call).await) };
+            shared.replies.reply(key, run).await
+        }
+        nfs::PROGRAM => rpc::reply(xid, procedures::answer(&shared, peer, call).await),
+        mount::PROGRAM => {
+            let answer =
+                shared.mounts.answer(&shared.registry, peer, call.version, call.procedure, call.arguments).await;
+            rpc::reply(xid, answer)
+        }
+        portmap::PROGRAM => rpc::reply(xid, portmap::answer(call.version, call.procedure, call.arguments, port)),
+        _ => rpc::reply(xid, Answer::NoProgram),
+    }
+}
