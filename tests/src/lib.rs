@@ -8,6 +8,7 @@ pub mod content;
 pub mod door;
 pub mod model;
 pub mod mount;
+pub mod nfs;
 pub mod path_encoding;
 pub mod s3;
 pub mod server;
