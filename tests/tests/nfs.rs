@@ -200,7 +200,7 @@ fn who_calls_decides() {
     assert!(user.read(&file, 0, 1).is_ok());
     assert_eq!(user.write(&file, 0, b"x", FILE_SYNC), Err(ACCES));
     assert_eq!(user.call(2, &chown(100)).0, PERM);
-    let mut access = |nfs: &mut Nfs| {
+    let access = |nfs: &mut Nfs| {
         let (status, mut results) = nfs.call(4, &Args::new().opaque(&file).u32(0x3f));
         results.post();
         (status, results.u32())
