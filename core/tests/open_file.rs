@@ -421,3 +421,65 @@ async fn dropped_handles_are_saved_and_let_the_segment_go() {
         assert!(object(&bucket, &format!("f{n}")).await == noise(10_000, n));
     }
 }
+
+/// What is on disk at this instant, as another process would find it after a crash.
+async fn after_a_crash(world: &World, name: &str) -> Segment {
+    let copy = world.dir.path().join(name);
+    let status =
+        std::process::Command::new("cp").arg("-r").arg(world.dir.path().join("s")).arg(&copy).status().unwrap();
+    assert!(status.success());
+    Segment::open(&copy, OpenOptions::default()).await.unwrap()
+}
+
+/// A file that stays open for hours is not a version for hours; a crash must not cost those hours.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_files_are_kept_against_a_crash_and_from_others() {
+    let world = world().await;
+    let (small, large, removed, replaced) = (
+        create(&world.bucket, "small").await,
+        create(&world.bucket, "large").await,
+        create(&world.bucket, "removed").await,
+        create(&world.bucket, "replaced").await,
+    );
+    let data = noise(9 << 20, 3);
+    small.write_at(0, "a few bytes".into()).await.unwrap();
+    large.write_at(0, data.clone()).await.unwrap();
+    large.fsync().await.unwrap();
+    large.write_at(1 << 20, "in the middle".into()).await.unwrap();
+    removed.write_at(0, noise(1 << 20, 4)).await.unwrap();
+    replaced.write_at(0, "unsaved".into()).await.unwrap();
+    world.segment.protect_files_older_than(0).await;
+    world.bucket.put("replaced", "by another door", PutOptions::default()).await.unwrap();
+    world.bucket.delete("removed", DeleteOptions::default()).await.unwrap();
+    world.segment.gc().await.unwrap();
+
+    // Others don't see it.
+    assert_eq!(object(&world.bucket, "small").await, "");
+    assert!(object(&world.bucket, "large").await == data);
+    let segment = after_a_crash(&world, "first").await;
+    let bucket = segment.bucket(&bucket_path()).await.unwrap();
+    assert_eq!(object(&bucket, "small").await, "a few bytes");
+    let recovered = object(&bucket, "large").await;
+    assert_eq!(&recovered[1 << 20..(1 << 20) + 13], b"in the middle");
+    assert!(recovered[..1 << 20] == data[..1 << 20] && recovered.len() == data.len());
+    assert_eq!(object(&bucket, "replaced").await, "by another door", "nobody's unsaved bytes replace a version");
+    segment.gc().await.unwrap();
+    segment.scrub(0, |_, _| {}).await.unwrap();
+    segment.close().await.unwrap();
+
+    // What has become a version needs no keeping, and nothing is left of what was removed.
+    small.write_at(0, "A".into()).await.unwrap();
+    small.close().await.unwrap();
+    large.close().await.unwrap();
+    drop((removed, replaced));
+    world.segment.sync().await.unwrap();
+    world.bucket.put("small", "later", PutOptions::default()).await.unwrap();
+    let segment = after_a_crash(&world, "second").await;
+    let bucket = segment.bucket(&bucket_path()).await.unwrap();
+    assert_eq!(object(&bucket, "small").await, "later");
+    segment.close().await.unwrap();
+    let before = world.segment.status().await.unwrap().chunks;
+    world.segment.gc().await.unwrap();
+    let after = world.segment.status().await.unwrap().chunks;
+    assert!(after < before, "{before} chunks, {after} after collecting what was removed");
+}

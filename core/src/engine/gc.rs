@@ -104,7 +104,7 @@ impl Segment {
         for manifest in open {
             marker.manifest(manifest).await?;
         }
-        for space in [Space::Nodes, Space::Past, Space::History, Space::Uploads] {
+        for space in [Space::Nodes, Space::Past, Space::History, Space::Uploads, Space::Meta] {
             let mut range = KeyRange::prefix(b"");
             loop {
                 let page = snapshot.scan(space, range, BATCH_ROWS, false).await?;
@@ -137,6 +137,7 @@ impl Segment {
                 HistoryRow::decode(row, &own)?.register.live_values().map(|(_, v)| v.content.clone()).collect()
             }
             Space::Uploads => vec![upload_content(&row)?],
+            Space::Meta => super::fs::protect::content_of(key, row)?.into_iter().collect(),
             _ => Vec::new(),
         })
     }

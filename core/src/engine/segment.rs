@@ -229,6 +229,7 @@ impl Segment {
             _lock: lock,
         }));
         segment.load_snapshots().await?;
+        segment.recover_files().await?;
         Ok(segment)
     }
 

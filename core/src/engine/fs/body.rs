@@ -100,6 +100,8 @@ pub(super) struct State {
     pub(super) is_unsynced: bool,
     /// Who made the changes that no version has; `Some(0)`: several did.
     pub(super) origin: Option<u32>,
+    /// The last change that a row keeps against a crash.
+    pub(super) protected_stamp: Option<u64>,
     pub(super) handles: usize,
 }
 
@@ -375,6 +377,7 @@ impl Body {
                 last_attributes: None,
                 is_unsynced: false,
                 origin: None,
+                protected_stamp: None,
                 handles: 0,
             }),
         })

@@ -23,6 +23,7 @@ mod node;
 mod open_file;
 mod open_nodes;
 mod overlay;
+pub(super) mod protect;
 mod read;
 mod save;
 mod set;

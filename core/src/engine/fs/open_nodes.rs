@@ -24,11 +24,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 /// A body is stored when it has this much in memory, in bytes; less if the budget is small.
 const STORED_BYTES: u64 = 8 << 20;
+/// Unsaved bytes of an open file are kept against a crash when they are this old, in nanoseconds.
+const PROTECTED_AGE_NS: TimeNs = 2_000_000_000;
 /// How many closed files are saved at once.
 const SAVES_MAX: usize = 64;
 
@@ -41,6 +43,8 @@ pub(in crate::engine) struct OpenNodes {
     closed: Mutex<HashMap<Key, Arc<Body>>>,
     closed_count: AtomicUsize,
     is_draining: AtomicBool,
+    /// Those whose bytes a row keeps against a crash.
+    protected: Mutex<HashMap<Key, Weak<Body>>>,
     pub(super) locks: Arc<LockTable>,
     /// Memory for written bytes.
     pub(super) written: Arc<Budget>,
@@ -66,6 +70,7 @@ impl OpenNodes {
             closed: Mutex::default(),
             closed_count: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),
+            protected: Mutex::default(),
             locks: Arc::default(),
             written: Budget::new(bytes),
             read: Budget::new(bytes / 2),
@@ -312,8 +317,13 @@ impl OpenNodes {
         }
     }
 
+    /// See the field.
+    pub(super) fn protected(&self) -> &Mutex<HashMap<Key, Weak<Body>>> {
+        &self.protected
+    }
+
     /// All bodies, of one bucket or of all.
-    fn bodies(&self, bucket: Option<BucketNumber>) -> Vec<Arc<Body>> {
+    pub(super) fn bodies(&self, bucket: Option<BucketNumber>) -> Vec<Arc<Body>> {
         let bodies = self.bodies.lock();
         bodies.iter().filter(|((number, _), _)| bucket.is_none_or(|b| b == *number)).map(|(_, b)| b.clone()).collect()
     }
@@ -467,10 +477,17 @@ impl Segment {
         self.open_nodes().flush(None, age_ns).await
     }
 
+    /// Keeps what was written to open files at least `age_ns` ago against a crash, without making it a version.
+    pub async fn protect_files_older_than(&self, age_ns: TimeNs) {
+        self.open_nodes().protect(self, age_ns).await;
+    }
+
     /// Makes versions of files that were closed (also of those where that has failed before), and puts all versions and metadata changes made before
-    /// the call on disk. For a program's or daemon's timer: what POSIX doors change is on disk at fsync, else at the next of these.
+    /// the call on disk. What is written to files that stay open is kept against a crash, too, without becoming a version. For a program's or
+    /// daemon's timer: what POSIX doors change is on disk at fsync, else at the next of these.
     pub async fn sync(&self) -> Result<()> {
         self.open_nodes().drain(None).await;
+        self.open_nodes().protect(self, PROTECTED_AGE_NS).await;
         if self.ledger().published() != self.synced().load(Ordering::Acquire) {
             self.sync_commits().await?;
             self.synced().store(self.ledger().published(), Ordering::Release);

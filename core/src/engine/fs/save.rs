@@ -11,8 +11,10 @@ use super::super::writer::opaque;
 use super::body::{Body, Working};
 use super::hold::Hold;
 use super::overlay::HeldContent;
+use super::protect;
 use super::read::gather;
 use crate::error::Result;
+use crate::kv::Space;
 use crate::namespace::{self, Content, NewContent};
 use crate::object::Etag;
 use crate::policy::EtagKind;
@@ -45,6 +47,7 @@ impl Body {
 
     async fn save_now(&self, is_durable: bool) -> Result<()> {
         let origin = self.state().origin.take().unwrap_or_default();
+        let is_protected = self.state().protected_stamp.is_some();
         let mut moment = self.moment();
         let (content, hole_bytes) = match moment.small.take() {
             // Copied, so that what is kept does not hold on to a larger buffer.
@@ -76,6 +79,9 @@ impl Body {
                 txn.without_sync();
             }
             txn.set_origin(origin);
+            if is_protected {
+                txn.delete(Space::Meta, protect::key(self.bucket.state().number, &self.node));
+            }
             let dot = namespace::replace(&mut txn, self.bucket.state(), &self.node, new.clone()).await?;
             self.bucket.settle(&mut txn).await?;
             let mut rows = 0;
@@ -118,6 +124,7 @@ impl Body {
         state.looked_at = sequenced.commit;
         state.is_unsynced = !is_durable;
         state.failure = None;
+        state.protected_stamp = None;
         drop(state);
         moment.session.committed(rows);
         self.changed.notify_waiters();
