@@ -9,7 +9,7 @@
 //! * Whatever the stored content or a piece refers to is held (`hold`) until nobody can read it any more.
 //! * What is stored, folded and saved holds `edit`; writes, truncations and reads never wait for it.
 //!
-//! After a crash a body is what its node's last version on disk was.
+//! After a crash a body is what its node's last version on disk was, or what `protect` kept of it since.
 
 use super::super::Bucket;
 use super::super::contents::Session;
