@@ -182,7 +182,10 @@ impl OpenNodes {
         let mut gone = Vec::new();
         self.protected().lock().retain(|(bucket, node), body| {
             // A body that was let go is saved, or it had no name any more.
-            let state = body.upgrade().map(|body| (body.state().is_orphan, body.state().protected_stamp.is_some()));
+            let state = body.upgrade().map(|body| {
+                let state = body.state();
+                (state.is_orphan, state.protected_stamp.is_some())
+            });
             let (is_gone, is_kept) = state.unwrap_or((true, false));
             if is_gone {
                 gone.push(key(*bucket, node));
