@@ -263,13 +263,13 @@ fn record_locks_hold_between_processes_and_waiters_can_be_stopped() {
     let mounted = Mounted::start(&site, "");
     let file = mounted.point().join("locked");
     fs::write(&file, b"0123456789").unwrap();
-    let script = "import fcntl, sys, time\nf = open(sys.argv[1], 'r+b')\n\
+    let script = "import fcntl, sys\nf = open(sys.argv[1], 'r+b')\n\
         how = fcntl.LOCK_EX | (fcntl.LOCK_NB if sys.argv[2] == 'try' else 0)\n\
         try:\n fcntl.lockf(f, how, 5, 2)\nexcept BlockingIOError:\n sys.exit(7)\nprint('held', flush=True)\n\
-        if sys.argv[2] == 'hold': time.sleep(1000)\n";
+        if sys.argv[2] == 'hold': sys.stdin.read()\n";
     let python = |how: &str| {
         let mut command = Command::new("python3");
-        command.args(["-c", script]).arg(&file).arg(how).stdout(Stdio::piped());
+        command.args(["-c", script]).arg(&file).arg(how).stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     };
     let mut holder = python("hold").spawn().unwrap();

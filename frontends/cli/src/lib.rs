@@ -14,7 +14,7 @@ mod control;
 mod doors;
 mod execute;
 mod failure;
-mod helper;
+mod fstab;
 mod logging;
 mod mounts;
 mod output;
@@ -33,7 +33,7 @@ use tombolo_core::{Error, ErrorKind};
 
 /// Runs the command line of this process; gives its exit code.
 pub fn main() -> ExitCode {
-    let cli = match arguments::Cli::try_parse_from(helper::arguments(std::env::args_os())) {
+    let cli = match arguments::Cli::try_parse_from(fstab::arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and the version come this way too. When they can't be printed there is nobody to tell.

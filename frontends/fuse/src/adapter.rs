@@ -9,6 +9,7 @@ use crate::directory::Listed;
 use crate::door::{Door, EINVAL, Outcome, Refusal, Shown};
 use crate::locks::Described;
 use crate::metadata::{Making, Wanted, kind_of_mode};
+use crate::time::{from_time, to_time};
 use crate::xattr::Sized as Answer;
 use bytes::Bytes;
 use fuser::{
@@ -153,8 +154,14 @@ impl Adapter {
     }
 }
 
-fn entry(reply: ReplyEntry, shown: &Shown, names: Duration, attributes: Duration) {
-    reply.entry_with_ttls(&attributes, &names, &attr(shown.number, &shown.attributes), GENERATION);
+fn entry(door: &Door, reply: ReplyEntry, shown: &Shown) {
+    let attr = attr(shown.number, &shown.attributes);
+    reply.entry_with_ttls(&door.options.attribute_timeout, &door.options.entry_timeout, &attr, GENERATION);
+}
+
+fn attributes(door: &Door, reply: ReplyAttr, outcome: Outcome<Shown>) {
+    let timeout = door.options.attribute_timeout;
+    answer(reply, outcome, |reply, shown| reply.attr(&timeout, &attr(shown.number, &shown.attributes)));
 }
 
 fn kind(kind: FileType) -> Kind {
@@ -167,16 +174,6 @@ fn kind(kind: FileType) -> Kind {
         FileType::CharDevice => Kind::CharDevice,
         FileType::BlockDevice => Kind::BlockDevice,
     }
-}
-
-fn to_time(ns: i64) -> SystemTime {
-    let distance = Duration::from_nanos(ns.unsigned_abs());
-    if ns < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
-}
-
-fn from_time(time: SystemTime) -> i64 {
-    let ns = |distance: Duration| i64::try_from(distance.as_nanos()).unwrap_or(i64::MAX);
-    time.duration_since(UNIX_EPOCH).map_or_else(|before| -ns(before.duration()), ns)
 }
 
 fn attr(number: u64, attributes: &FileAttributes) -> FileAttr {
@@ -257,14 +254,9 @@ impl Filesystem for Adapter {
         let (door, name) = (self.door.clone(), name.as_bytes().to_vec());
         self.run(async move {
             let outcome = door.lookup(parent.0, &name).await;
-            let (names, attributes) = (door.options.entry_timeout, door.options.attribute_timeout);
-            answer(reply, outcome, |reply, shown| match shown {
-                Some(shown) => entry(reply, &shown, names, attributes),
-                // Number 0: there is no such name, and that holds until something is said.
-                None => {
-                    reply.entry_with_ttls(&attributes, &names, &attr(0, &Door::level_attributes()), GENERATION);
-                }
-            });
+            // Number 0: there is no such name, and that holds until something is said.
+            let nothing = || Shown { number: 0, attributes: Door::level_attributes() };
+            answer(reply, outcome, |reply, shown| entry(&door, reply, &shown.unwrap_or_else(nothing)));
         });
     }
 
@@ -276,8 +268,7 @@ impl Filesystem for Adapter {
         let door = self.door.clone();
         self.run(async move {
             let outcome = door.attributes(number.0, handle.map(|handle| handle.0)).await;
-            let timeout = door.options.attribute_timeout;
-            answer(reply, outcome, |reply, shown| reply.attr(&timeout, &attr(shown.number, &shown.attributes)));
+            attributes(&door, reply, outcome);
         });
     }
 
@@ -309,8 +300,7 @@ impl Filesystem for Adapter {
         };
         self.run(async move {
             let outcome = door.set_attributes(who, number.0, wanted).await;
-            let timeout = door.options.attribute_timeout;
-            answer(reply, outcome, |reply, shown| reply.attr(&timeout, &attr(shown.number, &shown.attributes)));
+            attributes(&door, reply, outcome);
         });
     }
 
@@ -380,8 +370,7 @@ impl Filesystem for Adapter {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
         self.run(async move {
             let outcome = door.link(who, number.0, parent.0, &name).await;
-            let (names, attributes) = (door.options.entry_timeout, door.options.attribute_timeout);
-            answer(reply, outcome, |reply, shown| entry(reply, &shown, names, attributes));
+            answer(reply, outcome, |reply, shown| entry(&door, reply, &shown));
         });
     }
 
@@ -703,8 +692,7 @@ impl Adapter {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
         self.run(async move {
             let outcome = door.make(who, parent.0, &name, mode, making).await;
-            let (names, attributes) = (door.options.entry_timeout, door.options.attribute_timeout);
-            answer(reply, outcome, |reply, shown| entry(reply, &shown, names, attributes));
+            answer(reply, outcome, |reply, shown| entry(&door, reply, &shown));
         });
     }
 }

@@ -26,6 +26,7 @@ mod metadata;
 mod mount;
 mod options;
 mod target;
+mod time;
 mod xattr;
 
 pub use mount::{Mount, is_stale, unmount};

@@ -18,10 +18,9 @@ use nfsserve::nfs::{
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tombolo_core::engine::fs::{
-    Access, Caller, CreateMode, FileAttributes, Made, POSIX_NAME_BYTES_MAX, RenameMode, SetAttributes,
+    Access, Caller, CreateMode, FILE_BYTES_MAX, FileAttributes, LINKS_MAX, Made, POSIX_NAME_BYTES_MAX, RenameMode,
+    SetAttributes,
 };
-use tombolo_core::manifest::CONTENT_BYTES_MAX;
-use tombolo_core::namespace::LINKS_MAX;
 use tombolo_core::{FileType, NodeId};
 
 pub(crate) const READ: u32 = 6;
@@ -466,7 +465,7 @@ impl Context<'_> {
             wtpref: most,
             wtmult: 4096,
             dtpref: LISTING_BYTES,
-            maxfilesize: CONTENT_BYTES_MAX,
+            maxfilesize: FILE_BYTES_MAX,
             time_delta: nfstime3 { seconds: 0, nseconds: 1 },
             properties: FSF_LINK | FSF_SYMLINK | FSF_HOMOGENEOUS | FSF_CANSETTIME,
         });

@@ -40,6 +40,9 @@ pub use open_file::{AllocateMode, OpenFile, OpenFlags, SeekTo};
 pub(super) use open_nodes::OpenNodes;
 pub use watch::{RowChange, Watch, new_origin};
 
+pub use crate::manifest::CONTENT_BYTES_MAX as FILE_BYTES_MAX;
+pub use crate::namespace::LINKS_MAX;
+
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::object::FileType;
