@@ -24,7 +24,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tombolo_core::FileType;
@@ -157,6 +157,10 @@ impl Adapter {
 fn entry(door: &Door, reply: ReplyEntry, shown: &Shown) {
     let attr = attr(shown.number, &shown.attributes);
     reply.entry_with_ttls(&door.options.attribute_timeout, &door.options.entry_timeout, &attr, GENERATION);
+}
+
+fn done(reply: ReplyEmpty, outcome: Outcome<()>) {
+    answer(reply, outcome, |reply, ()| reply.ok());
 }
 
 fn attributes(door: &Door, reply: ReplyAttr, outcome: Outcome<Shown>) {
@@ -338,14 +342,12 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
-        self.run(async move { answer(reply, door.unlink(who, parent.0, &name).await, |reply, ()| reply.ok()) });
+        self.run(async move { done(reply, door.unlink(who, parent.0, &name).await) });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
-        self.run(
-            async move { answer(reply, door.remove_directory(who, parent.0, &name).await, |reply, ()| reply.ok()) },
-        );
+        self.run(async move { done(reply, door.remove_directory(who, parent.0, &name).await) });
     }
 
     fn rename(
@@ -361,8 +363,7 @@ impl Filesystem for Adapter {
         let (door, who) = (self.door.clone(), who(request));
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         self.run(async move {
-            let outcome = door.rename(who, (parent.0, &name), (new_parent.0, &new_name), flags.bits()).await;
-            answer(reply, outcome, |reply, ()| reply.ok());
+            done(reply, door.rename(who, (parent.0, &name), (new_parent.0, &new_name), flags.bits()).await);
         });
     }
 
@@ -451,7 +452,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let door = self.door.clone();
-        self.run(async move { answer(reply, door.flush(handle.0, lock_owner.0).await, |reply, ()| reply.ok()) });
+        self.run(async move { done(reply, door.flush(handle.0, lock_owner.0).await) });
     }
 
     fn release(
@@ -471,7 +472,7 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let door = self.door.clone();
-        self.run(async move { answer(reply, door.fsync(handle.0).await, |reply, ()| reply.ok()) });
+        self.run(async move { done(reply, door.fsync(handle.0).await) });
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -496,8 +497,7 @@ impl Filesystem for Adapter {
             let mut add = |listed: &Listed<'_>| {
                 reply.add(INodeNo(listed.number), listed.offset, kind(listed.kind), OsStr::from_bytes(listed.name))
             };
-            let outcome = door.list(handle.0, offset, false, &mut add).await;
-            answer(reply, outcome, |reply, ()| reply.ok());
+            done(reply, door.list(handle.0, offset, false, &mut add).await);
         });
     }
 
@@ -518,8 +518,7 @@ impl Filesystem for Adapter {
                 let name = OsStr::from_bytes(listed.name);
                 reply.add(INodeNo(listed.number), listed.offset, name, &timeout, &attr, GENERATION)
             };
-            let outcome = door.list(handle.0, offset, true, &mut add).await;
-            answer(reply, outcome, |reply, ()| reply.ok());
+            done(reply, door.list(handle.0, offset, true, &mut add).await);
         });
     }
 
@@ -537,7 +536,7 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(&self, _request: &Request, number: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let door = self.door.clone();
-        self.run(async move { answer(reply, door.fsync_directory(number.0).await, |reply, ()| reply.ok()) });
+        self.run(async move { done(reply, door.fsync_directory(number.0).await) });
     }
 
     fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
@@ -573,8 +572,7 @@ impl Filesystem for Adapter {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
         let value = Bytes::copy_from_slice(value);
         self.run(async move {
-            let outcome = door.set_xattr(who, number.0, &name, value, flags).await;
-            answer(reply, outcome, |reply, ()| reply.ok());
+            done(reply, door.set_xattr(who, number.0, &name, value, flags).await);
         });
     }
 
@@ -591,8 +589,7 @@ impl Filesystem for Adapter {
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
         self.run(async move {
-            let outcome = door.remove_xattr(who, number.0, &name).await;
-            answer(reply, outcome, |reply, ()| reply.ok());
+            done(reply, door.remove_xattr(who, number.0, &name).await);
         });
     }
 
@@ -629,8 +626,7 @@ impl Filesystem for Adapter {
         let (door, who) = (self.door.clone(), who(request));
         let described = Described { owner: owner.0, start, end, kind, process };
         self.run(async move {
-            let outcome = door.set_lock(who, handle.0, described, waits).await;
-            answer(reply, outcome, |reply, ()| reply.ok());
+            done(reply, door.set_lock(who, handle.0, described, waits).await);
         });
     }
 
@@ -646,8 +642,7 @@ impl Filesystem for Adapter {
     ) {
         let door = self.door.clone();
         self.run(async move {
-            let outcome = door.allocate(handle.0, offset, length, mode).await;
-            answer(reply, outcome, |reply, ()| reply.ok());
+            done(reply, door.allocate(handle.0, offset, length, mode).await);
         });
     }
 
