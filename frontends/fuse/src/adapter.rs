@@ -243,9 +243,6 @@ impl Filesystem for Adapter {
         if let Err(most) = config.set_max_write(REQUEST_BYTES_MAX) {
             let _ = config.set_max_write(most);
         }
-        if let Err(most) = config.set_max_readahead(REQUEST_BYTES_MAX) {
-            let _ = config.set_max_readahead(most);
-        }
         let _ = config.set_max_background(BACKGROUND);
         Ok(())
     }
@@ -497,7 +494,8 @@ impl Filesystem for Adapter {
             let mut add = |listed: &Listed<'_>| {
                 reply.add(INodeNo(listed.number), listed.offset, kind(listed.kind), OsStr::from_bytes(listed.name))
             };
-            done(reply, door.list(handle.0, offset, false, &mut add).await);
+            let outcome = door.list(handle.0, offset, false, &mut add).await;
+            answer(reply, outcome, |reply, ()| reply.ok());
         });
     }
 
@@ -518,7 +516,8 @@ impl Filesystem for Adapter {
                 let name = OsStr::from_bytes(listed.name);
                 reply.add(INodeNo(listed.number), listed.offset, name, &timeout, &attr, GENERATION)
             };
-            done(reply, door.list(handle.0, offset, true, &mut add).await);
+            let outcome = door.list(handle.0, offset, true, &mut add).await;
+            answer(reply, outcome, |reply, ()| reply.ok());
         });
     }
 
