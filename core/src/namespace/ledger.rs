@@ -3,7 +3,8 @@
 //! A [`Txn`](super::txn::Txn) reads whatever it needs without a lock, and is then *sequenced*: under a short mutex its reads
 //! are held against everything sequenced since it began, it gets its commit number, its dots and stamps, and its rows are
 //! encoded, with their rows of the change index. One thread commits all that has been sequenced while the previous group was
-//! on its way to the disk: one sync of the packs, one of the metadata store, for as many callers as there are.
+//! on its way to the disk: one sync of the packs, one of the metadata store, for as many callers as there are. What needs neither is committed by its
+//! caller, when no group is under way.
 //!
 //! Invariants:
 //! * Sequence numbers, stamps and commit numbers grow in the order in which groups reach the store, so a delta cut at a
@@ -26,9 +27,12 @@ use crate::register::HybridClock;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake};
 use std::thread::JoinHandle;
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -103,6 +107,15 @@ pub(super) struct State {
     pending: Group,
     stopped: Option<ErrorKind>,
     is_closing: bool,
+    /// A group is under way.
+    is_committing: bool,
+}
+
+/// A group under way, with what is written beside its rows.
+struct Taken {
+    group: Group,
+    clock: Vec<u8>,
+    usage: Vec<(Bytes, Usage)>,
 }
 
 #[derive(Default)]
@@ -170,6 +183,7 @@ impl Ledger {
                 pending: Group::default(),
                 stopped: None,
                 is_closing: false,
+                is_committing: false,
             }),
             work: Condvar::new(),
             published: watch::channel(commit).0,
@@ -283,7 +297,7 @@ impl Ledger {
     /// Sequences and commits `txn`. [`ErrorKind::Busy`]: it read something that has changed since; begin again after
     /// [`Ledger::settled`]. Once this has been polled the commit happens even if the future is dropped.
     pub async fn commit(&self, txn: Txn) -> Result<Sequenced> {
-        let (sequenced, done) = {
+        let (sequenced, done, taken) = {
             let mut state = self.state.lock();
             match state.stopped {
                 Some(kind) => return Err(stopped(kind)),
@@ -303,9 +317,17 @@ impl Ledger {
             let sequenced = self.sequence_txn(&mut state, txn)?;
             let (ack, done) = oneshot::channel();
             state.pending.acks.push(ack);
-            self.work.notify_one();
-            (sequenced, done)
+            // What waits for no disk is done here: it takes less time than waking the committer.
+            let is_quick = !state.is_committing && !state.pending.needs_sync && !state.pending.needs_contents;
+            let taken = is_quick.then(|| Ledger::take(&mut state));
+            if taken.is_none() {
+                self.work.notify_all();
+            }
+            (sequenced, done, taken)
         };
+        if let Some(taken) = taken {
+            self.commit_taken(taken);
+        }
         match done.await {
             Ok(Ok(())) => Ok(sequenced),
             Ok(Err((kind, message))) => Err(Error::new(kind, message)),
@@ -407,69 +429,82 @@ impl Ledger {
     /// The committer's loop; ends when the ledger is closed and nothing is pending.
     fn run(&self) {
         loop {
-            let (group, clock, usage) = {
+            let taken = {
                 let mut state = self.state.lock();
-                while state.pending.acks.is_empty() {
-                    if state.is_closing {
+                while state.pending.acks.is_empty() || state.is_committing {
+                    if state.is_closing && !state.is_committing {
                         self.work.notify_all();
                         return;
                     }
                     self.work.wait(&mut state);
                 }
-                let mut group = std::mem::take(&mut state.pending);
-                group.usage.sort_unstable();
-                group.usage.dedup();
-                let usage: Vec<_> = group
-                    .usage
-                    .iter()
-                    .map(|b| (usage_row(*b), state.usage.get(b).copied().unwrap_or_default()))
-                    .collect();
-                let mut clock = group.commit.to_be_bytes().to_vec();
-                clock.extend_from_slice(&state.sequence.to_be_bytes());
-                clock.extend_from_slice(&state.hybrid.last().to_be_bytes());
-                (group, clock, usage)
+                Ledger::take(&mut state)
             };
-            let result = self.commit_group(&group, clock, usage);
-            self.groups.fetch_add(1, Ordering::Relaxed);
-            match result {
-                Ok(()) => {
-                    self.published.send_replace(group.commit);
-                    if !group.changed.is_empty() {
-                        // Nobody may be listening any more.
-                        let _ = self.watchers.send(Arc::new(group.changed));
-                    }
-                    for ack in group.acks {
-                        // A caller that went away doesn't want to know.
-                        let _ = ack.send(Ok(()));
-                    }
-                }
-                // The store refused without changing anything. What was sequenced later did not read any of it.
-                Err(error) if error.kind() == ErrorKind::NoSpace => {
-                    tracing::warn!(%error, "a commit was refused");
-                    let mut state = self.state.lock();
-                    for (bucket, delta) in &group.deltas {
-                        delta.inverse().apply(state.usage.entry(*bucket).or_default());
-                    }
-                    drop(state);
-                    self.published.send_replace(group.commit);
-                    for ack in group.acks {
-                        let _ = ack.send(Err((error.kind(), error.to_string())));
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a commit failed; the segment takes no more changes until it is opened again");
-                    let late = {
-                        let mut state = self.state.lock();
-                        state.stopped = Some(error.kind());
-                        std::mem::take(&mut state.pending).acks
-                    };
-                    for ack in group.acks.into_iter().chain(late) {
-                        let _ = ack.send(Err((error.kind(), error.to_string())));
-                    }
-                    // Wakes those who wait for a commit that will not come.
-                    self.published.send_modify(|_| {});
+            self.commit_taken(taken);
+        }
+    }
+
+    /// What is pending becomes a group under way. There is one at a time.
+    fn take(state: &mut State) -> Taken {
+        state.is_committing = true;
+        let mut group = std::mem::take(&mut state.pending);
+        group.usage.sort_unstable();
+        group.usage.dedup();
+        let usage =
+            group.usage.iter().map(|b| (usage_row(*b), state.usage.get(b).copied().unwrap_or_default())).collect();
+        let mut clock = group.commit.to_be_bytes().to_vec();
+        clock.extend_from_slice(&state.sequence.to_be_bytes());
+        clock.extend_from_slice(&state.hybrid.last().to_be_bytes());
+        Taken { group, clock, usage }
+    }
+
+    /// Commits a group and tells those who wait for it.
+    fn commit_taken(&self, taken: Taken) {
+        let Taken { group, clock, usage } = taken;
+        let result = self.commit_group(&group, clock, usage);
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        let mut acks = group.acks;
+        let mut answer = Ok(());
+        match result {
+            Ok(()) => {
+                self.published.send_replace(group.commit);
+                if !group.changed.is_empty() {
+                    // Nobody may be listening any more.
+                    let _ = self.watchers.send(Arc::new(group.changed));
                 }
             }
+            // The store refused without changing anything. What was sequenced later did not read any of it.
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(%error, "a commit was refused");
+                let mut state = self.state.lock();
+                for (bucket, delta) in &group.deltas {
+                    delta.inverse().apply(state.usage.entry(*bucket).or_default());
+                }
+                drop(state);
+                self.published.send_replace(group.commit);
+                answer = Err((error.kind(), error.to_string()));
+            }
+            Err(error) => {
+                tracing::error!(%error, "a commit failed; the segment takes no more changes until it is opened again");
+                let mut state = self.state.lock();
+                state.stopped = Some(error.kind());
+                acks.extend(std::mem::take(&mut state.pending).acks);
+                drop(state);
+                // Wakes those who wait for a commit that will not come.
+                self.published.send_modify(|_| {});
+                answer = Err((error.kind(), error.to_string()));
+            }
+        }
+        {
+            let mut state = self.state.lock();
+            state.is_committing = false;
+            if !state.pending.acks.is_empty() || state.is_closing {
+                self.work.notify_all();
+            }
+        }
+        for ack in acks {
+            // A caller that went away doesn't want to know.
+            let _ = ack.send(answer.clone());
         }
     }
 
@@ -485,9 +520,9 @@ impl Ledger {
             let is_gone = fields == [0; 4];
             writes.push((Space::Meta, key, if is_gone { None } else { Some(row.into()) }));
         }
-        writes.extend(futures::executor::block_on(self.count_directories(&group.directories))?);
+        writes.extend(drive(self.count_directories(&group.directories))?);
         let durability = if group.needs_sync { Durability::Sync } else { Durability::Buffered };
-        futures::executor::block_on(self.store.commit(Batch { guards: Vec::new(), writes }, durability))
+        drive(self.store.commit(Batch { guards: Vec::new(), writes }, durability))
     }
 
     /// The counts that `deltas` change. Groups are committed one after the other, so what the store has is what they change.
@@ -528,6 +563,24 @@ impl Ledger {
     /// Why no more changes are taken, if so.
     pub fn stopped(&self) -> Option<ErrorKind> {
         self.state.lock().stopped
+    }
+}
+
+/// Runs a future to its end on this thread, inside or outside of an executor.
+fn drive<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return done;
+        }
+        std::thread::park();
     }
 }
 

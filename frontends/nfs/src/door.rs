@@ -7,6 +7,8 @@ use crate::mount::Mounts;
 use crate::open::OpenFiles;
 use crate::registry::Registry;
 use crate::replay::Replies;
+use crate::{program, rpc};
+use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -116,6 +118,19 @@ impl NfsDoor {
         let address =
             |l: &TcpListener| l.local_addr().map_err(|e| Error::io("the NFS door does not know its address", e));
         self.listeners.iter().map(address).collect()
+    }
+
+    /// Answers one call that came in another way than over this door's sockets, as if from `peer`; a record without its marker, both ways. `None`: it
+    /// is no call.
+    pub async fn answer(&self, peer: SocketAddr, record: Bytes) -> Option<Bytes> {
+        let reply = match rpc::read(record) {
+            Ok(call) => program::answer(self.shared.clone(), peer, 0, call).await,
+            Err(refusal) => refusal?,
+        };
+        let mut whole = reply.head.to_vec();
+        whole.extend_from_slice(&reply.data);
+        whole.resize(whole.len().next_multiple_of(4), 0);
+        Some(whole.into())
     }
 
     /// Answers until `shutdown` is done, then ends: calls under way get [`NfsLimits::drain_timeout`], clients are cut off (they carry on with the
