@@ -84,7 +84,8 @@ pub struct Ledger {
     state: Mutex<State>,
     work: Condvar,
     published: watch::Sender<u64>,
-    watchers: broadcast::Sender<ChangedRows>,
+    /// Each with the origin whose changes it does not hear of.
+    watchers: Mutex<Vec<(u32, broadcast::Sender<ChangedRows>)>>,
     groups: AtomicU64,
     transactions: AtomicU64,
     conflicts: AtomicU64,
@@ -187,7 +188,7 @@ impl Ledger {
             }),
             work: Condvar::new(),
             published: watch::channel(commit).0,
-            watchers: broadcast::channel(WATCHED_GROUPS_MAX).0,
+            watchers: Mutex::default(),
             groups: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
@@ -245,9 +246,32 @@ impl Ledger {
         Txn::new(self.clone(), self.published())
     }
 
-    /// Hears which entries and nodes each group of commits changed, from now on.
-    pub fn watch(&self) -> broadcast::Receiver<ChangedRows> {
-        self.watchers.subscribe()
+    /// Hears which entries and nodes each group of commits changed, from now on; not of what `origin` changed (0: of everything).
+    pub fn watch(&self, origin: u32) -> broadcast::Receiver<ChangedRows> {
+        let (sender, receiver) = broadcast::channel(WATCHED_GROUPS_MAX);
+        self.watchers.lock().push((origin, sender));
+        receiver
+    }
+
+    /// Tells watchers. Who made all of a group's changes is not even woken.
+    fn tell(&self, changed: Vec<(Space, Bytes, u32)>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|(_, watcher)| watcher.receiver_count() > 0);
+        let whole: ChangedRows = Arc::new(changed);
+        for (own, watcher) in watchers.iter() {
+            let is_others = |row: &&(Space, Bytes, u32)| *own == 0 || row.2 != *own;
+            let others = whole.iter().filter(is_others).count();
+            if others == 0 {
+                continue;
+            }
+            let rows = if others == whole.len() {
+                whole.clone()
+            } else {
+                Arc::new(whole.iter().filter(is_others).cloned().collect())
+            };
+            // Nobody may be listening any more.
+            let _ = watcher.send(rows);
+        }
     }
 
     /// What a bucket holds.
@@ -408,7 +432,7 @@ impl Ledger {
         for (space, key, _) in &writes {
             state.recent.insert(row_hash(*space, key), sequenced.commit);
         }
-        if self.watchers.receiver_count() > 0 {
+        if !self.watchers.lock().is_empty() {
             let watched = writes.iter().filter(|(space, ..)| matches!(space, Space::Entries | Space::Nodes));
             state.pending.changed.extend(watched.map(|(space, key, _)| (*space, key.clone(), origin)));
         }
@@ -469,8 +493,7 @@ impl Ledger {
             Ok(()) => {
                 self.published.send_replace(group.commit);
                 if !group.changed.is_empty() {
-                    // Nobody may be listening any more.
-                    let _ = self.watchers.send(Arc::new(group.changed));
+                    self.tell(group.changed);
                 }
             }
             // The store refused without changing anything. What was sequenced later did not read any of it.

@@ -183,11 +183,12 @@ impl FileSystem {
         self.bucket.segment().sync_commits().await
     }
 
-    /// Hears of every change of the bucket's entries and nodes from now on, whoever makes it.
+    /// Hears of every change of the bucket's entries and nodes from now on, whoever makes it; but not of those of its own origin, if it has one
+    /// ([`FileSystem::with_origin`]).
     pub fn watch(&self) -> Watch {
         Watch {
             bucket: self.bucket.state().number,
-            changes: self.bucket.segment().ledger().watch(),
+            changes: self.bucket.segment().ledger().watch(self.origin),
             ready: std::collections::VecDeque::new(),
         }
     }

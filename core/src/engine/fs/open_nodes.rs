@@ -26,11 +26,14 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// A body is stored when it has this much in memory, in bytes; less if the budget is small.
 const STORED_BYTES: u64 = 8 << 20;
 /// Unsaved bytes of an open file are kept against a crash when they are this old, in nanoseconds.
 const PROTECTED_AGE_NS: TimeNs = 2_000_000_000;
+/// How long a closed file waits for company.
+const SAVE_DELAY: Duration = Duration::from_millis(5);
 /// How many closed files are saved at once.
 const SAVES_MAX: usize = 64;
 
@@ -229,6 +232,8 @@ impl OpenNodes {
         let this = self.clone();
         runtime.spawn(async move {
             loop {
+                // Those that are closed one after the other are saved together. Whoever can't wait settles them.
+                tokio::time::sleep(SAVE_DELAY).await;
                 let saved = this.drain(None).await;
                 this.is_draining.store(false, Ordering::Release);
                 // What was closed since is ours, unless somebody else has begun; what failed waits for the next flush.
