@@ -32,6 +32,8 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_BYTES: usize = 128 << 10;
 /// Replies are gathered up to this much into one write.
 const GATHERED_BYTES: usize = 64 << 10;
+/// A call that carries this much, either way, is not answered by the task that reads.
+const LARGE_BYTES: usize = 64 << 10;
 /// Memory is counted in these.
 pub(crate) const MEMORY_UNIT: usize = 4096;
 
@@ -75,7 +77,9 @@ async fn read(
             record = next_record(shared, reader, &mut buffer) => record?,
         };
         let Some((record, mut memory)) = record else { return Ok(()) };
-        if let Some(units) = reply_units(&record) {
+        let units = reply_units(&record);
+        let is_large = record.len() + units.unwrap_or_default() as usize * MEMORY_UNIT >= LARGE_BYTES;
+        if let Some(units) = units {
             memory.merge(shared.memory.clone().acquire_many_owned(units).await.map_err(closed)?);
         }
         let call_permit = calls.clone().acquire_owned().await.map_err(closed)?;
@@ -89,7 +93,9 @@ async fn read(
             Err(None) => return Err(Error::new(ErrorKind::InvalidData, "a record is no call")),
         };
         let mut answering = Box::pin(program::answer(shared.clone(), peer, port, call));
-        match begin(answering.as_mut()) {
+        // Much data is work for another core, while this one reads on.
+        let begun = if is_large { Poll::Pending } else { begin(answering.as_mut()) };
+        match begun {
             Poll::Ready(reply) => {
                 queue.send(outgoing(reply)).await.map_err(|_| Error::from(ErrorKind::BrokenPipe))?;
             }

@@ -197,15 +197,16 @@ impl State {
 
     /// Bytes that are not holes, nearly: what pieces in the middle of holes fill is known when they are saved.
     pub(super) fn allocated_bytes(&self) -> u64 {
+        if self.hole_bytes == 0 && self.limit >= self.size && !self.overlay.has_holes() {
+            return self.size;
+        }
         let stored = self.limit.saturating_sub(self.hole_bytes);
         let (mut beyond, mut inside) = (0u64, 0u64);
-        if !self.overlay.is_empty() {
-            for (start, piece) in self.overlay.parts(0..self.size) {
-                let within = self.limit.saturating_sub(start).min(piece.length);
-                if !piece.is_hole() {
-                    inside += within;
-                    beyond += piece.length - within;
-                }
+        for (start, length, is_hole) in self.overlay.extents() {
+            let within = self.limit.saturating_sub(start).min(length);
+            if !is_hole {
+                inside += within;
+                beyond += length - within;
             }
         }
         (stored + inside.min(self.hole_bytes) + beyond).min(self.size)

@@ -106,6 +106,7 @@ pub(super) struct Overlay {
     pieces: BTreeMap<u64, Piece>,
     memory_bytes: u64,
     stored_count: usize,
+    hole_count: usize,
 }
 
 impl Overlay {
@@ -117,6 +118,16 @@ impl Overlay {
     /// Pieces that are not in memory.
     pub(super) fn stored_count(&self) -> usize {
         self.stored_count
+    }
+
+    /// Whether any piece is a hole.
+    pub(super) fn has_holes(&self) -> bool {
+        self.hole_count > 0
+    }
+
+    /// Where each piece starts, its length, and whether it is a hole.
+    pub(super) fn extents(&self) -> impl Iterator<Item = (u64, u64, bool)> {
+        self.pieces.iter().map(|(start, piece)| (*start, piece.length, piece.is_hole()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -131,6 +142,7 @@ impl Overlay {
             self.memory_bytes += piece.length;
         } else {
             self.stored_count += 1;
+            self.hole_count += usize::from(piece.is_hole());
         }
         self.pieces.insert(offset, piece);
     }
@@ -141,6 +153,7 @@ impl Overlay {
             self.memory_bytes -= piece.length;
         } else {
             self.stored_count -= 1;
+            self.hole_count -= usize::from(piece.is_hole());
         }
         Some(piece)
     }
