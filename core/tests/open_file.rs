@@ -483,3 +483,26 @@ async fn open_files_are_kept_against_a_crash_and_from_others() {
     let after = world.segment.status().await.unwrap().chunks;
     assert!(after < before, "{before} chunks, {after} after collecting what was removed");
 }
+
+/// Closing makes a version without waiting for the disk. Who opens the file afterwards and asks for fsync is to have it there (as with a COMMIT that
+/// comes when nobody holds the file open any more).
+#[tokio::test]
+async fn fsync_of_a_file_that_others_wrote_and_closed_waits_for_the_disk() {
+    let world = world().await;
+    let commits = || {
+        let metrics = world.segment.metrics();
+        metrics.iter().find(|metric| metric.0 == "tombolo_commit_groups_total").unwrap().3
+    };
+    let file = create(&world.bucket, "f").await;
+    file.write_at(0, noise(100_000, 1)).await.unwrap();
+    file.close().await.unwrap();
+    // Waits until it is a version.
+    assert_eq!(object(&world.bucket, "f").await, noise(100_000, 1));
+    let before = commits();
+    let again = world.bucket.open_file("f", FileOptions::read()).await.unwrap();
+    again.fsync().await.unwrap();
+    assert!(commits() > before, "nothing was waited for");
+    let before = commits();
+    again.fsync().await.unwrap();
+    assert_eq!(commits(), before, "it is on disk already");
+}

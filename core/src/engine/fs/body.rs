@@ -376,7 +376,8 @@ impl Body {
                 attributes: loaded.attributes,
                 is_orphan: false,
                 last_attributes: None,
-                is_unsynced: false,
+                // It may have been saved, and closed, without waiting for the disk.
+                is_unsynced: true,
                 origin: None,
                 protected_stamp: None,
                 handles: 0,
