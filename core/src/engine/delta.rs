@@ -5,7 +5,7 @@ use super::segment::shared_row;
 use super::transact;
 use crate::error::Result;
 use crate::kv::Space;
-use crate::namespace::{self, Delta, Txn};
+use crate::namespace::{self, Delta, DeltaLimit, Txn};
 use crate::register::VersionVector;
 
 impl Bucket {
@@ -30,9 +30,21 @@ impl Bucket {
 
     /// What a segment that stands at `from` does not know of the bucket, cut at one instant. Contents in chunks are named, not included.
     pub async fn changes_since(&self, from: &VersionVector) -> Result<Delta> {
+        self.changes_since_up_to(from, DeltaLimit::NONE).await
+    }
+
+    /// The same, or a first step of it: cut at about `limit`. The next step is what a segment at the step's `to` does not know.
+    pub async fn changes_since_up_to(&self, from: &VersionVector, limit: DeltaLimit) -> Result<Delta> {
         self.share().await?;
         self.settle_files().await;
-        namespace::changes_since(self.segment().ledger(), self.state(), from).await
+        namespace::changes_since(self.segment().ledger(), self.state(), from, limit).await
+    }
+
+    /// Whether a segment that stands at `from` lacks any change of the bucket.
+    pub async fn has_changes_since(&self, from: &VersionVector) -> Result<bool> {
+        self.alive()?;
+        self.settle_files().await;
+        namespace::has_changes_since(self.segment().ledger(), self.state().number, from).await
     }
 
     /// Merges a delta of the same bucket, cut on another segment, by the merge rules; visible in one step. Returns how many registers

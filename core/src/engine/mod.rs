@@ -22,6 +22,7 @@
 
 mod bucket;
 mod catalog;
+mod catalog_sync;
 mod contents;
 mod delta;
 mod file_by_path;
@@ -40,6 +41,7 @@ mod writer;
 
 pub use bucket::Bucket;
 pub use catalog::Catalog;
+pub use catalog_sync::{CatalogChanges, CatalogName, check_catalog};
 pub use file_by_path::FileOptions;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};

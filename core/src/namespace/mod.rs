@@ -9,7 +9,9 @@
 //! * A directory that shows is either explicit or has something that shows below it.
 
 mod codec;
+mod cut;
 mod delta;
+mod delta_codec;
 mod directory;
 mod history;
 pub mod keys;
@@ -23,7 +25,8 @@ mod version;
 mod view;
 mod write;
 
-pub use delta::{Delta, DeltaRegister, apply, changes_since, show, vector};
+pub use cut::{DeltaLimit, changes_since, has_changes_since};
+pub use delta::{Delta, DeltaRegister, apply, show, vector};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
