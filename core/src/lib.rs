@@ -26,7 +26,7 @@ pub mod tree;
 
 pub use engine::fs::OpenFile;
 pub use engine::{
-    Bucket, Catalog, CatalogChanges, CatalogName, Change, CreateOptions, FileOptions, Object, ObjectReader,
+    Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, CreateOptions, FileOptions, Object, ObjectReader,
     ObjectWriter, OpenOptions, SealedObject, Segment,
 };
 pub use env::{Clock, Entropy, Environment};

@@ -7,9 +7,9 @@
 
 use super::catalog::{self as change, Catalog};
 use super::segment::{number_row, shared_row};
-use super::transact;
+use super::{Bucket, transact};
 use crate::catalog::{self, CatalogRow, CatalogValue};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
 use crate::namespace::{Txn, keys};
@@ -157,6 +157,18 @@ impl Catalog {
             }
         }
         Ok(buckets)
+    }
+
+    /// The bucket with this id; [`ErrorKind::NotFound`] about [`Subject::Bucket`] if there is none.
+    pub async fn bucket_with_id(&self, id: &BucketId) -> Result<Bucket> {
+        let open = self.0.0.buckets.read().values().find(|state| state.id == *id).cloned();
+        if let Some(state) = open.filter(|state| !state.is_deleted()) {
+            return Ok(Bucket::new(self.0.clone(), state));
+        }
+        match self.all_buckets().await?.into_iter().find(|info| info.id == *id) {
+            Some(info) => self.0.bucket(&info.path).await,
+            None => Err(Error::not_found(Subject::Bucket, format!("there is no bucket with the id {id}"))),
+        }
     }
 
     async fn info(&self, path: &BucketPath) -> Result<Option<BucketInfo>> {

@@ -1,12 +1,15 @@
 //! Deltas of a bucket, for whoever carries them to other segments.
 
 use super::bucket::Bucket;
-use super::segment::shared_row;
+use super::segment::{Segment, shared_row};
 use super::transact;
 use crate::error::Result;
+use crate::id::BucketId;
 use crate::kv::Space;
-use crate::namespace::{self, Delta, DeltaLimit, Txn};
+use crate::namespace::keys::{self, BucketNumber};
+use crate::namespace::{self, BucketWatch, Delta, DeltaLimit, Txn};
 use crate::register::VersionVector;
+use std::collections::HashMap;
 
 impl Bucket {
     /// From now on deletes leave tombstones, because another segment may have seen what they delete.
@@ -37,7 +40,13 @@ impl Bucket {
     pub async fn changes_since_up_to(&self, from: &VersionVector, limit: DeltaLimit) -> Result<Delta> {
         self.share().await?;
         self.settle_files().await;
-        namespace::changes_since(self.segment().ledger(), self.state(), from, limit).await
+        let ledger = self.segment().ledger();
+        let delta = namespace::changes_since(ledger, self.state(), from, limit).await?;
+        // What a crash could take back must not be known elsewhere: its numbers would be given out again.
+        if ledger.published() > ledger.durable() {
+            self.segment().sync_commits().await?;
+        }
+        Ok(delta)
     }
 
     /// Whether a segment that stands at `from` lacks any change of the bucket.
@@ -64,5 +73,46 @@ impl Bucket {
             namespace::show(txn, self.state()).await?;
         }
         Ok(())
+    }
+}
+
+/// What [`SegmentWatch`] tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Changed {
+    /// Names or policies of clusters, tenants or buckets.
+    Catalog,
+    /// Something in a bucket.
+    Bucket(BucketId),
+}
+
+/// Hears which buckets have changed, whoever changed them. See [`Segment::watch_buckets`].
+pub struct SegmentWatch {
+    segment: Segment,
+    watch: BucketWatch,
+    ids: HashMap<BucketNumber, BucketId>,
+}
+
+impl Segment {
+    /// Hears from now on which buckets' registers change: for who carries changes to other segments.
+    pub fn watch_buckets(&self) -> SegmentWatch {
+        SegmentWatch { segment: self.clone(), watch: self.ledger().watch_buckets(), ids: HashMap::new() }
+    }
+}
+
+impl SegmentWatch {
+    /// What has changed since the last call; waits for a change. Changes that nobody fetches add up to one.
+    pub async fn next(&mut self) -> Result<Vec<Changed>> {
+        let numbers = self.watch.next().await;
+        if numbers.iter().any(|number| *number != keys::CATALOG && !self.ids.contains_key(number)) {
+            self.ids = self.segment.bucket_numbers().await?;
+        }
+        Ok(numbers
+            .iter()
+            .filter_map(|number| match *number {
+                keys::CATALOG => Some(Changed::Catalog),
+                // A bucket without an id is gone.
+                number => self.ids.get(&number).copied().map(Changed::Bucket),
+            })
+            .collect())
     }
 }

@@ -42,6 +42,7 @@ mod writer;
 pub use bucket::Bucket;
 pub use catalog::Catalog;
 pub use catalog_sync::{CatalogChanges, CatalogName, check_catalog};
+pub use delta::{Changed, SegmentWatch};
 pub use file_by_path::FileOptions;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};

@@ -8,6 +8,7 @@
 //! * A file's node row lists exactly the entries that are live with it, and each of them shows its size, time and tag.
 //! * A directory that shows is either explicit or has something that shows below it.
 
+mod bucket_watch;
 mod codec;
 mod cut;
 mod delta;
@@ -25,6 +26,7 @@ mod version;
 mod view;
 mod write;
 
+pub use bucket_watch::BucketWatch;
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
 pub use delta::{Delta, DeltaRegister, apply, show, vector};
 pub use directory::{
