@@ -232,3 +232,86 @@ pub(crate) fn replace_private(dir: &Path, name: &str, bytes: &[u8]) -> Result<()
     std::fs::rename(&draft, &path).map_err(failed)?;
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_key_outlives_the_process_and_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Identity::load_or_create(dir.path()).unwrap();
+        let key = dir.path().join("link/key.pem");
+        assert_eq!((mode(&key), mode(&dir.path().join("link"))), (0o600, 0o700));
+        assert_eq!(Identity::load_or_create(dir.path()).unwrap().fingerprint(), made.fingerprint());
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(Identity::load_or_create(other.path()).unwrap().fingerprint(), made.fingerprint());
+        assert!(!format!("{made:?}").contains("key"), "{made:?}");
+
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(Identity::load_or_create(dir.path()).unwrap_err().kind(), ErrorKind::Denied);
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        for damage in [&b""[..], b"-----BEGIN PRIVATE KEY-----\n", b"\xff\xfe"] {
+            std::fs::write(&key, damage).unwrap();
+            assert_eq!(Identity::load_or_create(dir.path()).unwrap_err().kind(), ErrorKind::Damaged);
+        }
+    }
+
+    #[test]
+    fn a_rotation_keeps_the_key_before() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Identity::load_previous(dir.path()).unwrap().is_none());
+        let first = Identity::load_or_create(dir.path()).unwrap().fingerprint();
+        let second = Identity::rotate(dir.path()).unwrap().fingerprint();
+        assert_ne!(first, second);
+        assert_eq!(Identity::load_or_create(dir.path()).unwrap().fingerprint(), second);
+        assert_eq!(Identity::load_previous(dir.path()).unwrap().unwrap().fingerprint(), first);
+        assert_eq!(mode(&dir.path().join("link/key.old.pem")), 0o600);
+        Identity::rotate(dir.path()).unwrap();
+        assert_eq!(Identity::load_previous(dir.path()).unwrap().unwrap().fingerprint(), second);
+    }
+
+    /// A draft that a crash left with other permissions must not lend them to the file.
+    #[test]
+    fn a_left_draft_is_not_written_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let draft = dir.path().join("file.new");
+        std::fs::write(&draft, "half").unwrap();
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o666)).unwrap();
+        replace_private(dir.path(), "file", b"whole").unwrap();
+        assert_eq!(read_private(&dir.path().join("file")).unwrap().as_deref(), Some(&b"whole"[..]));
+        assert_eq!(mode(&dir.path().join("file")), 0o600);
+        assert!(!draft.exists());
+    }
+
+    proptest! {
+        #[test]
+        fn fingerprints_survive_their_text(bytes: [u8; 32], junk in "\\PC{0,70}") {
+            let fingerprint = Fingerprint(bytes);
+            prop_assert_eq!(fingerprint.to_string().parse::<Fingerprint>().unwrap(), fingerprint);
+            prop_assert_eq!(fingerprint.to_string().to_uppercase().parse::<Fingerprint>().unwrap(), fingerprint);
+            let json = serde_json::to_string(&fingerprint).unwrap();
+            prop_assert_eq!(&json, &format!("\"{fingerprint}\""));
+            prop_assert_eq!(serde_json::from_str::<Fingerprint>(&json).unwrap(), fingerprint);
+            if let Ok(read) = junk.parse::<Fingerprint>() {
+                prop_assert_eq!(read.to_string(), junk.to_lowercase());
+            }
+        }
+
+        #[test]
+        fn what_is_no_certificate_has_no_fingerprint(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            at in 0_usize..200,
+        ) {
+            prop_assert_eq!(Fingerprint::of_certificate(&CertificateDer::from(bytes)), None);
+            let identity = Identity::of_key(&KeyPair::generate().unwrap()).unwrap();
+            let cut: Vec<u8> = identity.certificate().iter().copied().take(at).collect();
+            prop_assert_eq!(Fingerprint::of_certificate(&CertificateDer::from(cut)), None);
+        }
+    }
+}

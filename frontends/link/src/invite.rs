@@ -371,3 +371,227 @@ fn valid(waiting: &[Waiting], now_unix_s: u64) -> Vec<Waiting> {
 fn hash(secret: &[u8; 16]) -> Fingerprint {
     Fingerprint(sha256(secret))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const NOW: u64 = 1_800_000_000;
+    const HOUR: u64 = 3600;
+
+    fn options() -> InviteOptions {
+        InviteOptions {
+            addresses: vec!["newyork.example:7400".into(), "[2001:db8::1]:7400".into()],
+            scope: Scope::parse(["NewYork/lab", "Rome"]).unwrap(),
+            mode: Mode::Metadata,
+            direction: Direction::Send,
+            valid_for: Duration::from_secs(HOUR),
+        }
+    }
+
+    fn code() -> Code {
+        Code {
+            addresses: options().addresses,
+            fingerprint: Fingerprint([0xa5; 32]),
+            secret: [7; 16],
+            expires_unix_s: NOW,
+        }
+    }
+
+    fn message(text: &str) -> String {
+        text.parse::<Code>().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_code_is_one_word_and_says_what_is_wrong_with_it() {
+        let text = code().to_string();
+        assert!(text.starts_with(PREFIX) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{text}");
+        for same in [text.clone(), text.to_uppercase(), format!("  {text}\r\n")] {
+            assert_eq!(same.parse::<Code>().unwrap(), code());
+        }
+        assert!(message("hello").contains("no pairing code"));
+        assert!(message("").contains("no pairing code"));
+        assert!(message(&text.replace("tombolo1-", "tombolo2-")).contains("another version"));
+        assert!(message(&text.replace("tombolo1-", "tombolo12-")).contains("another version"));
+        for at in PREFIX.len()..text.len() {
+            let mut wrong = text.clone();
+            let other = if wrong.as_bytes()[at] == b'a' { "b" } else { "a" };
+            wrong.replace_range(at..=at, other);
+            assert!(message(&wrong).contains("typing error"), "{wrong}");
+            assert!(message(&text[..at]).contains("typing error"), "{wrong}");
+            wrong.replace_range(at..=at, "8");
+            assert!(message(&wrong).contains("typing error"), "{wrong}");
+        }
+        assert!(message(&format!("{text}a")).contains("typing error"));
+        assert!(message(&"tombolo1-".repeat(100_000)).contains("typing error"));
+        assert!(!format!("{:?}", code()).contains("7, 7"), "{:?}", code());
+    }
+
+    /// The longest code there can be is within the limit.
+    #[test]
+    fn a_full_code_fits() {
+        let address = format!("{}:65535", "h".repeat(ADDRESS_BYTES_MAX - 6));
+        let full = Code { addresses: vec![address; ADDRESSES_MAX], expires_unix_s: u64::MAX, ..code() };
+        assert_eq!(full.to_string().len(), CODE_CHARS_MAX);
+        assert_eq!(full.to_string().parse::<Code>().unwrap(), full);
+    }
+
+    fn sealed(body: &[u8]) -> String {
+        let mut bytes = body.to_vec();
+        bytes.extend(&sha256(body)[..CHECKSUM_BYTES]);
+        format!("{PREFIX}{}", to_base32(&bytes))
+    }
+
+    /// A checksum is no authority: what is under it is checked like the rest.
+    #[test]
+    fn a_right_checksum_makes_no_code() {
+        let head = [1; 56];
+        for (count, rest) in [
+            (0, &b""[..]),
+            (1, b""),
+            (1, b"\x05h:1"),
+            (1, b"\x03h:1x"),
+            (1, b"\x03h:0"),
+            (1, b"\x03\xff:1"),
+            (2, b"\x03h:1"),
+            (9, b"\x03h:1\x03h:1\x03h:1\x03h:1\x03h:1\x03h:1\x03h:1\x03h:1\x03h:1"),
+            (255, b""),
+        ] {
+            let text = sealed(&[&head[..], &[count], rest].concat());
+            assert_eq!(text.parse::<Code>().unwrap_err().kind(), ErrorKind::Invalid, "{count} {rest:?}");
+        }
+        assert!(sealed(&[&head[..], &[1], b"\x03h:1"].concat()).parse::<Code>().is_ok());
+        assert!(sealed(b"").parse::<Code>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn codes_survive_their_text(
+            fingerprint: [u8; 32],
+            secret: [u8; 16],
+            expires_unix_s: u64,
+            addresses in prop::collection::vec("[a-z0-9.-]{1,60}:[1-9][0-9]{0,3}", 1..=ADDRESSES_MAX),
+        ) {
+            let code = Code { addresses, fingerprint: Fingerprint(fingerprint), secret, expires_unix_s };
+            prop_assert_eq!(code.to_string().parse::<Code>().unwrap(), code);
+        }
+
+        #[test]
+        fn hostile_codes_are_refused_or_have_one_form(
+            body in prop::collection::vec(any::<u8>(), 0..200),
+            digits in "[a-z2-7A-Z]{0,200}",
+            junk in "\\PC{0,60}",
+        ) {
+            for text in [sealed(&body), format!("{PREFIX}{digits}"), format!("{PREFIX}{junk}"), junk] {
+                if let Ok(code) = text.parse::<Code>() {
+                    prop_assert_eq!(code.to_string(), text.trim().to_ascii_lowercase());
+                }
+            }
+        }
+
+        #[test]
+        fn base32_has_one_text(bytes in prop::collection::vec(any::<u8>(), 0..40), text in "[a-z2-7]{0,40}") {
+            prop_assert_eq!(from_base32(&to_base32(&bytes)), Some(bytes));
+            if let Some(bytes) = from_base32(&text) {
+                prop_assert_eq!(to_base32(&bytes), text);
+            }
+        }
+    }
+
+    fn identity(dir: &Path) -> Identity {
+        Identity::load_or_create(dir).unwrap()
+    }
+
+    #[test]
+    fn an_invite_counts_once_across_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        let made = Invites::open(dir.path()).unwrap().create(&identity, options(), NOW).unwrap();
+        assert_eq!(made.fingerprint, identity.fingerprint());
+        assert_eq!(made.expires_unix_s, NOW + HOUR);
+        assert_eq!(made.addresses, options().addresses);
+
+        let file = dir.path().join("link/invites.json");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let secret: String = made.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!text.contains(&secret) && !text.contains(&to_base32(&made.secret)), "{text}");
+
+        let invites = Invites::open(dir.path()).unwrap();
+        let mut wrong = made.secret;
+        wrong[15] ^= 1;
+        assert_eq!(invites.redeem(&wrong, NOW).unwrap(), None);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text, "a wrong secret changes nothing");
+        assert_eq!(invites.redeem(&made.secret, NOW + HOUR - 1).unwrap(), Some(options()));
+        assert_eq!(invites.redeem(&made.secret, NOW).unwrap(), None);
+        assert_eq!(Invites::open(dir.path()).unwrap().redeem(&made.secret, NOW).unwrap(), None);
+    }
+
+    #[test]
+    fn an_invite_is_gone_from_the_disk_or_not_granted() {
+        let dir = tempfile::tempdir().unwrap();
+        let invites = Invites::open(dir.path()).unwrap();
+        let made = invites.create(&identity(dir.path()), options(), NOW).unwrap();
+        // A directory where the draft would be: it can't be written.
+        let draft = dir.path().join("link/invites.json.new");
+        std::fs::create_dir(&draft).unwrap();
+        assert!(invites.redeem(&made.secret, NOW).is_err());
+        std::fs::remove_dir(&draft).unwrap();
+        assert_eq!(invites.redeem(&made.secret, NOW).unwrap(), Some(options()));
+    }
+
+    #[test]
+    fn many_who_show_one_code_are_let_in_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let invites = Invites::open(dir.path()).unwrap();
+        let made = invites.create(&identity(dir.path()), options(), NOW).unwrap();
+        let granted = std::thread::scope(|scope| {
+            let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| invites.redeem(&made.secret, NOW).unwrap())).collect();
+            tries.into_iter().filter_map(|thread| thread.join().unwrap()).count()
+        });
+        assert_eq!(granted, 1);
+    }
+
+    #[test]
+    fn expired_and_cancelled_invites_count_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        let invites = Invites::open(dir.path()).unwrap();
+        let short = InviteOptions { valid_for: Duration::from_secs(1), ..options() };
+        let first = invites.create(&identity, short, NOW).unwrap();
+        let second = invites.create(&identity, options(), NOW).unwrap();
+        let third = invites.create(&identity, options(), NOW + 1).unwrap();
+        assert_ne!(second.secret, third.secret);
+        let expiries = |now| invites.list(now).iter().map(|invite| invite.expires_unix_s).collect::<Vec<_>>();
+        assert_eq!(expiries(NOW + 1), [NOW + HOUR, NOW + 1 + HOUR]);
+        assert_eq!(invites.redeem(&first.secret, NOW + 1).unwrap(), None);
+        assert_eq!(Invites::open(dir.path()).unwrap().list(0).len(), 2, "the expired one is dropped");
+
+        let id = invites.list(NOW)[0].id.clone();
+        invites.cancel(&id).unwrap();
+        assert_eq!(invites.cancel(&id).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(invites.redeem(&second.secret, NOW).unwrap(), None);
+        assert_eq!(Invites::open(dir.path()).unwrap().redeem(&third.secret, NOW).unwrap(), Some(options()));
+    }
+
+    #[test]
+    fn what_cannot_be_granted_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(dir.path());
+        let invites = Invites::open(dir.path()).unwrap();
+        for bad in [
+            InviteOptions { addresses: Vec::new(), ..options() },
+            InviteOptions { addresses: vec!["nowhere".into()], ..options() },
+            InviteOptions { scope: "".parse().unwrap(), ..options() },
+            InviteOptions { valid_for: Duration::ZERO, ..options() },
+            InviteOptions { valid_for: VALID_FOR_MAX + Duration::from_secs(1), ..options() },
+        ] {
+            assert_eq!(invites.create(&identity, bad, NOW).unwrap_err().kind(), ErrorKind::Invalid);
+        }
+        assert!(invites.list(0).is_empty());
+        std::fs::write(dir.path().join("link/invites.json"), r#"{"format": 2}"#).unwrap();
+        assert!(Invites::open(dir.path()).is_err());
+    }
+}

@@ -335,3 +335,132 @@ pub(crate) fn replace_json(dir: &Path, name: &str, value: &impl Serialize) -> Re
         .map_err(|e| Error::new(ErrorKind::Failed, format!("{name} can't be put into words")).because(e))?;
     replace_private(dir, name, &text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn link(number: u8, name: &str) -> Link {
+        Link {
+            peer: SegmentId([number; 16]),
+            name: name.into(),
+            fingerprint: Fingerprint([number; 32]),
+            addresses: vec!["peer.example:7400".into()],
+            scope: Scope::parse(["NewYork/lab"]).unwrap(),
+            mode: Mode::Metadata,
+            direction: Direction::Receive,
+            paused: false,
+            rate_bytes_per_second: Some(1 << 20),
+            created_unix_ms: 1_700_000_000_000,
+        }
+    }
+
+    #[test]
+    fn links_outlive_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::open(dir.path()).unwrap();
+        let mut seen = links.watch();
+        assert!(links.list().is_empty() && !seen.has_changed().unwrap());
+        links.put(link(1, "newyork")).unwrap();
+        links.put(link(2, "boston")).unwrap();
+        assert!(seen.has_changed().unwrap());
+        assert_eq!(*seen.borrow_and_update(), 2);
+        let file = dir.path().join("link/links.json");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let links = Links::open(dir.path()).unwrap();
+        assert_eq!(links.list(), [link(2, "boston"), link(1, "newyork")]);
+        assert_eq!(links.get("newyork"), Some(link(1, "newyork")));
+        assert_eq!(links.get(&SegmentId([2; 16]).to_string()), Some(link(2, "boston")));
+        assert_eq!(links.get("oslo"), None);
+        assert_eq!(links.by_fingerprint(&Fingerprint([2; 32])), Some(link(2, "boston")));
+        assert_eq!(links.by_fingerprint(&Fingerprint([3; 32])), None);
+
+        let mut seen = links.watch();
+        let changed = Link { paused: true, addresses: Vec::new(), name: "manhattan".into(), ..link(1, "newyork") };
+        links.put(changed.clone()).unwrap();
+        links.remove(&SegmentId([2; 16])).unwrap();
+        assert_eq!(*seen.borrow_and_update(), 2);
+        assert_eq!(links.remove(&SegmentId([2; 16])).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(Links::open(dir.path()).unwrap().list(), [changed]);
+        assert!(!seen.has_changed().unwrap(), "what failed is no change");
+    }
+
+    #[test]
+    fn peers_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::open(dir.path()).unwrap();
+        links.put(link(1, "newyork")).unwrap();
+        assert_eq!(links.put(link(2, "newyork")).unwrap_err().kind(), ErrorKind::Exists);
+        let same_key = Link { fingerprint: Fingerprint([1; 32]), ..link(2, "boston") };
+        assert_eq!(links.put(same_key).unwrap_err().kind(), ErrorKind::Exists);
+        let rotated = Link { fingerprint: Fingerprint([9; 32]), ..link(1, "newyork") };
+        links.put(rotated.clone()).unwrap();
+        assert_eq!(links.list(), [rotated]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::open(dir.path()).unwrap();
+        let with = |address: &str| Link { addresses: vec![address.into()], ..link(1, "newyork") };
+        for fine in ["h:1", "10.0.0.1:65535", "[::1]:7400", "a-b.example:7400"] {
+            links.put(with(fine)).unwrap();
+        }
+        let long = format!("{}:1", "h".repeat(ADDRESS_BYTES_MAX));
+        for bad in
+            ["", "h", "h:", ":1", "h:0", "h:65536", "h:+1", "::1:7400", "[h]:1", "[::1]", "h/:1", "h h:1", "ü:1", &long]
+        {
+            assert_eq!(links.put(with(bad)).unwrap_err().kind(), ErrorKind::Invalid, "{bad}");
+        }
+        let many = Link { addresses: vec!["h:1".into(); ADDRESSES_MAX + 1], ..link(1, "newyork") };
+        let nameless = link(1, "");
+        let stuck = Link { rate_bytes_per_second: Some(0), ..link(1, "newyork") };
+        for bad in [many, nameless, stuck] {
+            assert_eq!(links.put(bad).unwrap_err().kind(), ErrorKind::Invalid);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_understood_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::open(dir.path()).unwrap();
+        links.put(link(1, "newyork")).unwrap();
+        links.put(link(2, "boston")).unwrap();
+        let file = dir.path().join("link/links.json");
+        let good = std::fs::read_to_string(&file).unwrap();
+        for bad in [
+            good.replace("\"format\": 1", "\"format\": 2"),
+            good.replace("\"format\": 1", "\"shape\": 1"),
+            good.replace("\"metadata\"", "\"some\""),
+            good.replace("boston", "newyork"),
+            good.replace(&SegmentId([2; 16]).to_string(), &SegmentId([1; 16]).to_string()),
+            good.replace("NewYork/lab", "../lab"),
+            good.chars().take(good.len() / 2).collect(),
+            String::new(),
+        ] {
+            std::fs::write(&file, &bad).unwrap();
+            assert_eq!(Links::open(dir.path()).err().expect("refused").kind(), ErrorKind::Damaged, "{bad}");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), bad);
+        }
+        // Another format is refused for that, whatever else it holds.
+        std::fs::write(&file, r#"{"format": 2, "peers": {}}"#).unwrap();
+        assert!(Links::open(dir.path()).err().expect("refused").to_string().contains("has format 2"));
+    }
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        for mode in Mode::ALL {
+            assert_eq!(mode.to_string().parse::<Mode>().unwrap(), mode);
+            assert_eq!(serde_json::to_string(&mode).unwrap(), format!("\"{mode}\""));
+        }
+        for direction in Direction::ALL {
+            assert_eq!(direction.to_string().parse::<Direction>().unwrap(), direction);
+            assert_eq!(serde_json::to_string(&direction).unwrap(), format!("\"{direction}\""));
+            assert_eq!(direction.sends(), direction.reversed().receives());
+            assert_eq!(direction.reversed().reversed(), direction);
+        }
+        assert!("Full".parse::<Mode>().is_err() && "".parse::<Direction>().is_err());
+    }
+}

@@ -182,3 +182,201 @@ impl ServerCertVerifier for OneKey {
         SCHEMES.to_vec()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::client::ResolvesClientCert;
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+    use rustls::{ProtocolVersion, SupportedProtocolVersion};
+    use std::io;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::{client, server};
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    struct Segment {
+        dir: tempfile::TempDir,
+        identity: Identity,
+    }
+
+    fn segment() -> Segment {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(dir.path()).unwrap();
+        Segment { dir, identity }
+    }
+
+    /// Both ends of one handshake over loopback. In TLS 1.3 the side that dials is done before the other has looked at its certificate, so it also
+    /// waits for a first byte.
+    async fn shake(
+        acceptor: TlsAcceptor,
+        connector: TlsConnector,
+    ) -> (io::Result<server::TlsStream<TcpStream>>, io::Result<client::TlsStream<TcpStream>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let take = async {
+            let mut stream = acceptor.accept(listener.accept().await?.0).await?;
+            stream.write_all(b"!").await?;
+            stream.flush().await?;
+            Ok(stream)
+        };
+        let dial = async {
+            let mut stream = connector.connect(server_name().unwrap(), TcpStream::connect(address).await?).await?;
+            assert_eq!(stream.read_u8().await?, b'!');
+            Ok(stream)
+        };
+        tokio::time::timeout(DEADLINE, async { tokio::join!(take, dial) }).await.expect("the handshake ends")
+    }
+
+    /// A client whose certificate and key are any, or absent.
+    #[derive(Debug)]
+    struct Shown(Option<Arc<CertifiedKey>>);
+
+    impl ResolvesClientCert for Shown {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            self.0.clone()
+        }
+
+        fn has_certs(&self) -> bool {
+            self.0.is_some()
+        }
+    }
+
+    impl ResolvesServerCert for Shown {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            self.0.clone()
+        }
+    }
+
+    /// The certificates of some with the key of another.
+    fn shown(certificates: &[&Identity], key: &Identity) -> Arc<Shown> {
+        let key = provider().key_provider.load_private_key(key.private_key()).unwrap();
+        let certificates = certificates.iter().map(|identity| identity.certificate().clone()).collect();
+        Arc::new(Shown(Some(Arc::new(CertifiedKey::new(certificates, key)))))
+    }
+
+    fn odd_client(
+        expected: &Identity,
+        version: &'static SupportedProtocolVersion,
+        shown: Arc<Shown>,
+        protocols: &[&[u8]],
+    ) -> TlsConnector {
+        let expected = expected.fingerprint();
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(OneKey { provider: provider(), expected }))
+            .with_client_cert_resolver(shown);
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    fn odd_server(shown: Arc<Shown>) -> TlsAcceptor {
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(Arc::new(AnyKey { provider: provider() }))
+            .with_cert_resolver(shown);
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn reason<T>(result: &io::Result<T>) -> rustls::Error {
+        let error = result.as_ref().err().expect("it is refused");
+        let inner = error.get_ref().unwrap_or_else(|| panic!("{error}: not TLS' refusal"));
+        inner.downcast_ref::<rustls::Error>().unwrap_or_else(|| panic!("{error}: not TLS' refusal")).clone()
+    }
+
+    #[tokio::test]
+    async fn both_sides_see_the_key_of_the_other() {
+        let (taker, dialer) = (segment().identity, segment().identity);
+        let connector = connector(&dialer, taker.fingerprint()).unwrap();
+        let (took, dialed) = shake(acceptor(&taker).unwrap(), connector).await;
+        let (took, dialed) = (took.unwrap(), dialed.unwrap());
+        assert_eq!(fingerprint_of(took.get_ref().1.peer_certificates()), Some(dialer.fingerprint()));
+        assert_eq!(fingerprint_of(dialed.get_ref().1.peer_certificates()), Some(taker.fingerprint()));
+        for protocol in [took.get_ref().1.alpn_protocol(), dialed.get_ref().1.alpn_protocol()] {
+            assert_eq!(protocol, Some(ALPN));
+        }
+        assert_eq!(took.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+        assert_eq!(fingerprint_of(None), None);
+        assert_eq!(fingerprint_of(Some(&[])), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_with_another_key_is_refused() {
+        let (taker, dialer) = (segment(), segment());
+        let connector = connector(&dialer.identity, dialer.identity.fingerprint()).unwrap();
+        let (took, dialed) = shake(acceptor(&taker.identity).unwrap(), connector).await;
+        let refused = rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        assert_eq!(reason(&dialed), refused);
+        assert!(matches!(reason(&took), rustls::Error::AlertReceived(_)));
+    }
+
+    /// Certificates are public: whoever shows one must have its key.
+    #[tokio::test]
+    async fn the_certificate_of_another_is_no_proof() {
+        let (taker, dialer, thief) = (segment(), segment(), segment());
+        let stolen = shown(&[&dialer.identity], &thief.identity);
+        let client = odd_client(&taker.identity, &rustls::version::TLS13, stolen, &[ALPN]);
+        let (took, dialed) = shake(acceptor(&taker.identity).unwrap(), client).await;
+        assert_eq!(reason(&took), rustls::Error::InvalidCertificate(CertificateError::BadSignature));
+        assert!(matches!(reason(&dialed), rustls::Error::AlertReceived(_)));
+
+        let server = odd_server(shown(&[&taker.identity], &thief.identity));
+        let connector = connector(&dialer.identity, taker.identity.fingerprint()).unwrap();
+        let (_, dialed) = shake(server, connector).await;
+        assert_eq!(reason(&dialed), rustls::Error::InvalidCertificate(CertificateError::BadSignature));
+    }
+
+    /// A chain could hide whose key was proven from a caller who looks at another certificate of it.
+    #[tokio::test]
+    async fn a_chain_is_refused() {
+        let (taker, dialer) = (segment(), segment());
+        let chain = shown(&[&dialer.identity, &taker.identity], &dialer.identity);
+        let client = odd_client(&taker.identity, &rustls::version::TLS13, chain, &[ALPN]);
+        let (took, _) = shake(acceptor(&taker.identity).unwrap(), client).await;
+        assert_eq!(reason(&took), rustls::Error::InvalidCertificate(CertificateError::BadEncoding));
+    }
+
+    #[tokio::test]
+    async fn a_client_without_a_certificate_is_refused() {
+        let taker = segment();
+        let client = odd_client(&taker.identity, &rustls::version::TLS13, Arc::new(Shown(None)), &[ALPN]);
+        let (took, dialed) = shake(acceptor(&taker.identity).unwrap(), client).await;
+        assert_eq!(reason(&took), rustls::Error::NoCertificatesPresented);
+        assert!(matches!(reason(&dialed), rustls::Error::AlertReceived(_)));
+    }
+
+    #[tokio::test]
+    async fn older_tls_is_refused() {
+        let (taker, dialer) = (segment(), segment());
+        let shown = shown(&[&dialer.identity], &dialer.identity);
+        let client = odd_client(&taker.identity, &rustls::version::TLS12, shown, &[ALPN]);
+        let (took, dialed) = shake(acceptor(&taker.identity).unwrap(), client).await;
+        assert!(matches!(reason(&took), rustls::Error::PeerIncompatible(_)), "{took:?}");
+        assert!(matches!(reason(&dialed), rustls::Error::AlertReceived(_)), "{dialed:?}");
+    }
+
+    #[tokio::test]
+    async fn another_protocol_is_refused() {
+        let (taker, dialer) = (segment(), segment());
+        let shown = shown(&[&dialer.identity], &dialer.identity);
+        let client = odd_client(&taker.identity, &rustls::version::TLS13, shown, &[b"h2", b"tombolo-link/9"]);
+        let (took, _) = shake(acceptor(&taker.identity).unwrap(), client).await;
+        assert_eq!(reason(&took), rustls::Error::NoApplicationProtocol);
+    }
+
+    #[tokio::test]
+    async fn a_rotated_key_is_another_key() {
+        let (taker, dialer) = (segment(), segment());
+        let rotated = Identity::rotate(taker.dir.path()).unwrap();
+        let old = connector(&dialer.identity, taker.identity.fingerprint()).unwrap();
+        assert!(shake(acceptor(&rotated).unwrap(), old).await.1.is_err());
+        let new = connector(&dialer.identity, rotated.fingerprint()).unwrap();
+        assert!(shake(acceptor(&rotated).unwrap(), new).await.1.is_ok());
+    }
+}
