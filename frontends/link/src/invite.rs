@@ -94,20 +94,45 @@ impl fmt::Debug for Code {
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = Vec::with_capacity(CODE_BYTES_MAX);
-        bytes.extend_from_slice(&self.fingerprint.0);
-        bytes.extend_from_slice(&self.secret);
-        bytes.extend_from_slice(&self.expires_unix_s.to_be_bytes());
-        bytes.push(u8::try_from(self.addresses.len()).map_err(|_| fmt::Error)?);
-        for address in &self.addresses {
-            bytes.push(u8::try_from(address.len()).map_err(|_| fmt::Error)?);
-            bytes.extend_from_slice(address.as_bytes());
-        }
+        let mut bytes = self.to_bytes().map_err(|_| fmt::Error)?;
         let checksum = sha256(&bytes);
         bytes.extend(checksum.iter().take(CHECKSUM_BYTES));
         f.write_str(PREFIX)?;
         f.write_str(&to_base32(&bytes))
     }
+}
+
+impl Code {
+    /// What the text carries, without the checksum: the table at the head of this module. [`ErrorKind::Invalid`]: addresses that no code has.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        check_code_addresses(&self.addresses)?;
+        let short =
+            |length: usize| u8::try_from(length).map_err(|e| Error::invalid("an address is too long").because(e));
+        let mut bytes = Vec::with_capacity(CODE_BYTES_MAX);
+        bytes.extend_from_slice(&self.fingerprint.0);
+        bytes.extend_from_slice(&self.secret);
+        bytes.extend_from_slice(&self.expires_unix_s.to_be_bytes());
+        bytes.push(short(self.addresses.len())?);
+        for address in &self.addresses {
+            bytes.push(short(address.len())?);
+            bytes.extend_from_slice(address.as_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// From what [`to_bytes`](Code::to_bytes) gave. [`ErrorKind::Invalid`]: it gave no such bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Code> {
+        let code = read_body(bytes).ok_or_else(|| Error::invalid("that is no pairing code that this program made"))?;
+        check_code_addresses(&code.addresses)?;
+        Ok(code)
+    }
+}
+
+fn check_code_addresses(addresses: &[String]) -> Result<()> {
+    if addresses.is_empty() {
+        return Err(Error::invalid("an invite needs an address, HOST:PORT, where the other segment finds this one"));
+    }
+    check_addresses(addresses)
 }
 
 impl FromStr for Code {
@@ -136,9 +161,7 @@ impl FromStr for Code {
         if !sha256(body).starts_with(checksum) {
             return Err(mistyped());
         }
-        let code = read_body(body).ok_or_else(|| Error::invalid("that is no pairing code that this program made"))?;
-        check_addresses(&code.addresses)?;
-        Ok(code)
+        Code::from_bytes(body)
     }
 }
 
@@ -149,7 +172,7 @@ fn read_body(body: &[u8]) -> Option<Code> {
     let (expires, rest) = rest.split_first_chunk::<8>()?;
     let (count, mut rest) = rest.split_first()?;
     let count = usize::from(*count);
-    if count == 0 || count > ADDRESSES_MAX {
+    if count > ADDRESSES_MAX {
         return None;
     }
     let mut addresses = Vec::with_capacity(count);
@@ -267,12 +290,7 @@ impl Invites {
     /// Makes a code. `now_unix_s`: seconds since 1970. [`ErrorKind::Invalid`]: no address, one that can't be dialled, an empty scope, or a duration out of
     /// bounds. [`ErrorKind::Quota`]: [`INVITES_MAX`] codes wait.
     pub fn create(&self, identity: &Identity, options: InviteOptions, now_unix_s: u64) -> Result<Code> {
-        check_addresses(&options.addresses)?;
-        if options.addresses.is_empty() {
-            return Err(Error::invalid(
-                "an invite needs an address, HOST:PORT, where the other segment finds this one",
-            ));
-        }
+        check_code_addresses(&options.addresses)?;
         if options.scope.is_empty() {
             return Err(Error::invalid("an invite needs a scope: clusters, tenants or buckets, or / for everything"));
         }
@@ -475,7 +493,8 @@ mod tests {
             addresses in prop::collection::vec("[a-z0-9.-]{1,60}:[1-9][0-9]{0,3}", 1..=ADDRESSES_MAX),
         ) {
             let code = Code { addresses, fingerprint: Fingerprint(fingerprint), secret, expires_unix_s };
-            prop_assert_eq!(code.to_string().parse::<Code>().unwrap(), code);
+            prop_assert_eq!(&code.to_string().parse::<Code>().unwrap(), &code);
+            prop_assert_eq!(Code::from_bytes(&code.to_bytes().unwrap()).unwrap(), code);
         }
 
         #[test]
