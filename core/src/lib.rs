@@ -23,10 +23,11 @@ mod policy;
 pub mod register;
 pub mod tree;
 
+pub use chunk::{Codec, StoredChunk};
 pub use engine::fs::OpenFile;
 pub use engine::{
-    Bucket, Catalog, Change, CreateOptions, FileOptions, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject,
-    Segment,
+    Bucket, Catalog, Change, ChunkImport, ChunkSource, CreateOptions, FileOptions, Missing, Object, ObjectReader,
+    ObjectWriter, OpenOptions, SealedObject, Segment,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};

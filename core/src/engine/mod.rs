@@ -23,7 +23,9 @@
 mod bucket;
 mod catalog;
 mod contents;
+mod data;
 mod delta;
+mod fetch;
 mod file_by_path;
 mod files;
 pub mod fs;
@@ -40,6 +42,7 @@ mod writer;
 
 pub use bucket::Bucket;
 pub use catalog::Catalog;
+pub use data::{ChunkImport, ChunkSource, Missing};
 pub use file_by_path::FileOptions;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};

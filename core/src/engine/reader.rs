@@ -1,6 +1,7 @@
 //! Contents on their way out: one version, verified chunk by chunk, with read-ahead.
 
 use super::contents::{Contents, Pin, ReadNodes};
+use super::fetch::Asking;
 use crate::error::{Error, Result};
 use crate::manifest::{Cursor, Source};
 use crate::namespace::Content;
@@ -44,6 +45,10 @@ impl Object {
 
     pub(super) fn content(&self) -> &Content {
         &self.0.content
+    }
+
+    pub(super) fn contents(&self) -> &Arc<Contents> {
+        &self.0.contents
     }
 
     /// Reads `range` (cut to the size) as verified pieces, reading ahead.
@@ -109,6 +114,8 @@ enum Piece {
 struct Feed {
     object: Object,
     cursor: Option<Cursor<ReadNodes>>,
+    asking: Asking,
+    end: u64,
     inline: Option<Bytes>,
     ahead: VecDeque<(Piece, u64)>,
     ahead_bytes: u64,
@@ -134,6 +141,8 @@ impl Feed {
         Feed {
             object,
             cursor,
+            asking: Asking::default(),
+            end: range.end,
             inline,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
@@ -185,10 +194,13 @@ impl Feed {
                 continue;
             }
             let Some(cursor) = &mut self.cursor else { return Ok(()) };
-            let Some((_, extent)) = cursor.next().await? else {
+            let Some((start, extent)) = cursor.next().await? else {
                 self.cursor = None;
                 return Ok(());
             };
+            if let Content::Manifest(manifest) = self.object.content() {
+                self.asking.ask(&contents, manifest, start, self.end).await?;
+            }
             match extent.source {
                 Source::Hole => self.hole_bytes = extent.length,
                 Source::Chunk { id, offset, .. } => {
