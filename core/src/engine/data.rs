@@ -119,7 +119,7 @@ impl ChunkImport {
 }
 
 impl Object {
-    /// What is missing of `range` (cut to the size) now, at most about `max` chunks: look again from [`Missing::until`] for more, or from the
+    /// What is missing of `range` (cut to the size) now, at most `max` chunks: look again from [`Missing::until`] for more, or from the
     /// start when nodes were listed and have come. Costs one look-up for each chunk of the range; brings nothing here.
     pub async fn missing(&self, range: Range<u64>, max: usize) -> Result<Missing> {
         self.look(range, max, Wanted::All).await
@@ -196,13 +196,18 @@ async fn missing(
                     nodes.push(id);
                 }
             }
-            Step::Extents(extents) => {
-                until = extents.last().map_or(until, |(_, part)| part.end);
-                if wanted == Wanted::All {
-                    let ids: Vec<ChunkId> = extents.into_iter().filter_map(|(id, _)| id).collect();
-                    chunks.extend(contents.absent(&ids).await?.into_iter().filter(|id| seen.insert(*id)));
+            Step::Extents(extents) if wanted == Wanted::All => {
+                let ids: Vec<ChunkId> = extents.iter().filter_map(|(id, _)| *id).collect();
+                let absent: HashSet<ChunkId> = contents.absent(&ids).await?.into_iter().collect();
+                for (id, part) in extents {
+                    if nodes.len() + chunks.len() >= max {
+                        break;
+                    }
+                    until = part.end;
+                    chunks.extend(id.filter(|id| absent.contains(id) && seen.insert(*id)));
                 }
             }
+            Step::Extents(extents) => until = extents.last().map_or(until, |(_, part)| part.end),
         }
     }
     if nodes.len() + chunks.len() < max {
