@@ -21,17 +21,20 @@ mod object;
 mod path;
 mod policy;
 pub mod register;
+pub mod sync;
 pub mod tree;
 
 pub use chunk::{Codec, StoredChunk};
 pub use engine::fs::OpenFile;
 pub use engine::{
-    Bucket, Catalog, Change, ChunkImport, ChunkSource, CreateOptions, FileOptions, Missing, Object, ObjectReader,
-    ObjectWriter, OpenOptions, SealedObject, Segment,
+    Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, ChunkImport, ChunkSource, CreateOptions,
+    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use id::{BucketId, ChunkId, NodeId, SegmentId, VersionId};
+pub use namespace::{Delta, DeltaLimit};
 pub use object::*;
 pub use path::{BucketPath, KEY_BYTES_MAX, NAME_BYTES_MAX, ObjectPath, TenantPath, check_key, check_name};
 pub use policy::{BucketPolicy, Chunking, Compression, ConflictPolicy, EtagKind, POLICY_KEYS, Versioning};
+pub use register::VersionVector;

@@ -1,6 +1,7 @@
 //! Clusters, tenants, buckets and users.
 
-use super::segment::{Segment, number_row};
+use super::catalog_sync::CATALOG_ID;
+use super::segment::{Segment, number_row, shared_row};
 use super::{Bucket, transact};
 use crate::catalog::{self, CatalogRow, CatalogValue};
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -111,16 +112,7 @@ impl Catalog {
             while txn.read(Space::Meta, &number_row(&id)).await?.is_some() {
                 id = BucketId(first_16(blake3::hash(&id.0)));
             }
-            let number = match txn.read(Space::Meta, NEXT_BUCKET_ROW).await? {
-                Some(row) => row
-                    .as_ref()
-                    .try_into()
-                    .map(u32::from_be_bytes)
-                    .map_err(|_| Error::damaged("the next bucket's number can't be read"))?,
-                None => keys::CATALOG + 1,
-            };
-            txn.put(Space::Meta, Bytes::from_static(NEXT_BUCKET_ROW), (number + 1).to_be_bytes().to_vec());
-            txn.put(Space::Meta, number_row(&id).into(), number.to_be_bytes().to_vec());
+            give_number(&mut txn, &id).await?;
             let value = CatalogValue::Bucket { id: id.to_string(), created_ns, policy: policy.clone() };
             create(&mut txn, key, value, Subject::Bucket, &path.to_string()).await?
         })?;
@@ -381,15 +373,31 @@ fn bucket_id(path: &BucketPath, replaces: &[Dot]) -> BucketId {
     BucketId(first_16(hasher.finalize()))
 }
 
-/// Writes a register of the catalog.
+/// Gives a bucket its number in this segment.
+pub(super) async fn give_number(txn: &mut Txn, id: &BucketId) -> Result<()> {
+    let number = match txn.read(Space::Meta, NEXT_BUCKET_ROW).await? {
+        Some(row) => row
+            .as_ref()
+            .try_into()
+            .map(u32::from_be_bytes)
+            .map_err(|_| Error::damaged("the next bucket's number can't be read"))?,
+        None => keys::CATALOG + 1,
+    };
+    txn.put(Space::Meta, Bytes::from_static(NEXT_BUCKET_ROW), (number + 1).to_be_bytes().to_vec());
+    txn.put(Space::Meta, number_row(id).into(), number.to_be_bytes().to_vec());
+    Ok(())
+}
+
+/// Writes a register of the catalog. `None` removes it: with a tombstone if another segment may have seen it.
 pub(super) async fn write(txn: &mut Txn, key: Bytes, value: Option<CatalogValue>) -> Result<()> {
-    let (dot, own) = (txn.dot(), *txn.own());
-    let row = txn.edit_catalog(key).await?;
-    if value.is_none() {
-        // Nothing of the catalog has left this segment yet.
-        row.register = Default::default();
+    let travels = matches!(key.first(), Some(1..=3));
+    let is_shared = travels && txn.read(Space::Meta, &shared_row(&CATALOG_ID)).await?.is_some();
+    if value.is_none() && !is_shared {
+        txn.edit_catalog(key).await?.register = Default::default();
         return Ok(());
     }
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_catalog(key).await?;
     let replaced = row.register.dots();
     row.register.local_write(Write::pending(dot.slot().unwrap_or_default(), own, value), &replaced);
     Ok(())
@@ -416,13 +424,29 @@ pub(super) async fn remove(txn: &mut Txn, key: Bytes, subject: Subject, name: &s
 }
 
 async fn require_empty(txn: &mut Txn, below: &[Bytes], subject: Subject, name: &str) -> Result<()> {
-    let view = txn.ledger().store().snapshot().await?;
     for prefix in below {
-        let page = view.scan(Space::Catalog, KeyRange::prefix(prefix), 1, false).await?;
-        if !page.rows.is_empty() {
+        if has_live(txn, prefix).await? {
             let what = format!("{subject:?}").to_lowercase();
             return Err(Error::new(ErrorKind::NotEmpty, format!("the {what} '{name}' is not empty")).about(subject));
         }
     }
     Ok(())
+}
+
+/// Whether anything under `prefix` is not a tombstone.
+pub(super) async fn has_live(txn: &mut Txn, prefix: &Bytes) -> Result<bool> {
+    let view = txn.ledger().store().snapshot().await?;
+    let mut range = KeyRange::prefix(prefix);
+    loop {
+        let page = view.scan(Space::Catalog, range, 100, false).await?;
+        for (key, _) in &page.rows {
+            if txn.catalog(key.clone()).await?.register.value().is_some() {
+                return Ok(true);
+            }
+        }
+        match page.rows.last() {
+            Some((last, _)) if page.more => range = KeyRange::prefix_after(prefix, last.clone()),
+            _ => return Ok(false),
+        }
+    }
 }

@@ -22,6 +22,7 @@
 
 mod bucket;
 mod catalog;
+mod catalog_sync;
 mod contents;
 mod data;
 mod delta;
@@ -42,7 +43,9 @@ mod writer;
 
 pub use bucket::Bucket;
 pub use catalog::Catalog;
+pub use catalog_sync::{CatalogChanges, CatalogName, check_catalog};
 pub use data::{ChunkImport, ChunkSource, Missing};
+pub use delta::{Changed, SegmentWatch};
 pub use file_by_path::FileOptions;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};

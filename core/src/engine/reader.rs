@@ -2,7 +2,7 @@
 
 use super::contents::{Contents, Pin, ReadNodes};
 use super::fetch::Asking;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Cursor, Source};
 use crate::namespace::Content;
 use crate::object::ObjectInfo;
@@ -98,7 +98,11 @@ impl Object {
     /// An error of a read, with the object's name.
     fn explain(&self, error: Error) -> Error {
         let key = String::from_utf8_lossy(&self.0.info.key);
-        Error::new(error.kind(), format!("'{key}' (version {}) can't be read", self.0.info.version))
+        let why = match error.kind() {
+            ErrorKind::Offline => ": its bytes are not here, and no segment that has them can be reached",
+            _ => "",
+        };
+        Error::new(error.kind(), format!("'{key}' (version {}) can't be read{why}", self.0.info.version))
             .about(error.subject())
             .because(error)
     }
@@ -167,7 +171,7 @@ impl Feed {
             Piece::Coming(task, part) => {
                 let chunk = task
                     .await
-                    .map_err(|e| Error::new(crate::ErrorKind::Failed, "a read was given up").because(e))?
+                    .map_err(|e| Error::new(ErrorKind::Failed, "a read was given up").because(e))?
                     .map_err(|e| self.object.explain(e))?;
                 self.cut(&chunk, part).map(Some)
             }

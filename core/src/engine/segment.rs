@@ -266,6 +266,19 @@ impl Segment {
         number.ok_or_else(|| Error::damaged(format!("the bucket {id} has no number")).about(Subject::Bucket))
     }
 
+    /// The ids of all buckets, by their numbers here.
+    pub(super) async fn bucket_numbers(&self) -> Result<HashMap<u32, BucketId>> {
+        let view = self.0.store.snapshot().await?;
+        let rows = view.scan(Space::Meta, KeyRange::prefix(b"bucket/"), usize::MAX, false).await?.rows;
+        Ok(rows
+            .iter()
+            .filter_map(|(key, row)| {
+                let id = BucketId(*key.last_chunk::<16>()?);
+                Some((row.as_ref().try_into().ok().map(u32::from_be_bytes)?, id))
+            })
+            .collect())
+    }
+
     /// Whether `dir` holds a segment.
     pub fn exists(dir: impl AsRef<Path>) -> bool {
         dir.as_ref().join(IDENTITY_FILE).is_file()

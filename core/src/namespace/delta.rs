@@ -1,12 +1,11 @@
 //! Deltas: what one segment knows of a bucket and another does not, and taking them in.
 //!
-//! A delta is cut at one instant: all registers after the receiver's vector, from one scan per segment of the change index, and the
-//! vector that it reaches. Merging is per register (see `register`), so deltas may come in any order, in parts and twice. What shows is derived
+//! Deltas are cut in `cut`. Merging is per register (see `register`), so deltas may come in any order, in parts and twice. What shows is derived
 //! anew from all of the bucket's registers (see `tree`) in the same commit; that costs a pass over the bucket's metadata.
 
 use super::keys::{self, BucketNumber};
-use super::rows::{AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, NodeRow, Shown, ShownFile, TagsValue};
-use super::txn::{Field, Txn};
+use super::rows::{AttributesValue, EntryRow, ExplicitDirectory, NodeRow, Shown, ShownFile, TagsValue};
+use super::txn::Txn;
 use super::version::Version;
 use super::{BucketState, Ledger};
 use crate::error::{Error, Result};
@@ -16,7 +15,7 @@ use crate::object::Usage;
 use crate::register::{HybridClock, Register, VersionVector};
 use crate::tree::{self, ContentValue, EntryValue, Place, Registers, Rules};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -50,6 +49,8 @@ pub struct Delta {
     pub to: VersionVector,
     /// The registers.
     pub registers: Vec<DeltaRegister>,
+    /// Whether `to` is all that the sender knew at the cut, and so a state that it showed; otherwise this is a step on the way there.
+    pub is_whole: bool,
 }
 
 fn vector_row(bucket: BucketNumber) -> Bytes {
@@ -69,64 +70,6 @@ pub async fn vector(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: Bucke
         vector.advance(crate::register::Dot::new(*ledger.own(), sequence));
     }
     Ok(vector)
-}
-
-/// Cuts a delta for a segment that stands at `from`.
-pub async fn changes_since(ledger: &Ledger, bucket: &BucketState, from: &VersionVector) -> Result<Delta> {
-    let snapshot = ledger.store().snapshot().await?;
-    let own = *ledger.own();
-    let to = vector(ledger, &snapshot, bucket.number).await?;
-    let mut targets: BTreeSet<(u8, Bytes)> = BTreeSet::new();
-    for dot in to.dots() {
-        let prefix = keys::index_of_segment(bucket.number, &own, &dot.segment);
-        let after = keys::index(bucket.number, &own, &dot.segment, from.get(&dot.segment));
-        let mut range = KeyRange::prefix_after(&prefix, after);
-        loop {
-            let page = snapshot.scan(Space::Index, range, SCAN_ROWS, false).await?;
-            for (_, target) in &page.rows {
-                let (field, key) =
-                    target.split_first().ok_or_else(|| Error::damaged("a row of the change index is empty"))?;
-                targets.insert((*field, target.slice_ref(key)));
-            }
-            match page.rows.last() {
-                Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),
-                _ => break,
-            }
-        }
-    }
-    let mut registers = Vec::with_capacity(targets.len());
-    for (field, key) in targets {
-        registers.push(read_register(&snapshot, bucket.number, &own, Field::from_byte(field)?, key).await?);
-    }
-    Ok(Delta { bucket: bucket.id, from: from.clone(), to, registers })
-}
-
-async fn read_register(
-    snapshot: &Arc<dyn Snapshot>,
-    bucket: BucketNumber,
-    own: &SegmentId,
-    field: Field,
-    key: Bytes,
-) -> Result<DeltaRegister> {
-    let row_key = [&bucket.to_be_bytes()[..], &key].concat();
-    let space = match field {
-        Field::Entry => Space::Entries,
-        Field::History => Space::History,
-        Field::Catalog => Space::Catalog,
-        Field::Home | Field::Content | Field::Attributes | Field::Tags => Space::Nodes,
-    };
-    let row = snapshot.get(space, &row_key).await?;
-    let row = row.ok_or_else(|| Error::damaged("the change index names a row that is not there"))?;
-    let (node, name) = keys::parse_entry(&row_key)?;
-    Ok(match field {
-        Field::Entry => DeltaRegister::Entry(node, Bytes::copy_from_slice(name), EntryRow::decode(row, own)?.register),
-        Field::Home => DeltaRegister::Home(node, NodeRow::decode(row, own)?.home),
-        Field::Content => DeltaRegister::Content(node, NodeRow::decode(row, own)?.content),
-        Field::Attributes => DeltaRegister::Attributes(node, NodeRow::decode(row, own)?.attributes),
-        Field::Tags => DeltaRegister::Tags(node, NodeRow::decode(row, own)?.tags),
-        Field::History => DeltaRegister::History(key, HistoryRow::decode(row, own)?.register),
-        Field::Catalog => return Err(Error::damaged("a bucket's change index names a row of the catalog")),
-    })
 }
 
 /// Takes a delta in; returns how many registers changed. The bucket stands at the union of its vector and the delta's, if it stood at `from` at least.

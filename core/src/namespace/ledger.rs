@@ -16,6 +16,7 @@
 //!
 //! After a crash the store holds a prefix of the groups, whole; counters continue from the row `clock` written with each group.
 
+use super::bucket_watch::{BucketWatch, BucketWatchers};
 use super::keys::BucketNumber;
 use super::txn::{Txn, UsageDelta};
 use crate::env::Environment;
@@ -26,7 +27,7 @@ use crate::object::Usage;
 use crate::register::HybridClock;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
@@ -86,6 +87,9 @@ pub struct Ledger {
     published: watch::Sender<u64>,
     /// Each with the origin whose changes it does not hear of.
     watchers: Mutex<Vec<(u32, broadcast::Sender<ChangedRows>)>>,
+    bucket_watchers: BucketWatchers,
+    /// The newest commit that is known to be on disk.
+    durable: AtomicU64,
     groups: AtomicU64,
     transactions: AtomicU64,
     conflicts: AtomicU64,
@@ -126,6 +130,7 @@ struct Group {
     usage: Vec<BucketNumber>,
     deltas: Vec<(BucketNumber, UsageDelta)>,
     changed: Vec<(Space, Bytes, u32)>,
+    buckets: BTreeSet<BucketNumber>,
     directories: Vec<(Bytes, i64)>,
     commit: u64,
     needs_contents: bool,
@@ -189,6 +194,8 @@ impl Ledger {
             work: Condvar::new(),
             published: watch::channel(commit).0,
             watchers: Mutex::default(),
+            bucket_watchers: BucketWatchers::default(),
+            durable: AtomicU64::new(commit),
             groups: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
@@ -251,6 +258,16 @@ impl Ledger {
         let (sender, receiver) = broadcast::channel(WATCHED_GROUPS_MAX);
         self.watchers.lock().push((origin, sender));
         receiver
+    }
+
+    /// Hears which buckets' registers change, from now on.
+    pub fn watch_buckets(&self) -> BucketWatch {
+        self.bucket_watchers.watch()
+    }
+
+    /// The newest commit that is known to survive a crash of the machine.
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
     }
 
     /// Tells watchers. Who made all of a group's changes is not even woken.
@@ -436,6 +453,11 @@ impl Ledger {
             let watched = writes.iter().filter(|(space, ..)| matches!(space, Space::Entries | Space::Nodes));
             state.pending.changed.extend(watched.map(|(space, key, _)| (*space, key.clone(), origin)));
         }
+        if !self.bucket_watchers.is_empty() {
+            let index = writes.iter().filter(|(space, ..)| *space == Space::Index);
+            let numbers = index.filter_map(|(_, key, _)| key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)));
+            state.pending.buckets.extend(numbers);
+        }
         if state.recent.len() >= RECENT_ROWS {
             state.forgotten = state.rotated;
             state.rotated = sequenced.commit;
@@ -491,10 +513,14 @@ impl Ledger {
         let mut answer = Ok(());
         match result {
             Ok(()) => {
+                if group.needs_sync {
+                    self.durable.store(group.commit, Ordering::Release);
+                }
                 self.published.send_replace(group.commit);
                 if !group.changed.is_empty() {
                     self.tell(group.changed);
                 }
+                self.bucket_watchers.tell(&group.buckets);
             }
             // The store refused without changing anything. What was sequenced later did not read any of it.
             Err(error) if error.kind() == ErrorKind::NoSpace => {

@@ -8,8 +8,11 @@
 //! * A file's node row lists exactly the entries that are live with it, and each of them shows its size, time and tag.
 //! * A directory that shows is either explicit or has something that shows below it.
 
+mod bucket_watch;
 mod codec;
+mod cut;
 mod delta;
+mod delta_codec;
 mod directory;
 mod history;
 pub mod keys;
@@ -23,7 +26,9 @@ mod version;
 mod view;
 mod write;
 
-pub use delta::{Delta, DeltaRegister, apply, changes_since, show, vector};
+pub use bucket_watch::BucketWatch;
+pub use cut::{DeltaLimit, changes_since, has_changes_since};
+pub use delta::{Delta, DeltaRegister, apply, show, vector};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };

@@ -6,7 +6,7 @@
 //! [`crate::tree`]'s business.
 
 mod clock;
-mod codec;
+pub(crate) mod codec;
 mod dot;
 mod vector;
 

@@ -1,0 +1,373 @@
+//! The catalog between segments: names and policies of clusters, tenants and buckets, as registers that merge. Users and
+//! snapshots stay at home.
+//!
+//! Two rules beside those of a register. A bucket that holds something outlives a concurrent deletion, and what it is in with it; the segment that has the content
+//! says so by an ordinary write. And two buckets that turn out to have one path, which takes a deletion on one side, are both
+//! kept: the one whose entry was written first goes on under a derived name.
+
+use super::catalog::{self as change, Catalog};
+use super::segment::{number_row, shared_row};
+use super::{Bucket, transact};
+use crate::catalog::{self, CatalogRow, CatalogValue};
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::{BucketId, SegmentId};
+use crate::kv::{KeyRange, Space};
+use crate::namespace::{Txn, keys};
+use crate::object::BucketInfo;
+use crate::path::{BucketPath, NAME_BYTES_MAX, TenantPath, check_name};
+use crate::register::{HybridClock, Register};
+use bytes::Bytes;
+
+const FORMAT: u8 = 1;
+/// Stands for the catalog in the rows that say what other segments may have seen.
+pub(super) const CATALOG_ID: BucketId = BucketId([0; 16]);
+
+/// What a row of the catalog is about, for who decides what may travel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CatalogName {
+    /// A cluster.
+    Cluster(String),
+    /// A tenant.
+    Tenant(TenantPath),
+    /// A bucket.
+    Bucket(BucketPath),
+}
+
+impl CatalogName {
+    fn of(key: &[u8]) -> Result<Option<CatalogName>> {
+        let names = catalog::names(key);
+        for name in &names {
+            check_name(name)?;
+        }
+        Ok(match (key.first(), names.as_slice()) {
+            (Some(1), [cluster]) => Some(CatalogName::Cluster(cluster.clone())),
+            (Some(2), [cluster, tenant]) => Some(CatalogName::Tenant(TenantPath::new(cluster, tenant)?)),
+            (Some(3), [cluster, tenant, bucket]) => {
+                Some(CatalogName::Bucket(TenantPath::new(cluster, tenant)?.bucket(bucket)?))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// What taking in another segment's catalog changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CatalogChanges {
+    /// Buckets that are new here, or have another policy.
+    pub changed: Vec<BucketPath>,
+    /// Buckets that are gone.
+    pub removed: Vec<BucketPath>,
+    /// Buckets that had to take another name: the old path and the new one.
+    pub renamed: Vec<(BucketPath, BucketPath)>,
+}
+
+impl CatalogChanges {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        *self == CatalogChanges::default()
+    }
+}
+
+type Item = (Bytes, Register<CatalogValue>);
+
+impl Catalog {
+    /// What is known of clusters, tenants and buckets that `covers` lets pass, in the form that [`Catalog::import`] takes. From now on
+    /// deletions leave tombstones.
+    pub async fn export(&self, covers: &(dyn Fn(&CatalogName) -> bool + Sync)) -> Result<Bytes> {
+        self.share().await?;
+        let own = self.0.id();
+        let view = self.0.store().snapshot().await?;
+        let mut out = vec![FORMAT];
+        out.extend_from_slice(&own.0);
+        for level in 1..=3 {
+            let prefix = catalog::level_prefix(level, &[]);
+            let mut range = KeyRange::prefix(&prefix);
+            loop {
+                let page = view.scan(Space::Catalog, range, 1000, false).await?;
+                for (key, row) in &page.rows {
+                    if CatalogName::of(key)?.is_some_and(|name| covers(&name)) {
+                        let row = CatalogRow::decode(row.clone(), &own)?;
+                        // The row as it is, without its format and commit.
+                        let register = row.encode(&own);
+                        put(&mut out, key);
+                        put(&mut out, register.get(9..).unwrap_or_default());
+                    }
+                }
+                match page.rows.last() {
+                    Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),
+                    _ => break,
+                }
+            }
+        }
+        Ok(out.into())
+    }
+
+    /// Merges what another segment exported, as far as `covers` lets it pass.
+    pub async fn import(
+        &self,
+        exported: &[u8],
+        covers: &(dyn Fn(&CatalogName) -> bool + Sync),
+    ) -> Result<CatalogChanges> {
+        let mut items = decode(exported)?;
+        items.retain(|(key, _)| matches!(CatalogName::of(key), Ok(Some(name)) if covers(&name)));
+        let latest = items.iter().map(|(_, register)| register.time_max()).max().unwrap_or_default();
+        if latest > HybridClock::REMOTE_TIME_MAX {
+            return Err(Error::invalid("a catalog has stamps from further ahead than any clock can be"));
+        }
+        self.share().await?;
+        self.0.ledger().observe(latest);
+        let (changes, _) = transact!(self.0, txn, {
+            let mut changes = CatalogChanges::default();
+            for (key, theirs) in &items {
+                self.merge(&mut txn, key, theirs, &mut changes).await?;
+            }
+            changes
+        })?;
+        for path in changes.removed.iter().chain(changes.renamed.iter().map(|(from, _)| from)) {
+            if let Some(state) = self.0.0.buckets.write().remove(path) {
+                state.set_deleted();
+            }
+        }
+        for path in &changes.changed {
+            let state = self.0.0.buckets.read().get(path).cloned();
+            let Some(state) = state else { continue };
+            match self.info(path).await? {
+                Some(info) if info.id == state.id => {
+                    state.set_policy(info.policy);
+                    state.share();
+                }
+                _ => {
+                    state.set_deleted();
+                    self.0.0.buckets.write().remove(path);
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    /// All buckets, by path.
+    pub async fn all_buckets(&self) -> Result<Vec<BucketInfo>> {
+        let mut buckets = Vec::new();
+        for (names, value) in self.rows(catalog::level_prefix(3, &[])).await? {
+            if let ([cluster, tenant, bucket], CatalogValue::Bucket { id, created_ns, policy }) =
+                (names.as_slice(), value)
+            {
+                let path = TenantPath::new(cluster, tenant)?.bucket(bucket)?;
+                buckets.push(BucketInfo { path, id: BucketId::from_hex(&id)?, created_ns, policy });
+            }
+        }
+        Ok(buckets)
+    }
+
+    /// The bucket with this id; [`ErrorKind::NotFound`] about [`Subject::Bucket`] if there is none.
+    pub async fn bucket_with_id(&self, id: &BucketId) -> Result<Bucket> {
+        let open = self.0.0.buckets.read().values().find(|state| state.id == *id).cloned();
+        if let Some(state) = open.filter(|state| !state.is_deleted()) {
+            return Ok(Bucket::new(self.0.clone(), state));
+        }
+        match self.all_buckets().await?.into_iter().find(|info| info.id == *id) {
+            Some(info) => self.0.bucket(&info.path).await,
+            None => Err(Error::not_found(Subject::Bucket, format!("there is no bucket with the id {id}"))),
+        }
+    }
+
+    async fn info(&self, path: &BucketPath) -> Result<Option<BucketInfo>> {
+        let Some(row) = self.0.store().get(Space::Catalog, &catalog::bucket_key(path)).await? else {
+            return Ok(None);
+        };
+        match CatalogRow::decode(row, &self.0.id())?.register.value() {
+            Some(CatalogValue::Bucket { id, created_ns, policy }) => Ok(Some(BucketInfo {
+                path: path.clone(),
+                id: BucketId::from_hex(id)?,
+                created_ns: *created_ns,
+                policy: policy.clone(),
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    async fn share(&self) -> Result<()> {
+        if self.0.store().get(Space::Meta, &shared_row(&CATALOG_ID)).await?.is_none() {
+            transact!(self.0, txn, {
+                txn.put(Space::Meta, shared_row(&CATALOG_ID).into(), vec![1]);
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn merge(
+        &self,
+        txn: &mut Txn,
+        key: &Bytes,
+        theirs: &Register<CatalogValue>,
+        changes: &mut CatalogChanges,
+    ) -> Result<()> {
+        let ours = txn.catalog(key.clone()).await?.register.clone();
+        let mut merged = ours.clone();
+        if !merged.merge(theirs) {
+            return Ok(());
+        }
+        let (before, after) = (ours.value().cloned(), merged.value().cloned());
+        txn.edit_catalog(key.clone()).await?.register = merged;
+        let Some(name) = CatalogName::of(key)? else { return Ok(()) };
+        match name {
+            CatalogName::Bucket(path) => self.merged_bucket(txn, key, &path, before, after, changes).await,
+            CatalogName::Cluster(cluster) => {
+                let below = catalog::level_prefix(2, &[&cluster]);
+                if after.is_none() && before.is_some() && change::has_live(txn, &below).await? {
+                    change::write(txn, key.clone(), before).await?;
+                }
+                Ok(())
+            }
+            CatalogName::Tenant(tenant) => {
+                let below = [3, 4].map(|level| catalog::level_prefix(level, &[&tenant.cluster, &tenant.tenant]));
+                let is_used = change::has_live(txn, &below[0]).await? || change::has_live(txn, &below[1]).await?;
+                if after.is_none() && before.is_some() && is_used {
+                    change::write(txn, key.clone(), before).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn merged_bucket(
+        &self,
+        txn: &mut Txn,
+        key: &Bytes,
+        path: &BucketPath,
+        before: Option<CatalogValue>,
+        after: Option<CatalogValue>,
+        changes: &mut CatalogChanges,
+    ) -> Result<()> {
+        let id = |value: &Option<CatalogValue>| match value {
+            Some(CatalogValue::Bucket { id, .. }) => BucketId::from_hex(id).map(Some),
+            _ => Ok(None),
+        };
+        match (id(&before)?, id(&after)?) {
+            (None, None) => {}
+            (before_id, Some(now)) => {
+                if let Some(old) = before_id.filter(|old| *old != now) {
+                    let other = self.rename(txn, path, &old, before).await?;
+                    changes.renamed.push((path.clone(), other));
+                }
+                self.admit(txn, &now).await?;
+                self.revive_above(txn, path).await?;
+                changes.changed.push(path.clone());
+            }
+            (Some(old), None) => {
+                if self.holds_something(txn, &old).await? {
+                    change::write(txn, key.clone(), before).await?;
+                    self.revive_above(txn, path).await?;
+                } else {
+                    txn.delete(Space::Meta, number_row(&old).into());
+                    changes.removed.push(path.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a bucket a number here, if it has none.
+    async fn admit(&self, txn: &mut Txn, id: &BucketId) -> Result<()> {
+        if txn.read(Space::Meta, &number_row(id)).await?.is_none() {
+            change::give_number(txn, id).await?;
+        }
+        txn.put(Space::Meta, shared_row(id).into(), vec![1]);
+        Ok(())
+    }
+
+    /// A bucket's tenant and cluster are there, whoever removed them.
+    async fn revive_above(&self, txn: &mut Txn, path: &BucketPath) -> Result<()> {
+        let created_ns = self.0.now_ns();
+        let above = [
+            (catalog::cluster_key(&path.tenant.cluster), CatalogValue::Cluster { created_ns }),
+            (catalog::tenant_key(&path.tenant), CatalogValue::Tenant { created_ns }),
+        ];
+        for (key, value) in above {
+            if txn.catalog(key.clone()).await?.register.value().is_none() {
+                change::write(txn, key, Some(value)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn rename(
+        &self,
+        txn: &mut Txn,
+        path: &BucketPath,
+        id: &BucketId,
+        value: Option<CatalogValue>,
+    ) -> Result<BucketPath> {
+        let tail: String = format!("-conflict-{}", id.to_string().chars().take(8).collect::<String>());
+        let stem: String = path.bucket.chars().take(NAME_BYTES_MAX.saturating_sub(tail.len())).collect();
+        let other = path.tenant.bucket(&format!("{stem}{tail}"))?;
+        change::write(txn, catalog::bucket_key(&other), value).await?;
+        Ok(other)
+    }
+
+    async fn holds_something(&self, txn: &mut Txn, id: &BucketId) -> Result<bool> {
+        let number = match self.0.bucket_number(id).await {
+            Ok(number) => number,
+            // It has gone meanwhile.
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        txn.watch(Space::Derived, &keys::directory_time(number, &crate::NodeId::ROOT));
+        let uploads = self.0.store().snapshot().await?;
+        let uploads = uploads.scan(Space::Uploads, KeyRange::prefix(&keys::bucket_prefix(number)), 1, false).await?;
+        Ok(self.0.ledger().usage(number) != Default::default() || !uploads.rows.is_empty())
+    }
+}
+
+fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+    crate::register::codec::put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Reads what [`Catalog::export`] wrote. `Invalid` for a format this build does not know, else `Damaged`.
+fn decode(exported: &[u8]) -> Result<Vec<Item>> {
+    use crate::register::codec::{take_array, take_slice, take_varint};
+    let mut input = exported;
+    match take_array::<1>(&mut input)? {
+        [FORMAT] => {}
+        [other] => return Err(Error::invalid(format!("a catalog has format {other}; this build reads {FORMAT}"))),
+    }
+    let sender = SegmentId(take_array(&mut input)?);
+    let mut items = Vec::new();
+    while !input.is_empty() {
+        let length = take_varint(&mut input)?;
+        let key = Bytes::copy_from_slice(take_slice(&mut input, length)?);
+        let length = take_varint(&mut input)?;
+        let mut rest = take_slice(&mut input, length)?;
+        let value = |b: &[u8]| {
+            let value: CatalogValue =
+                serde_json::from_slice(b).map_err(|e| Error::damaged("a catalog cannot be read").because(e))?;
+            let level = match &value {
+                CatalogValue::Cluster { .. } => 1,
+                CatalogValue::Tenant { .. } => 2,
+                CatalogValue::Bucket { id, policy, .. } => {
+                    BucketId::from_hex(id)?;
+                    policy.check()?;
+                    3
+                }
+                CatalogValue::User { .. } | CatalogValue::Snapshot { .. } => 0,
+            };
+            if key.first() == Some(&level) {
+                Ok(value)
+            } else {
+                Err(Error::damaged("a catalog has a thing out of place"))
+            }
+        };
+        let register = Register::decode(&mut rest, &sender, value)?;
+        if !rest.is_empty() || register.is_empty() {
+            return Err(Error::damaged("a register of a catalog does not end where it should"));
+        }
+        items.push((key, register));
+    }
+    Ok(items)
+}
+
+/// For a fuzzer: whether `bytes` are an exported catalog.
+pub fn check_catalog(bytes: &[u8]) -> Result<usize> {
+    Ok(decode(bytes)?.len())
+}

@@ -1,0 +1,199 @@
+//! One bucket on the way to one linked segment.
+
+use super::{Piece, RETRY_MS, RETRY_MS_MAX, WINDOW};
+use crate::register::VersionVector;
+use std::collections::VecDeque;
+
+/// What may pass between this segment and another, of one bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Changes known here go there.
+    pub sends: bool,
+    /// Changes known there come here.
+    pub receives: bool,
+}
+
+/// What is known about a lane, for status.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LaneStatus {
+    /// Whether both sides carry the bucket and are connected.
+    pub is_open: bool,
+    /// The highest vector that the other side has said it stands at.
+    pub peer_vector: VersionVector,
+    /// Deltas sent and not acknowledged.
+    pub in_flight: usize,
+    /// Deltas that came and wait to be taken in.
+    pub waiting: usize,
+    /// Why it does not get on, if it does not.
+    pub problem: Option<String>,
+}
+
+/// See the module `sync`.
+#[derive(Debug)]
+pub struct Lane<P> {
+    /// `None`: the peer announced a bucket that this segment does not carry (yet).
+    pub(super) terms: Option<Terms>,
+    /// What the peer said of itself on this connection: whether it receives.
+    pub(super) peer_receives: Option<bool>,
+    /// What the peer has said it stands at.
+    pub(super) theirs: VersionVector,
+    /// Where it will stand when it has taken what is under way.
+    sent: VersionVector,
+    in_flight: usize,
+    is_dirty: bool,
+    is_cutting: bool,
+    /// The next delta is sent even if it is empty, so that the peer's vector moves.
+    is_forced: bool,
+    /// The same, for the one that is being cut.
+    cut_is_forced: bool,
+    retry_at_ms: u64,
+    retry_ms: u64,
+    pub(super) waiting: VecDeque<P>,
+    problem: Option<String>,
+}
+
+impl<P> Default for Lane<P> {
+    fn default() -> Self {
+        Lane {
+            terms: None,
+            peer_receives: None,
+            theirs: VersionVector::new(),
+            sent: VersionVector::new(),
+            in_flight: 0,
+            is_dirty: false,
+            is_cutting: false,
+            is_forced: false,
+            cut_is_forced: false,
+            retry_at_ms: 0,
+            retry_ms: RETRY_MS,
+            waiting: VecDeque::new(),
+            problem: None,
+        }
+    }
+}
+
+impl<P> Lane<P> {
+    pub(super) fn status(&self) -> LaneStatus {
+        LaneStatus {
+            is_open: self.terms.is_some() && self.peer_receives.is_some(),
+            peer_vector: self.theirs.clone(),
+            in_flight: self.in_flight,
+            waiting: self.waiting.len(),
+            problem: self.problem.clone(),
+        }
+    }
+
+    /// The connection is gone, and what was on it. What the peer said it stands at, it still does.
+    pub(super) fn disconnected(&mut self) {
+        self.peer_receives = None;
+        self.waiting.clear();
+        self.in_flight = 0;
+        self.is_dirty = false;
+        self.is_forced = false;
+        self.retry_at_ms = 0;
+        self.retry_ms = RETRY_MS;
+    }
+
+    /// The peer says where it stands, at the start.
+    pub(super) fn announced(&mut self, vector: VersionVector, receives: bool) {
+        self.peer_receives = Some(receives);
+        // It may be a peer that was restored from a backup: it stands where it says, not where it once was.
+        self.theirs = vector.clone();
+        self.sent = vector;
+        self.in_flight = 0;
+        self.is_dirty = true;
+    }
+
+    pub(super) fn soil(&mut self) {
+        self.is_dirty = true;
+    }
+
+    pub(super) fn force(&mut self) {
+        self.is_dirty = true;
+        self.is_forced = true;
+    }
+
+    /// If a delta is due: after which vector to cut it.
+    pub(super) fn start_cut(&mut self, now_ms: u64) -> Option<VersionVector> {
+        let may_send = self.terms.is_some_and(|terms| terms.sends) && self.peer_receives == Some(true);
+        if !may_send || !self.is_dirty || self.is_cutting || self.in_flight >= WINDOW || now_ms < self.retry_at_ms {
+            return None;
+        }
+        self.is_dirty = false;
+        self.is_cutting = true;
+        self.cut_is_forced = std::mem::take(&mut self.is_forced);
+        Some(self.sent.clone())
+    }
+
+    /// A delta was cut. Returns whether it is to be sent.
+    pub(super) fn cut(&mut self, piece: &Piece<P>) -> bool {
+        self.is_cutting = false;
+        if self.peer_receives != Some(true) || piece.from != self.sent {
+            // The lane has started anew, or the peer has moved, while this was being cut.
+            self.is_dirty = true;
+            self.is_forced |= self.cut_is_forced;
+            return false;
+        }
+        self.is_dirty |= !piece.is_whole;
+        if piece.is_empty && !self.cut_is_forced {
+            // Nothing for the peer. Its vector stays as it is: the next delta starts from what it has.
+            return false;
+        }
+        self.sent = piece.to.clone();
+        self.in_flight += 1;
+        true
+    }
+
+    pub(super) fn cut_failed(&mut self, now_ms: u64, reason: String) {
+        self.is_cutting = false;
+        self.is_forced |= self.cut_is_forced;
+        self.fail(now_ms, reason);
+    }
+
+    /// The peer stands at `vector`, having taken in a delta of ours.
+    pub(super) fn acked(&mut self, vector: &VersionVector, now_ms: u64) {
+        self.theirs.merge(vector);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if self.in_flight > 0 {
+            return;
+        }
+        if self.theirs.dominates(&self.sent) {
+            self.problem = None;
+            self.retry_ms = RETRY_MS;
+            // It may have got further by other ways.
+            self.sent = self.theirs.clone();
+        } else {
+            let reason = "the other side does not stand where it should after what it was sent";
+            self.fail(now_ms, reason.into());
+        }
+    }
+
+    pub(super) fn refused(&mut self, reason: String, now_ms: u64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.fail(now_ms, reason);
+    }
+
+    /// The peer is at least at `vector`: it said so, or has sent what it says.
+    pub(super) fn peer_is_at(&mut self, vector: &VersionVector) {
+        self.theirs.merge(vector);
+        self.sent.merge(vector);
+    }
+
+    /// Something of the peer's could not be taken in here.
+    pub(super) fn trouble(&mut self, problem: Option<String>) {
+        self.problem = problem;
+    }
+
+    fn fail(&mut self, now_ms: u64, reason: String) {
+        self.sent = self.theirs.clone();
+        self.is_dirty = true;
+        self.retry_at_ms = now_ms.saturating_add(self.retry_ms);
+        self.retry_ms = (self.retry_ms * 2).min(RETRY_MS_MAX);
+        self.problem = Some(reason);
+    }
+
+    /// When it wants to be looked at again, if it waits for a time.
+    pub(super) fn wakes_at_ms(&self) -> Option<u64> {
+        (self.is_dirty && self.retry_at_ms > 0 && self.peer_receives == Some(true)).then_some(self.retry_at_ms)
+    }
+}

@@ -1,0 +1,232 @@
+//! [`Machine`]: all lanes of a segment.
+
+use super::lane::{Lane, LaneStatus};
+use super::{Action, Event, Message, UNKNOWN_BUCKETS_MAX, WINDOW};
+use crate::id::{BucketId, SegmentId};
+use std::collections::{BTreeMap, HashSet};
+
+/// See the module `sync`.
+pub struct Machine<P> {
+    now_ms: u64,
+    connected: HashSet<SegmentId>,
+    lanes: BTreeMap<(BucketId, SegmentId), Lane<P>>,
+    /// Buckets into which a delta is being taken.
+    applying: HashSet<BucketId>,
+    /// Whose delta was taken last: others come first now.
+    turn: SegmentId,
+}
+
+impl<P> Default for Machine<P> {
+    fn default() -> Self {
+        Machine {
+            now_ms: 0,
+            connected: HashSet::new(),
+            lanes: BTreeMap::new(),
+            applying: HashSet::new(),
+            turn: SegmentId([0; 16]),
+        }
+    }
+}
+
+impl<P> Machine<P> {
+    /// Without links.
+    pub fn new() -> Machine<P> {
+        Machine::default()
+    }
+
+    /// Takes an event in; what is to be done about it is appended to `actions`.
+    pub fn handle(&mut self, event: Event<P>, actions: &mut Vec<Action<P>>) {
+        match event {
+            Event::Tick { now_ms } => {
+                self.now_ms = self.now_ms.max(now_ms);
+                let lanes: Vec<_> = self.lanes.keys().copied().collect();
+                for key in lanes {
+                    self.advance(key, actions);
+                }
+            }
+            Event::Connected { peer } => {
+                self.connected.insert(peer);
+            }
+            Event::Disconnected { peer } => {
+                self.connected.remove(&peer);
+                // What the peer announced of buckets that are not carried here means nothing without it.
+                self.lanes.retain(|(_, other), lane| *other != peer || lane.terms.is_some());
+                self.lanes_of(&peer).for_each(|(_, lane)| lane.disconnected());
+            }
+            Event::Share { peer, bucket, terms, vector } => {
+                let lane = self.lanes.entry((bucket, peer)).or_default();
+                lane.terms = Some(terms);
+                lane.soil();
+                let receives = terms.receives;
+                let message = Message::Carry { bucket, vector, receives };
+                self.send(peer, message, actions);
+                self.advance((bucket, peer), actions);
+            }
+            Event::Unshare { peer, bucket } => {
+                self.lanes.remove(&(bucket, peer));
+            }
+            Event::Received { peer, message } => {
+                if self.connected.contains(&peer) {
+                    self.received(peer, message, actions);
+                }
+            }
+            Event::Committed { bucket } => self.soil(&bucket, None, actions),
+            Event::Cut { peer, bucket, outcome } => {
+                let now_ms = self.now_ms;
+                let Some(lane) = self.lanes.get_mut(&(bucket, peer)) else { return };
+                match outcome {
+                    Ok(piece) => {
+                        if lane.cut(&piece) {
+                            let (from, to, payload) = (piece.from, piece.to, piece.payload);
+                            self.send(peer, Message::Delta { bucket, from, to, payload }, actions);
+                        }
+                    }
+                    Err(reason) => lane.cut_failed(now_ms, reason),
+                }
+                self.advance((bucket, peer), actions);
+            }
+            Event::Applied { peer, bucket, outcome } => {
+                self.applying.remove(&bucket);
+                match outcome {
+                    Ok(vector) => {
+                        if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                            lane.trouble(None);
+                        }
+                        self.send(peer, Message::Ack { bucket, vector }, actions);
+                        self.soil(&bucket, Some(&peer), actions);
+                    }
+                    Err(reason) => {
+                        if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                            lane.trouble(Some(reason.clone()));
+                        }
+                        self.send(peer, Message::Refused { bucket, reason }, actions);
+                    }
+                }
+                self.apply_next(bucket, actions);
+            }
+            Event::Read { peer, bucket, nonce, vector } => {
+                self.send(peer, Message::Stand { bucket, nonce, vector }, actions);
+            }
+            Event::Probe { peer, bucket, nonce } => self.send(peer, Message::Probe { bucket, nonce }, actions),
+        }
+    }
+
+    /// What is known about the lanes, by bucket and peer.
+    pub fn status(&self) -> impl Iterator<Item = (&BucketId, &SegmentId, LaneStatus)> {
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| lane.terms.is_some())
+            .map(|((bucket, peer), lane)| (bucket, peer, lane.status()))
+    }
+
+    /// When the machine wants the next tick, if it waits for a time.
+    pub fn wakes_at_ms(&self) -> Option<u64> {
+        self.lanes.values().filter_map(Lane::wakes_at_ms).filter(|at| *at > self.now_ms).min()
+    }
+
+    fn received(&mut self, peer: SegmentId, message: Message<P>, actions: &mut Vec<Action<P>>) {
+        let now_ms = self.now_ms;
+        match message {
+            Message::Carry { bucket, vector, receives } => {
+                let unknown = self.lanes.values().filter(|lane| lane.terms.is_none()).count();
+                if unknown >= UNKNOWN_BUCKETS_MAX && !self.lanes.contains_key(&(bucket, peer)) {
+                    let reason = "it announces more buckets than there can be".into();
+                    actions.push(Action::Close { peer, reason });
+                    return;
+                }
+                self.lanes.entry((bucket, peer)).or_default().announced(vector, receives);
+                self.advance((bucket, peer), actions);
+            }
+            Message::Delta { bucket, to, payload, .. } => {
+                let receives = self.lanes.get(&(bucket, peer)).and_then(|lane| lane.terms).is_some_and(|t| t.receives);
+                let Some(lane) = self.lanes.get_mut(&(bucket, peer)).filter(|_| receives) else {
+                    let reason = "this bucket is not received over this link".into();
+                    self.send(peer, Message::Refused { bucket, reason }, actions);
+                    return;
+                };
+                lane.peer_is_at(&to);
+                lane.waiting.push_back(payload);
+                if lane.waiting.len() > WINDOW {
+                    actions.push(Action::Close { peer, reason: "it sends faster than it may".into() });
+                    return;
+                }
+                self.apply_next(bucket, actions);
+            }
+            Message::Ack { bucket, vector } => {
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                    lane.acked(&vector, now_ms);
+                }
+                self.advance((bucket, peer), actions);
+            }
+            Message::Refused { bucket, reason } => {
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                    lane.refused(reason, now_ms);
+                }
+                self.advance((bucket, peer), actions);
+            }
+            Message::Probe { bucket, nonce } => {
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)).filter(|lane| lane.terms.is_some()) {
+                    lane.force();
+                    actions.push(Action::Read { peer, bucket, nonce });
+                }
+                self.advance((bucket, peer), actions);
+            }
+            Message::Stand { bucket, nonce, vector } => {
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                    lane.theirs.merge(&vector);
+                    actions.push(Action::Stands { peer, bucket, nonce, vector });
+                }
+            }
+        }
+    }
+
+    /// The bucket has changed: all lanes but the one that the change came by may have something to send.
+    fn soil(&mut self, bucket: &BucketId, but: Option<&SegmentId>, actions: &mut Vec<Action<P>>) {
+        let all = (*bucket, SegmentId([0; 16]))..=(*bucket, SegmentId([0xff; 16]));
+        let keys: Vec<_> = self.lanes.range(all).map(|(key, _)| *key).filter(|(_, peer)| Some(peer) != but).collect();
+        for key in keys {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.soil();
+            }
+            self.advance(key, actions);
+        }
+    }
+
+    fn advance(&mut self, key: (BucketId, SegmentId), actions: &mut Vec<Action<P>>) {
+        let (bucket, peer) = key;
+        if !self.connected.contains(&peer) {
+            return;
+        }
+        let now_ms = self.now_ms;
+        if let Some(from) = self.lanes.get_mut(&key).and_then(|lane| lane.start_cut(now_ms)) {
+            actions.push(Action::Cut { peer, bucket, from });
+        }
+    }
+
+    /// Takes the next delta that waits into the bucket, if none is on its way into it.
+    fn apply_next(&mut self, bucket: BucketId, actions: &mut Vec<Action<P>>) {
+        if self.applying.contains(&bucket) {
+            return;
+        }
+        let all = (bucket, SegmentId([0; 16]))..=(bucket, SegmentId([0xff; 16]));
+        let waits: Vec<SegmentId> =
+            self.lanes.range(all).filter(|(_, lane)| !lane.waiting.is_empty()).map(|((_, peer), _)| *peer).collect();
+        let next = waits.iter().find(|peer| **peer > self.turn).or(waits.first()).copied();
+        let Some(peer) = next else { return };
+        if let Some(payload) = self.lanes.get_mut(&(bucket, peer)).and_then(|lane| lane.waiting.pop_front()) {
+            self.applying.insert(bucket);
+            self.turn = peer;
+            actions.push(Action::Apply { peer, bucket, payload });
+        }
+    }
+
+    fn send(&self, peer: SegmentId, message: Message<P>, actions: &mut Vec<Action<P>>) {
+        if self.connected.contains(&peer) {
+            actions.push(Action::Send { peer, message });
+        }
+    }
+
+    fn lanes_of<'a>(&'a mut self, peer: &'a SegmentId) -> impl Iterator<Item = (&'a BucketId, &'a mut Lane<P>)> {
+        self.lanes.iter_mut().filter(move |((_, other), _)| other == peer).map(|((bucket, _), lane)| (bucket, lane))
+    }
+}

@@ -1,0 +1,31 @@
+//! Tombolo's link door: what joins one segment to another.
+//!
+//! A segment has a key of its own ([`Identity`]) and is known by the hash of its public half, the [`Fingerprint`]. Links are TLS 1.3 on TCP
+//! where each side proves its key and the other compares the fingerprint with the one it was told ([`tls`]); there is no certificate
+//! authority and no password. Two segments get to know each other by a one-time [`Code`] that one makes and a person carries to the
+//! other ([`Invites`]). What came of it is kept in [`Links`]: the peer, its fingerprint, and the part of the namespace that it may see ([`Scope`]).
+//!
+//! All of it lies in the directory `link` of the segment's data directory, readable by its owner alone:
+//!
+//! | file | what |
+//! |---|---|
+//! | `key.pem` | the private key, PKCS #8 |
+//! | `key.old.pem` | the one before the last rotation |
+//! | `links.json` | the links |
+//! | `invites.json` | codes that were not used yet: a hash of each secret, and what it grants |
+//!
+//! Each is replaced as a whole, by renaming a synced draft over it, so a crash leaves the old one or the new one. Only the process that
+//! holds the segment's lock may change them.
+
+#![forbid(unsafe_code)]
+
+pub mod identity;
+pub mod invite;
+pub mod links;
+pub mod scope;
+pub mod tls;
+
+pub use identity::{Fingerprint, Identity};
+pub use invite::{Code, Invite, InviteOptions, Invites};
+pub use links::{Direction, Link, Links, Mode};
+pub use scope::Scope;
