@@ -284,3 +284,45 @@ impl NodeStore for HeldNodes {
         LocalNodes(self.0.clone()).write_node(data).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::Codec;
+    use crate::engine::{CreateOptions, OpenOptions};
+
+    /// A collection marks what it can reach when it begins. A node that comes after that brings chunks into reach that were here before, unmarked. Whoever
+    /// walks the node and finds them here reports them as here, so the collection must not drop them any more.
+    #[tokio::test]
+    async fn what_is_found_here_during_a_collection_is_spared_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "here".into(), cluster: "Here".into() };
+        let segment = Segment::create(dir.path().join("s"), create, OpenOptions::default()).await.unwrap();
+        let payload = Bytes::from_static(b"came before the node that refers to it");
+        let id = ChunkId::of(&payload);
+        let chunk = StoredChunk { id, codec: Codec::Raw, raw_bytes: 38, payload };
+        segment.import_chunks(vec![chunk]).await.unwrap();
+        let contents = segment.contents().clone();
+        contents.touched.next_era();
+
+        let condemned = |contents: &Arc<Contents>| {
+            let dead = contents.condemn(&[id]);
+            contents.buried(&dead);
+            dead
+        };
+        assert_eq!(segment.absent_chunks(&[id]).await.unwrap(), []);
+        assert_eq!(condemned(&contents), [id], "without a collection nothing is noted");
+        let collecting = contents.collecting();
+        contents.touched.next_era();
+        assert_eq!(condemned(&contents), [id]);
+        assert_eq!(segment.absent_chunks(&[id]).await.unwrap(), []);
+        assert_eq!(condemned(&contents), []);
+        drop(collecting);
+
+        contents.touched.next_era();
+        let _collecting = contents.collecting();
+        let dead = contents.condemn(&[id]);
+        assert_eq!(segment.absent_chunks(&[id]).await.unwrap(), [id], "what is being dropped is not here");
+        contents.buried(&dead);
+    }
+}
