@@ -44,6 +44,9 @@ impl Segment {
         // What is appended from now on is not looked at.
         contents.packs().seal_active()?;
         let packs: Vec<_> = contents.packs().packs().into_iter().filter(|p| p.is_sealed).collect();
+        // What is in these packs is noted by then.
+        let this = contents.clone();
+        contents.pool.run(move || this.settle_appends()).await?;
         let (snapshot, open) = {
             let _readers = contents.readers_gate.write().await;
             contents.touched.next_era();
