@@ -24,10 +24,11 @@ pub mod register;
 pub mod sync;
 pub mod tree;
 
+pub use chunk::{Codec, StoredChunk};
 pub use engine::fs::OpenFile;
 pub use engine::{
-    Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, CreateOptions, FileOptions, Object, ObjectReader,
-    ObjectWriter, OpenOptions, SealedObject, Segment,
+    Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, ChunkImport, ChunkSource, CreateOptions,
+    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};

@@ -547,9 +547,12 @@ pub struct ScrubReport {
     pub chunks: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// One line for each damage: what, in which pack, at which offset.
+    /// Damaged chunks that were brought from another segment and stored anew.
+    pub healed: u64,
+    /// One line for each damage that is left: what, in which pack, at which offset.
     pub damage: Vec<String>,
-    /// Keys (as `cluster/tenant/bucket/key`) whose current version needs a damaged or missing chunk; at most 1,000.
+    /// Keys (as `cluster/tenant/bucket/key`) whose current version needs a chunk that is damaged or gone; at most 1,000. Chunks of shared
+    /// buckets that have not come yet are neither.
     pub affected: Vec<String>,
 }
 

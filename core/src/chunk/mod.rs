@@ -20,6 +20,7 @@ mod record;
 mod recover;
 mod scan;
 mod store;
+mod stored;
 pub(crate) mod varint;
 mod write;
 
@@ -30,3 +31,4 @@ pub use pack::{IndexEntry, decode_index, decode_trailer, pack_name, pack_number}
 pub use record::{CHUNK_BYTES_MAX, Codec, RECORD_HEADER_BYTES, RecordHeader, decode_header};
 pub use recover::{DamagedPack, RecoveredPack, Recovery};
 pub use store::{OnVerified, PackInfo, PackOptions, PackStore};
+pub use stored::StoredChunk;

@@ -2,7 +2,8 @@
 
 use super::location::Location;
 use super::pack::{IndexEntry, PACK_HEADER_BYTES, TRAILER_BYTES, pack_name, read_trailer};
-use super::record::{RECORD_HEADER_BYTES, decode_header, decode_payload};
+use super::record::{RECORD_HEADER_BYTES, RecordHeader, decode_header, decode_payload};
+use super::stored::StoredChunk;
 use crate::disk::{File, Mapping};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
@@ -38,26 +39,47 @@ pub(super) fn pack_error(number: u64, error: Error) -> Error {
 
 /// Reads a record with one call to the disk.
 pub(super) fn read_record(file: &dyn File, id: &ChunkId, location: &Location) -> Result<Bytes> {
-    location.check()?;
-    let record = read_exact(file, location.offset, RECORD_HEADER_BYTES + location.stored as usize)?;
-    decode_record(record, id, location)
+    Ok(decode_record(record_bytes(file, location)?, id, location)?.2)
 }
 
 /// Shows a record of a map; `is_kept`: as a copy.
 pub(super) fn map_record(map: &Mapping, id: &ChunkId, location: &Location, is_kept: bool) -> Result<Bytes> {
+    Ok(decode_record(mapped_bytes(map, location, is_kept)?, id, location)?.2)
+}
+
+/// Reads a record with one call to the disk; gives it as it is stored.
+pub(super) fn read_stored(file: &dyn File, id: &ChunkId, location: &Location) -> Result<StoredChunk> {
+    let (header, payload, _) = decode_record(record_bytes(file, location)?, id, location)?;
+    Ok(StoredChunk { id: *id, codec: header.codec, raw_bytes: header.raw, payload })
+}
+
+/// Shows a record of a map as it is stored. A copy: what is compared with the id must be what is sent.
+pub(super) fn map_stored(map: &Mapping, id: &ChunkId, location: &Location) -> Result<StoredChunk> {
+    let (header, payload, _) = decode_record(mapped_bytes(map, location, true)?, id, location)?;
+    Ok(StoredChunk { id: *id, codec: header.codec, raw_bytes: header.raw, payload })
+}
+
+fn record_bytes(file: &dyn File, location: &Location) -> Result<Bytes> {
+    location.check()?;
+    read_exact(file, location.offset, RECORD_HEADER_BYTES + location.stored as usize)
+}
+
+fn mapped_bytes(map: &Mapping, location: &Location, is_kept: bool) -> Result<Bytes> {
     location.check()?;
     let start = usize::try_from(location.offset).unwrap_or(usize::MAX);
     let end = start.saturating_add(RECORD_HEADER_BYTES + location.stored as usize);
-    let record = if is_kept { map.copy(start..end)? } else { map.slice(start..end)? };
-    decode_record(record, id, location)
+    if is_kept { map.copy(start..end) } else { map.slice(start..end) }
 }
 
-fn decode_record(record: Bytes, id: &ChunkId, location: &Location) -> Result<Bytes> {
+/// Header, payload, and the chunk that it decodes to.
+fn decode_record(record: Bytes, id: &ChunkId, location: &Location) -> Result<(RecordHeader, Bytes, Bytes)> {
     let header = decode_header(&record)?;
     if header.id != *id || header.stored != location.stored || header.raw != location.raw {
         return Err(Error::damaged(format!("the record there is of chunk {}, {} bytes", header.id, header.raw)));
     }
-    decode_payload(&header, record.slice(RECORD_HEADER_BYTES..))
+    let payload = record.slice(RECORD_HEADER_BYTES..);
+    let raw = decode_payload(&header, payload.clone())?;
+    Ok((header, payload, raw))
 }
 
 pub(super) fn read_exact(file: &dyn File, offset: u64, length: usize) -> Result<Bytes> {

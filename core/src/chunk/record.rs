@@ -37,7 +37,8 @@ pub enum Codec {
 }
 
 impl Codec {
-    fn to_byte(self) -> u8 {
+    /// The byte that stands for it in records, and wherever chunks travel as they are stored.
+    pub fn to_byte(self) -> u8 {
         match self {
             Codec::Raw => 0,
             Codec::Lz4 => 1,
@@ -45,7 +46,8 @@ impl Codec {
         }
     }
 
-    fn from_byte(byte: u8) -> Option<Codec> {
+    /// What [`Codec::to_byte`] wrote; `None` for a codec this build does not know.
+    pub fn from_byte(byte: u8) -> Option<Codec> {
         match byte {
             0 => Some(Codec::Raw),
             1 => Some(Codec::Lz4),

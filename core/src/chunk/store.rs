@@ -18,10 +18,11 @@ use super::location::Location;
 use super::maps::MapCache;
 use super::open_pack::OpenPack;
 use super::pack::pack_name;
-use super::read::{chunk_error, map_record, no_pack, pack_error, read_index, read_record};
+use super::read::{chunk_error, map_record, map_stored, no_pack, pack_error, read_index, read_record, read_stored};
 use super::record::{CHUNK_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader};
 use super::recover::{Recovery, find_packs};
 use super::scan::scan;
+use super::stored::StoredChunk;
 use crate::disk::{Disk, Mapping};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ChunkId, SegmentId};
@@ -166,6 +167,12 @@ impl PackStore {
         })
     }
 
+    /// Stores a chunk as it was stored elsewhere; else like [`PackStore::append`]. The caller has verified it. `Invalid` if its lengths
+    /// can't be.
+    pub fn append_stored(&self, chunk: &StoredChunk) -> Result<Location> {
+        self.shared.append(&chunk.header()?, &chunk.payload)
+    }
+
     /// Makes every append that returned before this call durable. Callers at the same time share the work; with
     /// nothing to do it does nothing.
     pub fn sync(&self) -> Result<()> {
@@ -184,6 +191,11 @@ impl PackStore {
     /// The same, in memory of its own: it stays as it was verified, whatever happens to the file.
     pub fn read_copy(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
         self.shared.read(id, location, true)
+    }
+
+    /// A chunk as it is stored, after its bytes were compared with its id. Errors are those of [`PackStore::read`].
+    pub fn read_stored(&self, id: &ChunkId, location: &Location) -> Result<StoredChunk> {
+        self.shared.read_stored(id, location)
     }
 
     /// All packs, by number. Those without a whole record in them may be missing.
@@ -311,6 +323,18 @@ impl Shared {
             Some(Source::Sealed) => self.map(location.pack).and_then(|map| map_record(&map, id, location, is_kept)),
             Some(Source::Damaged) => {
                 self.disk.open(&pack_name(location.pack)).and_then(|file| read_record(&*file, id, location))
+            }
+            None => Err(no_pack(location.pack)),
+        };
+        outcome.map_err(|error| chunk_error(id, location, error))
+    }
+
+    fn read_stored(&self, id: &ChunkId, location: &Location) -> Result<StoredChunk> {
+        let outcome = match self.source(location.pack) {
+            Some(Source::Open(pack)) => read_stored(&*pack.file, id, location),
+            Some(Source::Sealed) => self.map(location.pack).and_then(|map| map_stored(&map, id, location)),
+            Some(Source::Damaged) => {
+                self.disk.open(&pack_name(location.pack)).and_then(|file| read_stored(&*file, id, location))
             }
             None => Err(no_pack(location.pack)),
         };

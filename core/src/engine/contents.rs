@@ -3,11 +3,15 @@
 //! A chunk becomes known (its row reaches the metadata store) only after its pack was synced, so a chunk that is found there
 //! survives a crash. Until then it is in `uncommitted`, from where concurrent writers share it; each of them commits the row with its own
 //! version, so that it does not matter whether the first one ever does.
+//!
+//! A chunk without a row, in a segment that shares a bucket with others, is *absent*: its bytes are elsewhere and can be brought here
+//! (`fetch.rs`). One whose row leads to bytes that don't match its id is *damaged*, and so is one without a row where nothing was ever shared.
 
+use super::fetch::Fetches;
 use super::lock::DirectoryLock;
 use super::pool::{Pool, received};
 use super::touched::Touched;
-use crate::chunk::{ChunkCache, Location, PackStore};
+use crate::chunk::{ChunkCache, Location, PackStore, StoredChunk};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
@@ -36,8 +40,10 @@ pub(crate) struct Contents {
     pub(crate) pool: Pool,
     pub(crate) touched: Touched,
     /// Held for reading while a writer decides to rely on a stored chunk; for writing while a collection decides to drop some.
-    gate: RwLock<HashSet<ChunkId>>,
+    gate: RwLock<Gate>,
     uncommitted: Mutex<HashMap<ChunkId, (Location, usize)>>,
+    /// Held for reading from before a chunk is appended until it is in `uncommitted`. In between a collection sees a record that nobody asks for.
+    appending: RwLock<()>,
     /// Held for reading while a reader goes from a row to a registered manifest; for writing while a collection notes where it starts.
     pub(crate) readers_gate: tokio::sync::RwLock<()>,
     open: Mutex<HashMap<u64, Manifest>>,
@@ -47,8 +53,19 @@ pub(crate) struct Contents {
     is_full: AtomicBool,
     unchecked_bytes: AtomicU64,
     damaged: Mutex<HashSet<ChunkId>>,
+    /// Whether some bucket was ever shared, so that metadata may be here before what it refers to.
+    is_linked: AtomicBool,
+    pub(super) fetches: Fetches,
     /// Readers may outlive the segment's handles; the directory stays theirs. Declared last: released last.
     _lock: Arc<DirectoryLock>,
+}
+
+/// What a collection under way has decided.
+#[derive(Default)]
+struct Gate {
+    is_collecting: bool,
+    /// Chunks whose rows are being dropped.
+    dying: HashSet<ChunkId>,
 }
 
 /// What has happened since the segment was opened.
@@ -81,8 +98,9 @@ impl Contents {
             cache,
             pool,
             touched: Touched::new(),
-            gate: RwLock::new(HashSet::new()),
+            gate: RwLock::default(),
             uncommitted: Mutex::new(HashMap::new()),
+            appending: RwLock::new(()),
             readers_gate: tokio::sync::RwLock::new(()),
             open: Mutex::new(HashMap::new()),
             next_open: AtomicU64::new(0),
@@ -91,6 +109,8 @@ impl Contents {
             is_full: AtomicBool::new(false),
             unchecked_bytes: AtomicU64::new(u64::MAX / 2),
             damaged: Mutex::new(HashSet::new()),
+            is_linked: AtomicBool::new(false),
+            fetches: Fetches::default(),
             _lock: lock,
         }
     }
@@ -141,44 +161,117 @@ impl Contents {
         *self.damaged.lock() = damaged;
     }
 
+    /// The bytes of `id` did not match it.
+    pub(crate) fn note_damage(&self, id: &ChunkId) {
+        self.damaged.lock().insert(*id);
+    }
+
+    /// From now on what has no row is absent, not damaged.
+    pub(crate) fn set_linked(&self) {
+        self.is_linked.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_linked(&self) -> bool {
+        self.is_linked.load(Ordering::Acquire) || self.fetches.has_source()
+    }
+
     /// Stores a chunk unless it is stored already. Blocks; for the pool.
     fn store_chunk(&self, raw: &[u8], compression: Compression, session: &Session) -> Result<ChunkId> {
         let id = ChunkId::of(raw);
-        {
-            let dying = self.gate.read();
-            self.touched.insert(&id);
-            if !dying.contains(&id) {
-                if let Some((location, users)) = self.uncommitted.lock().get_mut(&id) {
-                    *users += 1;
-                    session.rows.lock().push((id, *location));
-                    self.counters.deduplicated_bytes.fetch_add(raw.len() as u64, Ordering::Relaxed);
-                    return Ok(id);
-                }
-                let known = futures::executor::block_on(self.store.get(Space::Chunks, &id.0))?;
-                if known.is_some() && !self.damaged.lock().contains(&id) {
-                    self.counters.deduplicated_bytes.fetch_add(raw.len() as u64, Ordering::Relaxed);
-                    return Ok(id);
-                }
-            }
-        }
-        self.check_space(raw.len() as u64)?;
-        let location = self.packs.append(&id, raw, compression)?;
-        self.counters.written_bytes.fetch_add(u64::from(location.stored), Ordering::Relaxed);
-        let mut uncommitted = self.uncommitted.lock();
-        let (location, users) = uncommitted.entry(id).or_insert((location, 0));
-        *users += 1;
-        session.rows.lock().push((id, *location));
+        self.keep(&id, raw.len() as u64, session, || self.packs.append(&id, raw, compression))?;
         Ok(id)
     }
 
-    /// The verified bytes of a chunk.
+    /// Has `session` rely on a chunk of `raw_bytes`, which `append` stores if it is not stored already, or is damaged. Returns whether
+    /// it was appended.
+    fn keep(
+        &self,
+        id: &ChunkId,
+        raw_bytes: u64,
+        session: &Session,
+        append: impl FnOnce() -> Result<Location>,
+    ) -> Result<bool> {
+        let is_damaged = {
+            let gate = self.gate.read();
+            self.touched.insert(id);
+            let is_damaged = self.damaged.lock().contains(id);
+            if !gate.dying.contains(id) && !is_damaged {
+                if let Some((location, users)) = self.uncommitted.lock().get_mut(id) {
+                    *users += 1;
+                    session.rows.lock().push((*id, *location));
+                    self.counters.deduplicated_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
+                    return Ok(false);
+                }
+                let known = futures::executor::block_on(self.store.get(Space::Chunks, &id.0))?;
+                if known.is_some() {
+                    self.counters.deduplicated_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
+                    return Ok(false);
+                }
+            }
+            is_damaged
+        };
+        self.check_space(raw_bytes)?;
+        let _appending = self.appending.read();
+        let appended = append()?;
+        self.counters.written_bytes.fetch_add(u64::from(appended.stored), Ordering::Relaxed);
+        let mut uncommitted = self.uncommitted.lock();
+        let (location, users) = uncommitted.entry(*id).or_insert((appended, 0));
+        if is_damaged {
+            *location = appended;
+        }
+        *users += 1;
+        session.rows.lock().push((*id, *location));
+        Ok(true)
+    }
+
+    /// Which of `ids` have a row and no known damage. A collection under way spares them, so that they can be counted on as soon as what
+    /// refers to them is here.
+    pub(crate) async fn are_here(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        let mut here: Vec<bool> = {
+            let gate = self.gate.read();
+            if gate.is_collecting {
+                ids.iter().for_each(|id| self.touched.insert(id));
+            }
+            let damaged = self.damaged.lock();
+            ids.iter().map(|id| !gate.dying.contains(id) && !damaged.contains(id)).collect()
+        };
+        for (id, is_here) in ids.iter().zip(&mut here) {
+            *is_here = *is_here && self.store.get(Space::Chunks, &id.0).await?.is_some();
+        }
+        Ok(here)
+    }
+
+    /// Those of `ids` that are not here or damaged, in order, each once.
+    pub(crate) async fn absent(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
+        let mut seen = HashSet::with_capacity(ids.len());
+        let ids: Vec<ChunkId> = ids.iter().filter(|id| seen.insert(**id)).copied().collect();
+        let here = self.are_here(&ids).await?;
+        Ok(ids.into_iter().zip(here).filter(|(_, is_here)| !is_here).map(|(id, _)| id).collect())
+    }
+
+    /// The verified bytes of a chunk. What is absent or damaged is brought here first, if there is somewhere to bring it from.
     pub(crate) async fn read_chunk(self: &Arc<Self>, id: &ChunkId, keep: bool) -> Result<Bytes> {
+        let mut mended = 0;
+        loop {
+            match self.read_local(id, keep).await {
+                // Twice: the first time it may have landed with a fetch that began before its damage was known.
+                Err(error) if mended < 2 && matches!(error.kind(), ErrorKind::Offline | ErrorKind::Damaged) => {
+                    self.mend(id, error).await?;
+                    mended += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The verified bytes of a chunk, if it is here: `Offline` if it is absent, `Damaged` if it is damaged.
+    pub(crate) async fn read_local(self: &Arc<Self>, id: &ChunkId, keep: bool) -> Result<Bytes> {
         if let Some(bytes) = self.cache.get(id) {
             self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
             return Ok(bytes);
         }
         self.counters.cache_misses.fetch_add(1, Ordering::Relaxed);
-        let mut location = self.locate(id).await?;
+        let mut location = self.located(id).await?;
         loop {
             let inline_bytes_max = if keep { INLINE_READ_BYTES_MAX } else { INLINE_STREAM_BYTES_MAX };
             let result = if location.raw <= inline_bytes_max {
@@ -197,9 +290,11 @@ impl Contents {
                 }
                 Err(error) => {
                     // A collection may have moved the chunk between the look-up and the read.
-                    let now = self.locate(id).await?;
+                    let now = self.located(id).await?;
                     if now == location {
-                        self.damaged.lock().insert(*id);
+                        if error.kind() == ErrorKind::Damaged {
+                            self.note_damage(id);
+                        }
                         return Err(error);
                     }
                     location = now;
@@ -213,14 +308,45 @@ impl Contents {
         if keep { self.packs.read_copy(id, location) } else { self.packs.read(id, location) }
     }
 
-    pub(crate) async fn locate(&self, id: &ChunkId) -> Result<Location> {
+    /// A chunk as it is stored, verified; `None` if it is not here.
+    pub(crate) async fn read_stored(self: &Arc<Self>, id: &ChunkId) -> Result<Option<StoredChunk>> {
+        let mut place = self.locate(id).await?;
+        while let Some(location) = place {
+            let (this, wanted) = (self.clone(), *id);
+            let error = match self.pool.run(move || this.packs.read_stored(&wanted, &location)).await? {
+                Ok(chunk) => return Ok(Some(chunk)),
+                Err(error) => error,
+            };
+            // A collection may have moved the chunk between the look-up and the read.
+            place = self.locate(id).await?;
+            if place == Some(location) {
+                if error.kind() == ErrorKind::Damaged {
+                    self.note_damage(id);
+                }
+                return Err(error);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where a chunk is; `None` if it is not here.
+    pub(crate) async fn locate(&self, id: &ChunkId) -> Result<Option<Location>> {
         if let Some(row) = self.store.get(Space::Chunks, &id.0).await? {
-            return Location::decode(&row);
+            return Location::decode(&row).map(Some);
         }
-        if let Some((location, _)) = self.uncommitted.lock().get(id) {
-            return Ok(*location);
-        }
-        Err(Error::damaged(format!("the chunk {id} is not in this segment")).about(Subject::Chunk))
+        Ok(self.uncommitted.lock().get(id).map(|(location, _)| *location))
+    }
+
+    /// Where a chunk is that must be here: `Offline` if it is absent, `Damaged` if it can't be absent.
+    pub(crate) async fn located(&self, id: &ChunkId) -> Result<Location> {
+        self.locate(id).await?.ok_or_else(|| {
+            let (kind, message) = if self.is_linked() {
+                (ErrorKind::Offline, format!("the chunk {id} is not here; link a segment that has it"))
+            } else {
+                (ErrorKind::Damaged, format!("the chunk {id} is not in this segment"))
+            };
+            Error::new(kind, message).about(Subject::Chunk)
+        })
     }
 
     /// Whether a chunk that is nowhere in the index may still be committed by a writer.
@@ -228,20 +354,31 @@ impl Contents {
         self.uncommitted.lock().contains_key(id)
     }
 
+    /// A collection begins, and goes on until the guard goes.
+    pub(crate) fn collecting(self: &Arc<Self>) -> Collecting {
+        self.gate.write().is_collecting = true;
+        Collecting(self.clone())
+    }
+
+    /// Waits until every chunk appended so far has a row, or is known to be uncommitted, or belongs to nobody.
+    pub(crate) fn settle_appends(&self) {
+        drop(self.appending.write());
+    }
+
     /// Of `candidates`, those that no writer relies on; from now until [`Contents::buried`] writers store them anew.
     pub(crate) fn condemn(&self, candidates: &[ChunkId]) -> Vec<ChunkId> {
-        let mut dying = self.gate.write();
+        let mut gate = self.gate.write();
         let dead = |id: &&ChunkId| !self.touched.contains(id) && !self.is_uncommitted(id);
         let dead: Vec<ChunkId> = candidates.iter().filter(dead).copied().collect();
-        dying.extend(dead.iter().copied());
+        gate.dying.extend(dead.iter().copied());
         dead
     }
 
     /// The rows of the condemned chunks are gone (or it was decided otherwise).
     pub(crate) fn buried(&self, dead: &[ChunkId]) {
-        let mut dying = self.gate.write();
+        let mut gate = self.gate.write();
         for id in dead {
-            dying.remove(id);
+            gate.dying.remove(id);
             self.cache.remove(id);
         }
     }
@@ -262,6 +399,15 @@ impl Contents {
 impl ContentBarrier for Contents {
     fn sync(&self) -> Result<()> {
         self.packs.sync()
+    }
+}
+
+/// A collection under way; there is at most one.
+pub(crate) struct Collecting(Arc<Contents>);
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        self.0.gate.write().is_collecting = false;
     }
 }
 
@@ -296,6 +442,12 @@ impl Session {
         self.contents.store_chunk(raw, self.compression, self)
     }
 
+    /// Stores a chunk as it came, which was verified. Returns whether it was not here, or damaged. Blocks; for the pool.
+    pub(crate) fn store_as_is(&self, chunk: &StoredChunk) -> Result<bool> {
+        let raw_bytes = u64::from(chunk.raw_bytes);
+        self.contents.keep(&chunk.id, raw_bytes, self, || self.contents.packs.append_stored(chunk))
+    }
+
     /// How many chunks wait for their rows to be committed.
     pub(crate) fn len(&self) -> usize {
         self.rows.lock().len()
@@ -320,6 +472,15 @@ impl Session {
             let count = count.min(rows.len());
             rows.drain(..count).collect()
         };
+        {
+            // Whatever was damaged has a new place now.
+            let mut damaged = self.contents.damaged.lock();
+            if !damaged.is_empty() {
+                for (id, _) in &done {
+                    damaged.remove(id);
+                }
+            }
+        }
         self.release(&done);
     }
 
@@ -367,6 +528,75 @@ impl NodeStore for ReadNodes {
     }
 
     async fn write_node(&self, _: Bytes) -> Result<ChunkId> {
-        Err(Error::new(ErrorKind::Denied, "a reader writes no manifest nodes"))
+        Err(no_writer())
+    }
+}
+
+/// Reads the nodes that are here, and brings none: `Offline` for those that are absent.
+pub(crate) struct LocalNodes(pub(crate) Arc<Contents>);
+
+#[async_trait]
+impl NodeStore for LocalNodes {
+    async fn read_node(&self, id: &ChunkId) -> Result<Bytes> {
+        self.0.read_local(id, true).await
+    }
+
+    async fn write_node(&self, _: Bytes) -> Result<ChunkId> {
+        Err(no_writer())
+    }
+}
+
+fn no_writer() -> Error {
+    Error::new(ErrorKind::Denied, "a reader writes no manifest nodes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{CreateOptions, OpenOptions, Segment};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// A writer had appended a chunk and was interrupted before it noted it as uncommitted. A collection that began and ended meanwhile sealed the
+    /// pack, found nothing in it that anybody referred to, and removed it; then the writer committed the chunk's row. Found by collections in a
+    /// tight loop beside a transfer, once in forty runs.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collection_waits_for_chunks_that_are_appended_and_not_noted_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "here".into(), cluster: "Here".into() };
+        let segment = Segment::create(dir.path().join("s"), create, OpenOptions::default()).await.unwrap();
+        let contents = segment.contents().clone();
+        let raw = b"appended, and not noted yet";
+        let id = ChunkId::of(raw);
+        let session = Session::new(&contents, Compression::None);
+        let (appended, is_appended) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel();
+        let writer = {
+            let (contents, session) = (contents.clone(), session.clone());
+            std::thread::spawn(move || {
+                contents.keep(&id, raw.len() as u64, &session, || {
+                    let location = contents.packs.append(&id, raw, Compression::None);
+                    appended.send(()).unwrap();
+                    may_go_on.recv().unwrap();
+                    location
+                })
+            })
+        };
+        is_appended.recv().unwrap();
+        let collection = {
+            let segment = segment.clone();
+            tokio::spawn(async move { segment.gc().await })
+        };
+        let stuck_or_done = async {
+            while !collection.is_finished() && contents.appending.try_read().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), stuck_or_done).await.unwrap();
+        go_on.send(()).unwrap();
+        writer.join().unwrap().unwrap();
+        collection.await.unwrap().unwrap();
+        segment.commit_rows(&session).await.unwrap();
+        assert_eq!(contents.read_chunk(&id, false).await.unwrap(), raw.as_slice());
     }
 }

@@ -19,6 +19,7 @@ impl Bucket {
                 self.require(&mut txn).await?;
                 txn.put(Space::Meta, shared_row(&self.state().id).into(), vec![1]);
             })?;
+            self.contents().set_linked();
             self.state().share();
         }
         Ok(())

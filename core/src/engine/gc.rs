@@ -4,10 +4,13 @@
 //! manifests are registered), and writers under way (see `touched`). The mark is a set of chunk ids; ids are taken one part of their
 //! range at a time, as many passes as the memory for the set needs, so that memory is bounded whatever is stored.
 //!
+//! Of a manifest whose chunks are still to come, nodes that are absent are passed over: what is below them can't be known. What is imported
+//! meanwhile is safe as what a writer stores is, and what is found to be here meanwhile is noted as if a writer relied on it.
+//!
 //! Only sealed packs that existed when the collection began are looked at. A crash at any point leaves a consistent store: rows go
 //! before packs do, and a moved chunk's row is changed by a commit that syncs the copy first.
 
-use super::contents::{Contents, ReadNodes};
+use super::contents::{Contents, LocalNodes};
 use super::segment::Segment;
 use super::transact;
 use crate::chunk::Location;
@@ -37,9 +40,13 @@ impl Segment {
     pub async fn gc(&self) -> Result<GcReport> {
         let _one = self.0.collecting.lock().await;
         let contents = self.contents().clone();
+        let _collecting = contents.collecting();
         // What is appended from now on is not looked at.
         contents.packs().seal_active()?;
         let packs: Vec<_> = contents.packs().packs().into_iter().filter(|p| p.is_sealed).collect();
+        // What is in these packs is noted by then.
+        let this = contents.clone();
+        contents.pool.run(move || this.settle_appends()).await?;
         let (snapshot, open) = {
             let _readers = contents.readers_gate.write().await;
             contents.touched.next_era();
@@ -298,7 +305,7 @@ impl Marker {
         if self.seen.len() >= SEEN_MAX {
             self.seen.clear();
         }
-        let nodes = ReadNodes(self.contents.clone());
+        let nodes = LocalNodes(self.contents.clone());
         let (part, marked, seen) = (self.part, &mut self.marked, &mut self.seen);
         manifest
             .for_each_reference(&nodes, &mut |node| !seen.insert(*node), &mut |reference| {

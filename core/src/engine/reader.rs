@@ -1,7 +1,8 @@
 //! Contents on their way out: one version, verified chunk by chunk, with read-ahead.
 
 use super::contents::{Contents, Pin, ReadNodes};
-use crate::error::{Error, Result};
+use super::fetch::Asking;
+use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Cursor, Source};
 use crate::namespace::Content;
 use crate::object::ObjectInfo;
@@ -44,6 +45,10 @@ impl Object {
 
     pub(super) fn content(&self) -> &Content {
         &self.0.content
+    }
+
+    pub(super) fn contents(&self) -> &Arc<Contents> {
+        &self.0.contents
     }
 
     /// Reads `range` (cut to the size) as verified pieces, reading ahead.
@@ -93,7 +98,11 @@ impl Object {
     /// An error of a read, with the object's name.
     fn explain(&self, error: Error) -> Error {
         let key = String::from_utf8_lossy(&self.0.info.key);
-        Error::new(error.kind(), format!("'{key}' (version {}) can't be read", self.0.info.version))
+        let why = match error.kind() {
+            ErrorKind::Offline => ": its bytes are not here, and no segment that has them can be reached",
+            _ => "",
+        };
+        Error::new(error.kind(), format!("'{key}' (version {}) can't be read{why}", self.0.info.version))
             .about(error.subject())
             .because(error)
     }
@@ -109,6 +118,8 @@ enum Piece {
 struct Feed {
     object: Object,
     cursor: Option<Cursor<ReadNodes>>,
+    asking: Asking,
+    end: u64,
     inline: Option<Bytes>,
     ahead: VecDeque<(Piece, u64)>,
     ahead_bytes: u64,
@@ -134,6 +145,8 @@ impl Feed {
         Feed {
             object,
             cursor,
+            asking: Asking::default(),
+            end: range.end,
             inline,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
@@ -158,7 +171,7 @@ impl Feed {
             Piece::Coming(task, part) => {
                 let chunk = task
                     .await
-                    .map_err(|e| Error::new(crate::ErrorKind::Failed, "a read was given up").because(e))?
+                    .map_err(|e| Error::new(ErrorKind::Failed, "a read was given up").because(e))?
                     .map_err(|e| self.object.explain(e))?;
                 self.cut(&chunk, part).map(Some)
             }
@@ -185,10 +198,13 @@ impl Feed {
                 continue;
             }
             let Some(cursor) = &mut self.cursor else { return Ok(()) };
-            let Some((_, extent)) = cursor.next().await? else {
+            let Some((start, extent)) = cursor.next().await? else {
                 self.cursor = None;
                 return Ok(());
             };
+            if let Content::Manifest(manifest) = self.object.content() {
+                self.asking.ask(&contents, manifest, start, self.end).await?;
+            }
             match extent.source {
                 Source::Hole => self.hole_bytes = extent.length,
                 Source::Chunk { id, offset, .. } => {

@@ -1,6 +1,6 @@
 //! Scrub: reads and verifies every chunk at a bounded rate, and says what is damaged and who needs it.
 
-use super::contents::ReadNodes;
+use super::contents::LocalNodes;
 use super::pool::received;
 use super::segment::Segment;
 use crate::chunk::Location;
@@ -22,7 +22,8 @@ const BATCH_ROWS: usize = 256;
 
 impl Segment {
     /// Reads and verifies every chunk that the index knows, at most `bytes_per_second` (0: unlimited); calls `progress` with (bytes
-    /// done, bytes in total). What is damaged counts in [`Segment::status`] from then on, and is stored anew when it is written again.
+    /// done, bytes in total). What is damaged is brought anew from where [`Segment::set_chunk_source`] says, if it can be had there; else it counts
+    /// in [`Segment::status`] from then on, and is stored anew when it is written again.
     pub async fn scrub(&self, bytes_per_second: u64, mut progress: impl FnMut(u64, u64) + Send) -> Result<ScrubReport> {
         let contents = self.contents().clone();
         let snapshot = self.store().snapshot().await?;
@@ -39,6 +40,7 @@ impl Segment {
                 let this = contents.clone();
                 reads.push((id, location, contents.pool.submit(move || this.packs().read(&id, &location).map(drop))));
             }
+            let mut broken = Vec::new();
             for (id, location, read) in reads {
                 report.chunks += 1;
                 report.bytes += u64::from(location.stored);
@@ -47,12 +49,23 @@ impl Segment {
                     let now = self.store().get(Space::Chunks, &id.0).await?;
                     let is_still_there = now.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == location));
                     if is_still_there && error.kind() == ErrorKind::Damaged {
+                        contents.note_damage(&id);
+                        broken.push((id, error));
+                    } else if is_still_there {
+                        return Err(error);
+                    }
+                }
+            }
+            // All of them are asked for before the first is waited for.
+            contents.ask(&broken.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await?;
+            for (id, error) in broken {
+                match contents.mend(&id, error).await {
+                    Ok(()) => report.healed += 1,
+                    Err(error) => {
                         damaged.insert(id);
                         if report.damage.len() < LINES_MAX {
                             report.damage.push(error.to_string());
                         }
-                    } else if is_still_there {
-                        return Err(error);
                     }
                 }
             }
@@ -136,11 +149,11 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether all chunks of a manifest are in the index and none is damaged.
+    /// Whether all chunks of a manifest are in the index, or may still come, and none is damaged.
     async fn check(&self, manifest: &Manifest, damaged: &HashSet<ChunkId>) -> Result<()> {
         let contents = self.contents().clone();
         let mut chunks = HashSet::new();
-        let nodes = ReadNodes(contents.clone());
+        let nodes = LocalNodes(contents.clone());
         manifest
             .for_each_reference(&nodes, &mut |_| false, &mut |reference| {
                 let (Reference::Node(id) | Reference::Chunk(id)) = reference;
@@ -152,7 +165,10 @@ impl Segment {
             if damaged.contains(&chunk) {
                 return Err(Error::damaged(format!("needs the damaged chunk {chunk}")));
             }
-            contents.locate(&chunk).await?;
+            match contents.located(&chunk).await {
+                Err(error) if error.kind() != ErrorKind::Offline => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }

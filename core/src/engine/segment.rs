@@ -229,6 +229,10 @@ impl Segment {
             _lock: lock,
         }));
         segment.load_snapshots().await?;
+        let shared = segment.0.store.snapshot().await?.scan(Space::Meta, KeyRange::prefix(SHARED), 1, false).await?;
+        if !shared.rows.is_empty() {
+            segment.contents().set_linked();
+        }
         segment.recover_files().await?;
         Ok(segment)
     }
@@ -283,6 +287,7 @@ impl Segment {
     /// Flushes and stops: later writes through clones fail, reads go on while a clone is held.
     pub async fn close(&self) -> Result<()> {
         let saved = self.0.open_nodes.save_all().await;
+        self.set_chunk_source(None);
         self.0.ledger.close().await?;
         self.0.contents.packs().seal_active()?;
         saved
@@ -485,9 +490,11 @@ pub(super) fn number_row(id: &BucketId) -> Vec<u8> {
     [b"bucket/".as_slice(), &id.0].concat()
 }
 
+const SHARED: &[u8] = b"shared/";
+
 /// The row of [`Space::Meta`] that says that other segments may have seen a bucket.
 pub(super) fn shared_row(id: &BucketId) -> Vec<u8> {
-    [b"shared/".as_slice(), &id.0].concat()
+    [SHARED, &id.0].concat()
 }
 
 #[cfg(feature = "fjall")]

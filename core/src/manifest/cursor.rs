@@ -4,6 +4,7 @@ use super::extent::Extent;
 use super::node::{Child, Node};
 use super::{Manifest, NodeStore, Root};
 use crate::error::Result;
+use crate::id::ChunkId;
 use std::ops::Range;
 use std::vec;
 
@@ -31,6 +32,20 @@ impl Manifest {
         };
         let range = range.start..range.end.min(self.size);
         Cursor { store, range, position: 0, leaf: leaf.into_iter(), waiting }
+    }
+}
+
+impl<S> Cursor<S> {
+    /// Passes over the node that comes next: one that [`Cursor::next`] could not read. Its id, and the part of the content that it
+    /// stands for; `None` if the next thing is not a node.
+    pub fn skip_node(&mut self) -> Option<(ChunkId, Range<u64>)> {
+        if !self.leaf.as_slice().is_empty() {
+            return None;
+        }
+        let (child, _) = self.waiting.pop()?;
+        let start = self.position;
+        self.position = start.saturating_add(child.length);
+        Some((child.id, start..self.position))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::extent::{Extent, Source};
 use super::node::{Child, Node};
 use super::{Manifest, NodeStore, Root};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::ChunkId;
 
 /// Something a manifest refers to.
@@ -17,7 +17,8 @@ pub enum Reference {
 
 impl Manifest {
     /// Calls `each` for every node and every chunk of the content, in order, as often as they occur. A node for which `is_seen`
-    /// says yes is passed over with all below it. Holds the entries of one path.
+    /// says yes is passed over with all below it. What lies below a node that `store` says is `Offline` can't be known, and is left out; the
+    /// node itself is not. Holds the entries of one path.
     pub async fn for_each_reference(
         &self,
         store: &dyn NodeStore,
@@ -37,11 +38,13 @@ impl Manifest {
                 continue;
             }
             each(Reference::Node(child.id))?;
-            match Node::read(store, &child, level).await? {
-                Node::Leaf(extents) => chunks(&extents, each)?,
-                Node::Inner { children, .. } => {
+            match Node::read(store, &child, level).await {
+                Ok(Node::Leaf(extents)) => chunks(&extents, each)?,
+                Ok(Node::Inner { children, .. }) => {
                     waiting.extend(children.into_iter().rev().map(|child| (child, level - 1)));
                 }
+                Err(error) if error.kind() == ErrorKind::Offline => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

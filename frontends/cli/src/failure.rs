@@ -118,6 +118,7 @@ fn next_step(kind: ErrorKind, subject: Subject) -> Option<&'static str> {
         (ErrorKind::Busy, Subject::Segment) => "stop that process, or wait until it is done",
         (ErrorKind::NoSpace, _) => "reads and deletes go on; delete something, then: tombolo gc",
         (ErrorKind::Quota, _) => "delete something, or raise the quota: tombolo bucket set BUCKET quota-bytes=BYTES",
+        (ErrorKind::Offline, _) => "try again when a segment that has the bytes is linked and up",
         (ErrorKind::Damaged, _) => "other objects are unaffected; find all damage: tombolo scrub",
         _ => return None,
     })

@@ -69,7 +69,8 @@ pub(crate) fn code_of(kind: ErrorKind, subject: Subject) -> (S3ErrorCode, Option
         (ErrorKind::Busy, _) => known(Code::SlowDown),
         (ErrorKind::NoSpace, _) => own("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE),
         (ErrorKind::Quota, _) => own("QuotaExceeded", StatusCode::FORBIDDEN),
-        (ErrorKind::Offline, _) => known(Code::ServiceUnavailable),
+        // Not ServiceUnavailable: the service is fine, and a client that looks can tell that waiting for a link is what helps.
+        (ErrorKind::Offline, _) => own("ContentOffline", StatusCode::SERVICE_UNAVAILABLE),
         // `Damaged`, `Failed`, and whatever kind the engine grows before this table does.
         (_, _) => known(Code::InternalError),
     }
@@ -80,6 +81,8 @@ pub(crate) fn from_engine(error: Error) -> S3Error {
     let (code, status) = code_of(error.kind(), error.subject());
     if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Failed) {
         tracing::error!(%error, "the engine could not serve a request");
+    } else if error.kind() == ErrorKind::Offline {
+        tracing::warn!(%error, "a request needs bytes that are out of reach");
     }
     let mut answer = S3Error::with_message(code, error.message().to_owned());
     if let Some(status) = status {
@@ -166,7 +169,7 @@ mod tests {
             ErrorKind::Busy => all("SlowDown", 503),
             ErrorKind::NoSpace => all("InsufficientStorage", 507),
             ErrorKind::Quota => all("QuotaExceeded", 403),
-            ErrorKind::Offline => all("ServiceUnavailable", 503),
+            ErrorKind::Offline => all("ContentOffline", 503),
             _ => all("InternalError", 500),
         }
     }

@@ -5,6 +5,7 @@
 //! the segment share; without a share it reads through the chunk cache alone.
 
 use super::super::contents::{Contents, ReadNodes};
+use super::super::fetch::Asking;
 use super::body::{Part, Plan};
 use super::budget::{Budget, Taken};
 use super::overlay::HeldContent;
@@ -20,6 +21,8 @@ use tokio::sync::OnceCell;
 
 /// How far ahead of a sequential reader chunks are fetched, in bytes: at first, and at most.
 const AHEAD_BYTES: Range<u64> = (512 << 10)..(4 << 20);
+/// How many times as far chunks are asked for that are not in this segment.
+const ABSENT_AHEAD_FACTOR: u64 = 4;
 /// How far requests of a sequential reader may be out of order, in bytes.
 const STRAY_BYTES: u64 = 1 << 20;
 /// The most extents that are remembered.
@@ -46,6 +49,8 @@ struct Memory {
     covered: Range<u64>,
     in_hand: VecDeque<InHand>,
     in_hand_bytes: u64,
+    /// What was asked for of a content that is not all here.
+    asking: Option<(Arc<HeldContent>, Asking)>,
 }
 
 /// One handle's reading.
@@ -72,6 +77,7 @@ impl Reader {
             };
             if !is_next {
                 memory.in_hand.clear();
+                memory.asking = None;
                 memory.in_hand_bytes = 0;
             }
             memory.ahead_bytes
@@ -101,6 +107,7 @@ impl Reader {
         ahead_bytes: u64,
         out: &mut Pieces,
     ) -> Result<()> {
+        self.ask(content, &range, ahead_bytes).await?;
         let extents = self.extents(content, &range, ahead_bytes).await?;
         let mut wanted = Vec::new();
         for (start, extent) in extents {
@@ -131,6 +138,19 @@ impl Reader {
                     out.push(cut(&chunk, offset, length)?);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Has what is absent brought here, much further ahead than memory is given to.
+    async fn ask(&self, content: &Arc<HeldContent>, range: &Range<u64>, ahead_bytes: u64) -> Result<()> {
+        let known = self.memory.lock().asking.take();
+        let known = known.filter(|(known, _)| Arc::ptr_eq(known, content));
+        let mut asking = known.map(|(_, asking)| asking).unwrap_or_default();
+        let end = range.end.saturating_add(ahead_bytes * ABSENT_AHEAD_FACTOR);
+        asking.ask(&self.contents, &content.manifest, range.start, end).await?;
+        if ahead_bytes > 0 {
+            self.memory.lock().asking = Some((content.clone(), asking));
         }
         Ok(())
     }

@@ -83,6 +83,9 @@ pub(super) async fn scrub(session: &mut Session, args: ScrubArgs) -> Outcome {
     progress.finish();
     let report = report?;
     let mut text = format!("{} in {} chunks of {} packs were read", size(report.bytes), report.chunks, report.packs);
+    if report.healed > 0 {
+        text.push_str(&format!("; {} damaged chunks were brought anew from linked segments", report.healed));
+    }
     if report.damage.is_empty() {
         text.push_str("; all is well");
     } else {

@@ -367,6 +367,7 @@ pub(crate) struct ScrubRecord {
     pub(crate) packs: u64,
     pub(crate) chunks: u64,
     pub(crate) bytes: u64,
+    pub(crate) healed: u64,
     pub(crate) damage: Vec<String>,
     pub(crate) affected: Vec<String>,
 }
@@ -377,6 +378,7 @@ impl From<ScrubReport> for ScrubRecord {
             packs: report.packs,
             chunks: report.chunks,
             bytes: report.bytes,
+            healed: report.healed,
             damage: report.damage,
             affected: report.affected,
         }

@@ -1,0 +1,328 @@
+//! Where the bytes of a shared bucket are: what is here, what is missing, and how chunks come and go as they are stored.
+//!
+//! Names arrive before bytes. A version whose chunks have not come is shown like any other; reading it asks a [`ChunkSource`], if one is
+//! set. Who brings chunks ahead of any reader walks the manifests with [`Object::missing`]: a node of a manifest is a chunk like any other,
+//! and what lies below it is known when it is here. All bytes are compared with their hash before they are stored.
+
+use super::contents::{Contents, LocalNodes, Session};
+use super::pool::received;
+use super::reader::Object;
+use super::segment::Segment;
+use crate::chunk::StoredChunk;
+use crate::error::{ErrorKind, Result};
+use crate::id::ChunkId;
+use crate::manifest::{Manifest, NodeStore, Source};
+use crate::namespace::Content;
+use crate::policy::Compression;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Where chunks come from that are not here.
+#[async_trait]
+pub trait ChunkSource: Send + Sync {
+    /// Brings these chunks here, by [`Segment::import_chunks`] or a [`ChunkImport`], and returns when they are. Whoever waits for one of them
+    /// goes on as soon as the import that has it returns, so several small imports serve readers better than one.
+    /// [`ErrorKind::Offline`] if nobody who has them can be reached. Dropped half way when the source is taken away.
+    async fn fetch(&self, chunks: Vec<ChunkId>) -> Result<()>;
+}
+
+/// What is missing of a content, as far as was looked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Missing {
+    /// Nodes of the manifest first, then chunks; in the order of the content, each once. Chunks that are known to be damaged are among them.
+    pub chunks: Vec<ChunkId>,
+    /// How far was looked, as an offset in the content: all before it, from where the look began, is here or listed or below a listed node.
+    pub until: u64,
+}
+
+impl Segment {
+    /// Sets where absent and damaged chunks are brought from. `None`: nowhere; fetches under way end with [`ErrorKind::Offline`].
+    ///
+    /// A source that holds a [`Segment`] keeps it open until it is taken away, which [`Segment::close`] does too.
+    pub fn set_chunk_source(&self, source: Option<Arc<dyn ChunkSource>>) {
+        self.contents().fetches.set_source(source);
+    }
+
+    /// Those of `ids` that are not here or known to be damaged, in order, without repeats.
+    pub async fn absent_chunks(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
+        self.contents().absent(ids).await
+    }
+
+    /// A chunk as it is stored, verified. `None` if it is not here; [`ErrorKind::Damaged`] if it is damaged. Nothing is brought from elsewhere.
+    pub async fn export_chunk(&self, id: &ChunkId) -> Result<Option<StoredChunk>> {
+        self.contents().read_stored(id).await
+    }
+
+    /// An import whose chunks are kept until it goes, even while nothing that is here refers to them.
+    pub fn chunk_import(&self) -> ChunkImport {
+        ChunkImport { segment: self.clone(), _session: Session::new(self.contents(), Compression::None) }
+    }
+
+    /// [`ChunkImport::import`] of chunks that something here refers to already: a committed version, or a node of its manifest.
+    pub async fn import_chunks(&self, chunks: Vec<StoredChunk>) -> Result<usize> {
+        self.chunk_import().import(chunks).await
+    }
+
+    /// What is missing of a manifest's content now, by as much of the manifest as is here; see [`Object::missing_chunks`].
+    pub async fn missing_chunks(&self, manifest: &Manifest, max: usize) -> Result<Vec<ChunkId>> {
+        Ok(missing(self.contents(), manifest, 0..manifest.size(), max, Wanted::All).await?.chunks)
+    }
+}
+
+/// Chunks on their way here from another segment. While it is held no collection drops what it imported.
+pub struct ChunkImport {
+    segment: Segment,
+    /// Keeps the marks of what was imported since it began.
+    _session: Arc<Session>,
+}
+
+impl ChunkImport {
+    /// Verifies all of `chunks` and stores those that are not here, or damaged, as they came. When it returns they and their rows are durable.
+    /// Returns how many it stored.
+    ///
+    /// [`ErrorKind::Invalid`] if one is not what its id says: then none of this call is stored. [`ErrorKind::NoSpace`] if the disk is
+    /// (nearly) full. Calls may run side by side. While verifying, memory for one decompressed chunk per worker is needed.
+    pub async fn import(&self, chunks: Vec<StoredChunk>) -> Result<usize> {
+        let contents = self.segment.contents().clone();
+        let mut seen = HashSet::with_capacity(chunks.len());
+        // Two of one name may differ, and both must be what they say.
+        let verify = |chunk: &StoredChunk| {
+            let chunk = chunk.clone();
+            contents.pool.submit(move || chunk.verify().map(drop))
+        };
+        let verified: Vec<_> = chunks.iter().map(verify).collect();
+        for outcome in verified {
+            received(outcome.await)??;
+        }
+        let chunks: Vec<StoredChunk> = chunks.into_iter().filter(|chunk| seen.insert(chunk.id)).collect();
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
+        // Of its own: rows of calls side by side are committed by the call they belong to.
+        let session = Session::new(&contents, Compression::None);
+        let store = |chunk: StoredChunk| {
+            let session = session.clone();
+            contents.pool.submit(move || session.store_as_is(&chunk))
+        };
+        let stored: Vec<_> = chunks.into_iter().map(store).collect();
+        let mut count = 0;
+        for outcome in stored {
+            count += usize::from(received(outcome.await)??);
+        }
+        if session.len() > 0 {
+            self.segment.commit_rows(&session).await?;
+        }
+        contents.fetches.arrived(&ids);
+        Ok(count)
+    }
+}
+
+impl Object {
+    /// What is missing of `range` (cut to the size) now, at most `max` chunks: look again from [`Missing::until`] for more, or from the
+    /// start when nodes were listed and have come. Costs one look-up for each chunk of the range; brings nothing here.
+    pub async fn missing(&self, range: Range<u64>, max: usize) -> Result<Missing> {
+        self.look(range, max, Wanted::All).await
+    }
+
+    /// The chunks of [`Object::missing`]: empty means that every byte of the range is here.
+    pub async fn missing_chunks(&self, range: Range<u64>, max: usize) -> Result<Vec<ChunkId>> {
+        Ok(self.missing(range, max).await?.chunks)
+    }
+
+    /// The nodes of the manifest that are missing now, at most `max`; empty means that the manifest is here, whole.
+    pub async fn missing_nodes(&self, max: usize) -> Result<Vec<ChunkId>> {
+        Ok(self.look(0..u64::MAX, max, Wanted::Nodes).await?.chunks)
+    }
+
+    async fn look(&self, range: Range<u64>, max: usize, wanted: Wanted) -> Result<Missing> {
+        match self.content() {
+            Content::Manifest(manifest) => missing(self.contents(), manifest, range, max, wanted).await,
+            Content::Inline(bytes) => Ok(Missing { chunks: Vec::new(), until: range.end.min(bytes.len() as u64) }),
+        }
+    }
+
+    /// How many bytes of the content are here, and of how many. Holes are here. What lies below an absent node counts as not here, though parts of
+    /// it may be. Costs one look-up for each chunk.
+    pub async fn local_bytes(&self) -> Result<(u64, u64)> {
+        let size = self.info().size;
+        let Content::Manifest(manifest) = self.content() else {
+            return Ok((size, size));
+        };
+        let mut walk = Walk::new(self.contents(), manifest, 0..u64::MAX);
+        let mut here = 0;
+        while let Some(step) = walk.next().await? {
+            match step {
+                Step::Extents(extents) => {
+                    let (holes, chunks): (Vec<_>, Vec<_>) = extents.into_iter().partition(|(id, _)| id.is_none());
+                    let ids: Vec<ChunkId> = chunks.iter().filter_map(|(id, _)| *id).collect();
+                    let are_here = self.contents().are_here(&ids).await?;
+                    here += holes.iter().map(|(_, range)| range.end - range.start).sum::<u64>();
+                    let present = chunks.iter().zip(are_here).filter(|(_, is_here)| *is_here);
+                    here += present.map(|((_, range), _)| range.end - range.start).sum::<u64>();
+                }
+                Step::Node(..) => {}
+            }
+        }
+        Ok((here, size))
+    }
+}
+
+/// What is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Nodes,
+    All,
+}
+
+async fn missing(
+    contents: &Arc<Contents>,
+    manifest: &Manifest,
+    range: Range<u64>,
+    max: usize,
+    wanted: Wanted,
+) -> Result<Missing> {
+    let mut seen = HashSet::new();
+    let (mut nodes, mut chunks) = (Vec::new(), Vec::new());
+    let mut walk = Walk::new(contents, manifest, range.clone());
+    let mut until = range.start;
+    while nodes.len() + chunks.len() < max
+        && let Some(step) = walk.next().await?
+    {
+        match step {
+            Step::Node(id, part) => {
+                until = part.end;
+                if seen.insert(id) {
+                    nodes.push(id);
+                }
+            }
+            Step::Extents(extents) if wanted == Wanted::All => {
+                let ids: Vec<ChunkId> = extents.iter().filter_map(|(id, _)| *id).collect();
+                let absent: HashSet<ChunkId> = contents.absent(&ids).await?.into_iter().collect();
+                for (id, part) in extents {
+                    if nodes.len() + chunks.len() >= max {
+                        break;
+                    }
+                    until = part.end;
+                    chunks.extend(id.filter(|id| absent.contains(id) && seen.insert(*id)));
+                }
+            }
+            Step::Extents(extents) => until = extents.last().map_or(until, |(_, part)| part.end),
+        }
+    }
+    if nodes.len() + chunks.len() < max {
+        until = range.end.min(manifest.size());
+    }
+    nodes.append(&mut chunks);
+    Ok(Missing { chunks: nodes, until })
+}
+
+/// The most extents of a [`Step`].
+const STEP_EXTENTS_MAX: usize = 64;
+
+/// Extents of a manifest as far as its nodes are here.
+struct Walk {
+    contents: Arc<Contents>,
+    cursor: crate::manifest::Cursor<HeldNodes>,
+}
+
+enum Step {
+    /// Extents that follow each other: the chunk (`None`: a hole) and the part of the content.
+    Extents(Vec<(Option<ChunkId>, Range<u64>)>),
+    /// A node that is not here, and the part of the content that it stands for.
+    Node(ChunkId, Range<u64>),
+}
+
+impl Walk {
+    fn new(contents: &Arc<Contents>, manifest: &Manifest, range: Range<u64>) -> Walk {
+        Walk { contents: contents.clone(), cursor: manifest.extents(HeldNodes(contents.clone()), range) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Step>> {
+        let mut extents = Vec::new();
+        while extents.len() < STEP_EXTENTS_MAX {
+            match self.cursor.next().await {
+                Ok(None) => break,
+                Ok(Some((start, extent))) => {
+                    let id = match extent.source {
+                        Source::Hole => None,
+                        Source::Chunk { id, .. } => Some(id),
+                    };
+                    extents.push((id, start..start + extent.length));
+                }
+                Err(error) if !matches!(error.kind(), ErrorKind::Offline | ErrorKind::Damaged) => return Err(error),
+                // The cursor comes back to the node.
+                Err(_) if !extents.is_empty() => break,
+                Err(error) => {
+                    let Some((node, part)) = self.cursor.skip_node() else { return Err(error) };
+                    // A node that is what its id says and makes no sense is not missing.
+                    if self.contents.absent(&[node]).await?.is_empty() {
+                        return Err(error);
+                    }
+                    return Ok(Some(Step::Node(node, part)));
+                }
+            }
+        }
+        Ok((!extents.is_empty()).then_some(Step::Extents(extents)))
+    }
+}
+
+/// Reads nodes that have rows, which a collection under way then spares. Without that it might drop, for want of a node that came too late
+/// for it, what was just found to be here.
+struct HeldNodes(Arc<Contents>);
+
+#[async_trait]
+impl NodeStore for HeldNodes {
+    async fn read_node(&self, id: &ChunkId) -> Result<Bytes> {
+        if !self.0.absent(std::slice::from_ref(id)).await?.is_empty() {
+            return Err(crate::error::Error::new(ErrorKind::Offline, format!("the manifest node {id} is not here")));
+        }
+        LocalNodes(self.0.clone()).read_node(id).await
+    }
+
+    async fn write_node(&self, data: Bytes) -> Result<ChunkId> {
+        LocalNodes(self.0.clone()).write_node(data).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::Codec;
+    use crate::engine::{CreateOptions, OpenOptions};
+
+    /// A collection marks what it can reach when it begins. A node that comes after that brings chunks into reach that were here before, unmarked. Whoever
+    /// walks the node and finds them here reports them as here, so the collection must not drop them any more.
+    #[tokio::test]
+    async fn what_is_found_here_during_a_collection_is_spared_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "here".into(), cluster: "Here".into() };
+        let segment = Segment::create(dir.path().join("s"), create, OpenOptions::default()).await.unwrap();
+        let payload = Bytes::from_static(b"came before the node that refers to it");
+        let id = ChunkId::of(&payload);
+        let chunk = StoredChunk { id, codec: Codec::Raw, raw_bytes: 38, payload };
+        segment.import_chunks(vec![chunk]).await.unwrap();
+        let contents = segment.contents().clone();
+        contents.touched.next_era();
+
+        let condemned = |contents: &Arc<Contents>| {
+            let dead = contents.condemn(&[id]);
+            contents.buried(&dead);
+            dead
+        };
+        assert_eq!(segment.absent_chunks(&[id]).await.unwrap(), []);
+        assert_eq!(condemned(&contents), [id], "without a collection nothing is noted");
+        let collecting = contents.collecting();
+        contents.touched.next_era();
+        assert_eq!(condemned(&contents), [id]);
+        assert_eq!(segment.absent_chunks(&[id]).await.unwrap(), []);
+        assert_eq!(condemned(&contents), []);
+        drop(collecting);
+
+        contents.touched.next_era();
+        let _collecting = contents.collecting();
+        let dead = contents.condemn(&[id]);
+        assert_eq!(segment.absent_chunks(&[id]).await.unwrap(), [id], "what is being dropped is not here");
+        contents.buried(&dead);
+    }
+}
