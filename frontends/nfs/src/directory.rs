@@ -209,4 +209,3 @@ pub(crate) async fn parent(opened: &Opened, directory: NodeId) -> Outcome<NodeId
     }
     Ok(opened.files.parent(&directory).await?)
 }
-
