@@ -147,6 +147,9 @@ impl FileSystem {
         if node == directory || *directory == NodeId::ROOT {
             return Ok(true);
         }
+        if *node == NodeId::ROOT {
+            return Ok(false);
+        }
         let row = self.node_row(node).await?;
         let home = row.home.value().map(|(parent, _)| *parent);
         let mut above: Vec<NodeId> = row.names.iter().map(|(parent, _)| *parent).chain(home).collect();

@@ -302,7 +302,9 @@ impl OpenNodes {
         let state = body.state();
         if state.handles == 0 {
             // Before it is out of the table: who opens the file without these bytes finds them counted.
-            if state.is_unsaved() && !state.is_orphan {
+            // Of two saves that fail side by side one gives it up.
+            let is_here = bodies.get(&key).is_some_and(|known| Arc::ptr_eq(known, body));
+            if is_here && state.is_unsaved() && !state.is_orphan {
                 self.losses.fetch_add(1, Ordering::AcqRel);
                 tracing::error!(node = %body.node, "what was written to a file is lost");
             }
