@@ -549,3 +549,35 @@ async fn a_closed_file_is_whole_under_its_new_name() {
     }
     writer.await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_within_a_directory_follows_its_names() {
+    let site = site().await;
+    let files = &site.files;
+    let outer = site.directory(&ROOT, "outer", 0o755).await.node;
+    let inner = site.directory(&outer, "inner", 0o755).await.node;
+    let beside = site.directory(&ROOT, "beside", 0o755).await.node;
+    let file = site.file(&inner, "file").await.node;
+    let is_within = async |node: &NodeId, directory: &NodeId| files.is_within(node, directory).await.unwrap();
+    for (node, directory, expected) in [
+        (&file, &outer, true),
+        (&file, &inner, true),
+        (&file, &ROOT, true),
+        (&inner, &inner, true),
+        (&outer, &inner, false),
+        (&ROOT, &outer, false),
+        (&file, &beside, false),
+    ] {
+        assert_eq!(is_within(node, directory).await, expected, "{node} in {directory}");
+    }
+    // One name of several is enough; a directory takes what is in it along.
+    files.link(&root(), &file, &beside, b"too").await.unwrap();
+    assert!(is_within(&file, &beside).await && is_within(&file, &outer).await);
+    files.unlink(&root(), &inner, b"file").await.unwrap();
+    assert!(is_within(&file, &beside).await && !is_within(&file, &outer).await);
+    let deep = site.file(&inner, "deep").await.node;
+    files.rename(&root(), (&outer, b"inner"), (&beside, b"moved"), RenameMode::Replace).await.unwrap();
+    assert!(is_within(&deep, &beside).await && !is_within(&deep, &outer).await);
+    files.unlink(&root(), &inner, b"deep").await.unwrap();
+    assert_eq!(errno(files.is_within(&deep, &beside).await), ESTALE);
+}

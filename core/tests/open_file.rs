@@ -506,3 +506,52 @@ async fn fsync_of_a_file_that_others_wrote_and_closed_waits_for_the_disk() {
     again.fsync().await.unwrap();
     assert_eq!(commits(), before, "it is on disk already");
 }
+
+/// A closed file that can't be saved, and can't be saved later either, loses what was written to it: whoever promised to keep those bytes until they are
+/// asked for again must be able to notice.
+#[tokio::test]
+async fn unsaved_bytes_that_are_given_up_are_counted() {
+    let options = OpenOptions { chunk_cache_bytes: 0, ..OpenOptions::default() };
+    let world = world_with(BucketPolicy::default(), options).await;
+    let files = world.bucket.file_system();
+    let content = noise(1 << 20, 5);
+    let file = create(&world.bucket, "f").await;
+    file.write_at(0, content.clone()).await.unwrap();
+    file.fsync().await.unwrap();
+    file.write_at(10, "kept".into()).await.unwrap();
+    file.close().await.unwrap();
+    world.segment.sync().await.unwrap();
+    assert_eq!(files.losses(), 0);
+    damage(&world.dir.path().join("s"), &content[100..164]);
+    // What is left is small enough to be kept with the metadata, and can't be read.
+    let file = world.bucket.open_file("f", FileOptions::create()).await.unwrap();
+    file.truncate(200).await.unwrap();
+    assert_eq!(file.fsync().await.unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(files.losses(), 0, "it is still open");
+    drop(file);
+    world.segment.sync().await.unwrap();
+    assert_eq!(files.losses(), 1);
+    assert_eq!(create(&world.bucket, "f").await.attributes().await.unwrap().size, 1 << 20, "as it was");
+}
+
+/// Turns the bytes of `needle` around where they are stored.
+fn damage(dir: &std::path::Path, needle: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
+                let file = std::fs::File::options().write(true).open(&path).unwrap();
+                file.write_all_at(&needle.iter().map(|byte| !byte).collect::<Vec<_>>(), at as u64).unwrap();
+                return;
+            }
+        }
+    }
+    unreachable!("it is stored nowhere");
+}

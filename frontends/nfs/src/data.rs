@@ -67,6 +67,8 @@ pub(crate) async fn write(shared: &Shared, at: &At, offset: u64, stable: u32, da
         at.opened.files.set_attributes(&Caller::root(), &at.node, set, None).await?;
     }
     let length = u32::try_from(data.len()).unwrap_or_default();
+    // Before the bytes are taken: if they are lost on the way, the client has the verifier of before.
+    let verifier = shared.write_verifier(&at.opened.files);
     file.write_at(offset, data).await?;
     let committed = if stable == UNSTABLE {
         UNSTABLE
@@ -79,7 +81,7 @@ pub(crate) async fn write(shared: &Shared, at: &At, offset: u64, stable: u32, da
     encoder.put(&after(at, &file).await?);
     encoder.u32(length);
     encoder.u32(committed);
-    encoder.0.extend_from_slice(&shared.write_verifier);
+    encoder.0.extend_from_slice(&verifier);
     Ok(encoder.into())
 }
 
@@ -89,7 +91,8 @@ pub(crate) async fn commit(shared: &Shared, at: &At) -> Outcome<Done> {
     let mut encoder = Encoder::default();
     encoder.put(&nfsstat3::NFS3_OK);
     encoder.put(&after(at, &file).await?);
-    encoder.0.extend_from_slice(&shared.write_verifier);
+    // After the save: what was lost until then is not on disk.
+    encoder.0.extend_from_slice(&shared.write_verifier(&at.opened.files));
     Ok(encoder.into())
 }
 

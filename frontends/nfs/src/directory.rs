@@ -1,9 +1,11 @@
 //! READDIR and READDIRPLUS.
 //!
-//! A cookie is made of the entry's name, so it means the same entry however the directory changes and whichever server answers. Where the entry is in the
-//! directory is remembered; if that was forgotten the directory is searched for it.
+//! A cookie is made of the directory and the entry's name ([`Signer::cookie`](crate::handle::Signer::cookie)), so it means the same entry however the
+//! directory changes and whenever the server has started. Where the entry is in the directory is remembered; if that was forgotten the directory is
+//! searched for it, and a cookie that is none of its entries' is refused. So nothing a client sends leads anywhere but into the directory whose handle it has.
 
 use crate::attributes::post;
+use crate::handle::FIRST_COOKIE;
 use crate::procedures::{At, Done};
 use crate::registry::Opened;
 use crate::status::{Outcome, Refusal};
@@ -11,14 +13,22 @@ use crate::wire::Encoder;
 use bytes::Bytes;
 use nfsserve::nfs::nfsstat3;
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 use tombolo_core::NodeId;
-use tombolo_core::engine::fs::{Access, FileEntry, FileSystem, file_id};
+use tombolo_core::engine::fs::{Access, FileEntry, file_id};
 
 /// `.` and `..`; the first entry comes behind the latter.
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
-/// Entries read at once.
-const PAGE_ENTRIES: usize = 256;
+/// Never more than these entries are read at once, and never fewer than those.
+const PAGE_ENTRIES: std::ops::RangeInclusive<usize> = 8..=1024;
+/// How long a name is thought to be before any was seen, in bytes.
+const NAME_BYTES: usize = 16;
+/// Cookies nobody remembers are searched for so many at once, as each takes a pass over its directory, and so many entries at a time.
+const SEARCHES_MAX: usize = 2;
+const SEARCHED_ENTRIES: usize = 4096;
+/// Cookies never go stale, so there is nothing to verify; a client that sends another one was never here.
+const VERIFIER: u64 = 0;
 /// Positions remembered.
 const COOKIES_MAX: usize = 64 << 10;
 /// What stands around the entries, at most, in bytes: status, attributes, verifier, the end of the list and of the directory.
@@ -29,24 +39,23 @@ const ENTRY_BYTES: usize = 4 + 8 + 4 + 3 + 8;
 const PLUS_BYTES: usize = 88 + 4 + 4 + 60;
 
 /// Positions by directory and cookie.
-pub(crate) struct Cookies(Cache<(NodeId, u64), Bytes>);
+pub(crate) struct Cookies {
+    positions: Cache<(NodeId, u64), Bytes>,
+    searches: Semaphore,
+}
 
 impl Default for Cookies {
     fn default() -> Cookies {
-        Cookies(Cache::new(COOKIES_MAX))
+        Cookies { positions: Cache::new(COOKIES_MAX), searches: Semaphore::new(SEARCHES_MAX) }
     }
-}
-
-/// 62 bits of the name's hash; never one of the first numbers. Linux clients hand cookies to programs as signed numbers.
-fn cookie(position: &[u8]) -> u64 {
-    let head = blake3::hash(position).as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
-    (head >> 2).max(DOT_DOT + 1)
 }
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     pub(crate) cookie: u64,
+    /// What came with the cookie.
+    pub(crate) verifier: u64,
     /// The most bytes of names, numbers and cookies.
     pub(crate) names_max: usize,
     /// The most bytes of the whole reply.
@@ -55,18 +64,24 @@ pub(crate) struct Wanted {
 }
 
 impl Cookies {
-    /// Where to go on behind `cookie`; `Err`: there is no such entry any more.
-    async fn position(&self, files: &FileSystem, directory: &NodeId, wanted: u64) -> Outcome<Option<Bytes>> {
-        if wanted <= DOT_DOT {
+    /// Where to go on behind the cookie; `Err`: there is no such entry any more, or never was one.
+    async fn position(&self, at: &At, wanted: &Wanted) -> Outcome<Option<Bytes>> {
+        let (directory, cookie) = (at.node, wanted.cookie);
+        if cookie != 0 && wanted.verifier != VERIFIER {
+            return Err(Refusal(nfsstat3::NFS3ERR_BAD_COOKIE));
+        }
+        if cookie < FIRST_COOKIE {
             return Ok(None);
         }
-        if let Some(position) = self.0.get(&(*directory, wanted)) {
+        if let Some(position) = self.positions.get(&(directory, cookie)) {
             return Ok(Some(position));
         }
+        let _turn = self.searches.acquire().await.map_err(|_| Refusal(nfsstat3::NFS3ERR_JUKEBOX))?;
+        let files = &at.opened.files;
         let mut after: Option<Bytes> = None;
         loop {
-            let page = files.read_directory(None, directory, after.as_deref(), PAGE_ENTRIES, false).await?;
-            if let Some(entry) = page.entries.iter().find(|entry| cookie(&entry.position) == wanted) {
+            let page = files.read_directory(None, &directory, after.as_deref(), SEARCHED_ENTRIES, false).await?;
+            if let Some(entry) = page.entries.iter().find(|entry| at.cookie(&entry.position) == cookie) {
                 return Ok(Some(entry.position.clone()));
             }
             match page.entries.last() {
@@ -97,9 +112,8 @@ impl Listing {
     ) -> bool {
         let names = ENTRY_BYTES + name.len();
         let plus = if wanted.plus { PLUS_BYTES } else { 0 };
-        if self.encoder.0.len() + names + plus + AROUND_BYTES > wanted.bytes_max
-            || self.names + names > wanted.names_max
-        {
+        let is_small = self.names + names <= wanted.names_max || self.count == 0;
+        if self.encoder.0.len() + names + plus + AROUND_BYTES > wanted.bytes_max || !is_small {
             return false;
         }
         self.names += names;
@@ -126,6 +140,21 @@ impl Listing {
     }
 }
 
+impl Listing {
+    /// How many more entries there may be room for, if their names are as long as those before: what is worth reading.
+    fn room(&self, wanted: &Wanted) -> usize {
+        let entry = match self.count {
+            // `.` and `..` say nothing of the others.
+            0..=2 => ENTRY_BYTES + NAME_BYTES,
+            count => self.names / count,
+        };
+        let plus = if wanted.plus { PLUS_BYTES } else { 0 };
+        let bytes = wanted.bytes_max.saturating_sub(AROUND_BYTES + self.encoder.0.len());
+        let fit = (bytes / (entry + plus)).min(wanted.names_max.saturating_sub(self.names) / entry);
+        fit.clamp(*PAGE_ENTRIES.start(), *PAGE_ENTRIES.end())
+    }
+}
+
 pub(crate) async fn list(cookies: &Cookies, at: &At, wanted: Wanted) -> Outcome<Done> {
     let (files, directory) = (&at.opened.files, at.node);
     let attributes = files.attributes(&directory).await?;
@@ -133,7 +162,7 @@ pub(crate) async fn list(cookies: &Cookies, at: &At, wanted: Wanted) -> Outcome<
         return Err(Refusal(nfsstat3::NFS3ERR_ACCES));
     }
     let mut listing = Listing { encoder: Encoder::default(), names: 0, count: 0 };
-    let mut after = cookies.position(files, &directory, wanted.cookie).await?;
+    let mut after = cookies.position(at, &wanted).await?;
     let parent = parent(&at.opened, directory).await?;
     let dots = [(DOT, &b"."[..], directory), (DOT_DOT, b"..", parent)];
     let mut is_full = false;
@@ -142,21 +171,23 @@ pub(crate) async fn list(cookies: &Cookies, at: &At, wanted: Wanted) -> Outcome<
     }
     let mut is_end = false;
     while !is_full && !is_end {
-        let page = files.read_directory(None, &directory, after.as_deref(), PAGE_ENTRIES, wanted.plus).await?;
+        let room = listing.room(&wanted);
+        let mut page = files.read_directory(None, &directory, after.as_deref(), room, wanted.plus).await?;
+        if page.entries.is_empty() && !page.is_end {
+            // All of them are gone since they were read. They have positions, to go on behind.
+            page = files.read_directory(None, &directory, after.as_deref(), room, false).await?;
+        }
         for entry in &page.entries {
-            let number = cookie(&entry.position);
+            let number = at.cookie(&entry.position);
             if !listing.add(at, &wanted, &entry.name, number, entry.node, Some(entry)) {
                 is_full = true;
                 break;
             }
             after = Some(entry.position.clone());
             // The last one of the reply is the one that is asked for; which that is shows only later.
-            cookies.0.insert((directory, number), entry.position.clone());
+            cookies.positions.insert((directory, number), entry.position.clone());
         }
         is_end = page.is_end && !is_full;
-        if page.entries.is_empty() {
-            break;
-        }
     }
     if listing.count == 0 && is_full {
         return Err(Refusal(nfsstat3::NFS3ERR_TOOSMALL));
@@ -164,8 +195,7 @@ pub(crate) async fn list(cookies: &Cookies, at: &At, wanted: Wanted) -> Outcome<
     let mut encoder = Encoder::default();
     encoder.put(&nfsstat3::NFS3_OK);
     encoder.put(&post(at.opened.file_system(), &attributes));
-    // Cookies never go stale, so there is nothing to verify.
-    encoder.u64(0);
+    encoder.u64(VERIFIER);
     encoder.0.extend_from_slice(&listing.encoder.0);
     encoder.bool(false);
     encoder.bool(is_end);
@@ -178,18 +208,4 @@ pub(crate) async fn parent(opened: &Opened, directory: NodeId) -> Outcome<NodeId
         return Ok(directory);
     }
     Ok(opened.files.parent(&directory).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cookies_are_numbers_that_every_client_takes() {
-        for name in ["", "a", "a/", "b", "\u{e9}"] {
-            let cookie = cookie(name.as_bytes());
-            assert!(cookie > DOT_DOT && cookie < 1 << 62);
-        }
-        assert_ne!(cookie(b"a"), cookie(b"b"));
-    }
 }

@@ -1,10 +1,12 @@
 //! Listening, connections and shutdown.
 
-use crate::connection::{self, MEMORY_UNIT};
+use crate::budget::Budget;
+use crate::connection;
 use crate::directory::Cookies;
 use crate::exports::Exports;
 use crate::mount::Mounts;
 use crate::open::OpenFiles;
+use crate::presence::{Crowd, Presence};
 use crate::registry::Registry;
 use crate::replay::Replies;
 use crate::{program, rpc};
@@ -14,8 +16,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tombolo_core::engine::fs::FileSystem;
 use tombolo_core::{Error, Result, Segment};
 
 /// How long accepting pauses when the process is out of file descriptors or the like.
@@ -35,12 +38,22 @@ pub struct NfsOptions {
 /// Bounds of an NFS server.
 #[derive(Debug, Clone)]
 pub struct NfsLimits {
-    /// Connections at a time; more wait to be accepted.
+    /// Connections at a time. One more takes the place of a connection without a call under way that was silent for a second, those that have never sent a
+    /// call first, then the one that was silent longest (its client connects anew when it has something to say); it waits while there is none.
     pub connections_max: usize,
     /// Calls under way of one connection; more wait in its socket.
     pub calls_per_connection: usize,
-    /// What calls and their replies under way hold, all connections together, in bytes.
+    /// What calls and their replies under way hold, all connections together, in bytes; at least 4 MiB.
     pub memory_bytes: usize,
+    /// How much of that one connection holds at most, in bytes; at least 2 MiB. A client that takes no replies holds that much, until
+    /// `transfer_timeout` ends its connection.
+    pub memory_per_connection_bytes: usize,
+    /// How long a new connection may take to send its first call.
+    pub greeting_timeout: Duration,
+    /// How long the rest of a record may take once it has begun, and how long the client may take to accept a piece of a reply (at most about 1 MiB).
+    pub transfer_timeout: Duration,
+    /// How long a connection without a call under way may be silent. Clients connect anew when they need to.
+    pub idle_timeout: Duration,
     /// How long connections have to end when the server stops.
     pub drain_timeout: Duration,
 }
@@ -51,6 +64,10 @@ impl Default for NfsLimits {
             connections_max: 512,
             calls_per_connection: 128,
             memory_bytes: 128 << 20,
+            memory_per_connection_bytes: 16 << 20,
+            greeting_timeout: Duration::from_secs(20),
+            transfer_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -64,12 +81,19 @@ pub(crate) struct Shared {
     pub(crate) replies: Replies,
     pub(crate) cookies: Cookies,
     pub(crate) limits: NfsLimits,
-    /// In units of [`MEMORY_UNIT`].
-    pub(crate) memory: Arc<Semaphore>,
+    pub(crate) memory: Budget,
+    pub(crate) crowd: Crowd,
     /// Turns true when the server shall end.
     pub(crate) stop: watch::Receiver<bool>,
-    /// Changes when the server starts anew: what was written and not committed before may be gone.
-    pub(crate) write_verifier: [u8; 8],
+    /// Another one whenever the server starts.
+    boot: u64,
+}
+
+impl Shared {
+    /// Changes when what was written and not committed before may be gone: the server has started anew, or a file could not be saved.
+    pub(crate) fn write_verifier(&self, files: &FileSystem) -> [u8; 8] {
+        self.boot.wrapping_add(files.losses()).to_be_bytes()
+    }
 }
 
 /// An NFS server over one segment: bound, not yet serving.
@@ -91,10 +115,6 @@ impl NfsDoor {
             let listener = TcpListener::bind(address).await;
             listeners.push(listener.map_err(|e| Error::io(format!("the NFS door can't listen on {address}"), e))?);
         }
-        let mut write_verifier = [0; 8];
-        rand::fill(&mut write_verifier);
-        // A call of the longest kind must fit, and its reply.
-        let units = (options.limits.memory_bytes / MEMORY_UNIT).clamp(1024, Semaphore::MAX_PERMITS);
         let (stop, stopped) = watch::channel(false);
         let shared = Shared {
             stop: stopped,
@@ -103,9 +123,10 @@ impl NfsDoor {
             open: OpenFiles::default(),
             replies: Replies::default(),
             cookies: Cookies::default(),
+            memory: Budget::new(options.limits.memory_bytes, options.limits.memory_per_connection_bytes),
+            crowd: Crowd::new(&options.limits),
             limits: options.limits,
-            memory: Arc::new(Semaphore::new(units)),
-            write_verifier,
+            boot: rand::random(),
         };
         Ok(NfsDoor { listeners, shared: Arc::new(shared), stop })
     }
@@ -136,10 +157,9 @@ impl NfsDoor {
     /// Answers until `shutdown` is done, then ends: calls under way get [`NfsLimits::drain_timeout`], clients are cut off (they carry on with the
     /// next server), and what was written to open files becomes a version.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let slots = Arc::new(Semaphore::new(self.shared.limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
-            accepting.spawn(accept(listener, self.shared.clone(), slots.clone()));
+            accepting.spawn(accept(listener, self.shared.clone()));
         }
         let sweeping = async {
             loop {
@@ -161,20 +181,20 @@ impl NfsDoor {
 }
 
 /// Accepts and serves until the server shall end and its connections have.
-async fn accept(listener: TcpListener, shared: Arc<Shared>, slots: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     let mut stop = shared.stop.clone();
     loop {
         while connections.try_join_next().is_some() {}
         let accepting = async {
-            let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-            listener.accept().await.map(|accepted| (slot, accepted))
+            let accepted = listener.accept().await?;
+            Ok((shared.crowd.admit().await?, accepted))
         };
-        let accepted = tokio::select! {
+        let accepted: std::io::Result<(Arc<Presence>, (TcpStream, SocketAddr))> = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             accepted = accepting => accepted,
         };
-        let (slot, (stream, peer)): (_, (TcpStream, SocketAddr)) = match accepted {
+        let (presence, (stream, peer)) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -184,10 +204,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, slots: Arc<Semaphore
         };
         let shared = shared.clone();
         connections.spawn(async move {
-            if let Err(error) = connection::serve(shared, stream, peer).await {
+            if let Err(error) = connection::serve(shared, stream, peer, presence).await {
                 tracing::debug!(%peer, %error, "a connection ended");
             }
-            drop(slot);
         });
     }
     drop(listener);

@@ -9,6 +9,8 @@ use tombolo_core::{BucketPath, Error, Result};
 
 /// The user and group of nobody.
 const NOBODY: u32 = 65_534;
+/// This host's own networks.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 /// Ports below are root's.
 const PRIVILEGED_PORTS: u16 = 1024;
 
@@ -127,6 +129,14 @@ impl Export {
         is_known && (self.insecure || peer.port() < PRIVILEGED_PORTS)
     }
 
+    /// Who may mount it, in words: networks.
+    pub(crate) fn groups(&self) -> Vec<String> {
+        match self.clients.as_slice() {
+            [] => LOOPBACK.map(str::to_owned).to_vec(),
+            clients => clients.iter().map(Client::to_string).collect(),
+        }
+    }
+
     /// Who a caller is here.
     pub(crate) fn caller(&self, credentials: &Credentials) -> Caller {
         let anonymous = Caller { uid: self.anonymous_uid, gid: self.anonymous_gid, groups: Vec::new() };
@@ -145,6 +155,11 @@ impl Export {
     }
 }
 
+/// Whether a part of a path leads somewhere else than into a directory. Paths of exports and mounts have none of these: what is exported must not be left.
+pub(crate) fn is_step(part: &str) -> bool {
+    matches!(part, "." | "..")
+}
+
 /// `/CLUSTER/TENANT/BUCKET[/DIRECTORY][:OPTION,…]`, the options those of exports(5): `ro`, `rw`, `root_squash` (default), `no_root_squash`, `all_squash`,
 /// `anonuid=`, `anongid=`, `secure` (default), `insecure`, and `client=` with an address or network, which may be repeated.
 impl FromStr for Export {
@@ -157,6 +172,9 @@ impl FromStr for Export {
             return Err(Error::invalid(format!("'{path}' is no export: it takes /CLUSTER/TENANT/BUCKET")));
         };
         let bucket = BucketPath::new(cluster, tenant, bucket)?;
+        if below.iter().any(|part| is_step(part)) {
+            return Err(Error::invalid(format!("'{path}' is no export: '.' and '..' are no directories of a bucket")));
+        }
         let mut export =
             Export { below: below.join("/"), squash: Squash::Root, insecure: false, ..Export::to_loopback(bucket) };
         for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -241,8 +259,17 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for bad in ["/C/t", "C", "/C/t/b:colour", "/C/t/b:anonuid=x", "/C/t/b:client=10.0.0.0/33", "/C/t/b:client=host"]
-        {
+        for bad in [
+            "/C/t",
+            "C",
+            "/C/t/b/..",
+            "/C/t/b/a/../../c",
+            "/C/t/b/./a",
+            "/C/t/b:colour",
+            "/C/t/b:anonuid=x",
+            "/C/t/b:client=10.0.0.0/33",
+            "/C/t/b:client=host",
+        ] {
             assert!(bad.parse::<Export>().is_err(), "{bad}");
         }
         assert_eq!(export("C/t/b/a//b/:ro").path(), "/C/t/b/a/b");

@@ -19,6 +19,8 @@ use tombolo_core::{BucketId, Error, NodeId, Result};
 const VERSION: u8 = 1;
 const SIGNED: usize = 41;
 const LENGTH: usize = 57;
+/// What comes before is for `.` and `..`.
+pub(crate) const FIRST_COOKIE: u64 = 3;
 const KEY_NAME: &str = "nfs.key";
 const KEY_BYTES: usize = 32;
 
@@ -80,6 +82,16 @@ impl Signer {
         bytes
     }
 
+    /// The number of a directory's entry: 62 bits of a keyed hash, never one of the first `.` and `..` have. Nobody can choose names that share a number,
+    /// or make a number up. Linux clients hand them to programs as signed numbers.
+    pub(crate) fn cookie(&self, directory: &NodeId, position: &[u8]) -> u64 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        // No handle begins so.
+        hasher.update(&[0]).update(&directory.0).update(position);
+        let head = hasher.finalize().as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
+        (head >> 2).max(FIRST_COOKIE)
+    }
+
     /// What the bytes of a handle say; `None`: they are not one of ours.
     pub(crate) fn read(&self, bytes: &[u8]) -> Option<Handle> {
         let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
@@ -123,5 +135,20 @@ mod tests {
         assert_eq!(signer.read(&bytes[..LENGTH - 1]), None);
         let other = tempfile::tempdir().unwrap();
         assert_eq!(Signer::open(other.path()).unwrap().read(&bytes), None, "another segment's");
+    }
+
+    #[test]
+    fn cookies_are_numbers_that_every_client_takes_and_nobody_makes_up() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (signer, stranger) = (Signer::open(dir.path()).unwrap(), Signer::open(other.path()).unwrap());
+        let (here, there) = (NodeId([1; 16]), NodeId([2; 16]));
+        for name in ["", "a", "a/", "b", "\u{e9}"] {
+            let cookie = signer.cookie(&here, name.as_bytes());
+            assert!((FIRST_COOKIE..1 << 62).contains(&cookie));
+            assert_eq!(Signer::open(dir.path()).unwrap().cookie(&here, name.as_bytes()), cookie, "after a restart");
+            assert_ne!(signer.cookie(&there, name.as_bytes()), cookie, "in another directory");
+            assert_ne!(stranger.cookie(&here, name.as_bytes()), cookie, "in another segment");
+        }
+        assert_ne!(signer.cookie(&here, b"a"), signer.cookie(&here, b"b"));
     }
 }

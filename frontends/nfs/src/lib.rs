@@ -5,7 +5,7 @@
 //! The structures of the protocol and their encoding are those of the crate `nfsserve`; the server around them is this crate's, because
 //! that crate's can't carry it (no caller's identity, no LINK, MKNOD or COMMIT, handles that die with the process, lengths believed unread).
 //!
-//! Layers: `connection` frames records and bounds what is under way; `rpc` reads calls and writes replies; `program` finds the
+//! Layers: `connection` frames records, `budget` and `presence` bound what is under way and who is connected; `rpc` reads calls and writes replies; `program` finds the
 //! procedure and replays replies of calls sent twice; `mount`, `portmap` and `procedures` answer from the engine's
 //! [`FileSystem`](tombolo_core::engine::fs::FileSystem). `handle` makes file handles that outlive restarts and can't be forged; `open` keeps files open
 //! between the calls of clients, who never say that they close one.
@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod budget;
 mod connection;
 mod data;
 mod directory;
@@ -24,6 +25,7 @@ mod handle;
 mod mount;
 mod open;
 mod portmap;
+mod presence;
 mod procedures;
 mod program;
 mod registry;

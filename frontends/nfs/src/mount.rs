@@ -1,5 +1,6 @@
 //! The MOUNT program, version 3 (RFC 1813, appendix I): from a path to the handle of what is exported there.
 
+use crate::exports::is_step;
 use crate::registry::{Opened, Registry, below};
 use crate::rpc::Answer;
 use crate::wire::{Decoder, Encoder, Garbage};
@@ -14,10 +15,10 @@ pub(crate) const VERSION: u32 = 3;
 
 const NULL: u32 = 0;
 const MNT: u32 = 1;
-const DUMP: u32 = 2;
+pub(crate) const DUMP: u32 = 2;
 const UMNT: u32 = 3;
 const UMNTALL: u32 = 4;
-const EXPORT: u32 = 5;
+pub(crate) const EXPORT: u32 = 5;
 
 const PATH_BYTES_MAX: usize = 1024;
 /// How many mounts are remembered, for DUMP, which is for people.
@@ -106,9 +107,9 @@ impl Mounts {
                 for export in exports.iter().filter(|export| export.admits(peer)) {
                     encoder.u32(1);
                     encoder.opaque(export.path().as_bytes());
-                    for client in &export.clients {
+                    for group in export.groups() {
                         encoder.u32(1);
-                        encoder.opaque(client.to_string().as_bytes());
+                        encoder.opaque(group.as_bytes());
                     }
                     encoder.u32(0);
                 }
@@ -129,8 +130,12 @@ fn path(arguments: &mut Decoder) -> std::result::Result<String, Garbage> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// The export that `path` names or is below of, whole components compared, and the directory there. The longest that fits counts.
+/// The export that `path` names or is below of, whole components compared, and the directory there. The longest that fits counts. A path with `.` or
+/// `..` in it is refused, so that no mount leaves the export that its beginning names.
 async fn find(registry: &Registry, peer: SocketAddr, path: &str) -> std::result::Result<(Arc<Opened>, NodeId), u32> {
+    if path.split('/').any(is_step) {
+        return Err(ERR_ACCES);
+    }
     let mut exports = registry.all().await.map_err(|_| ERR_IO)?;
     exports.sort_by_key(|export| std::cmp::Reverse(export.path().len()));
     let below_of = |export: &str| match path.strip_prefix(export) {

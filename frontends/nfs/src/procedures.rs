@@ -24,13 +24,13 @@ use tombolo_core::engine::fs::{
 use tombolo_core::{FileType, NodeId};
 
 pub(crate) const READ: u32 = 6;
+pub(crate) const READDIR: u32 = 16;
+pub(crate) const READDIRPLUS: u32 = 17;
 
 /// Names and paths are cut where they are used, so that the error is that of a long name.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 /// What a listing is asked for at best, in bytes.
 const LISTING_BYTES: u32 = 64 << 10;
-/// The longest listing that is made, in bytes.
-const LISTING_BYTES_MAX: usize = 256 << 10;
 
 /// How many absent values (of attributes before and after) stand behind the status of a procedure that failed.
 const ABSENT: [usize; 22] = [0, 0, 2, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 4, 3, 1, 1, 1, 1, 1, 2];
@@ -65,6 +65,11 @@ impl At {
         self.signer.sign(&self.opened.handle(node))
     }
 
+    /// The cookie of an entry of the directory.
+    pub(crate) fn cookie(&self, position: &[u8]) -> u64 {
+        self.signer.cookie(&self.node, position)
+    }
+
     fn file_system(&self) -> u64 {
         self.opened.file_system()
     }
@@ -87,6 +92,10 @@ impl Context<'_> {
         let opened = self.shared.registry.of_handle(&handle).await?;
         if !opened.export.admits(self.peer) {
             return Err(Refusal(nfsstat3::NFS3ERR_ACCES));
+        }
+        // As of a server that checks subtrees: the handle is of a file system in which this node is no more.
+        if !opened.has(&handle.node).await? {
+            return Err(Refusal(nfsstat3::NFS3ERR_STALE));
         }
         let caller = opened.export.caller(self.credentials);
         Ok(At { opened, node: handle.node, caller, signer: signer.clone() })
@@ -258,17 +267,17 @@ impl Context<'_> {
                 arguments.end()?;
                 self.link(file, directory, name).await
             }
-            16 | 17 => {
+            READDIR | READDIRPLUS => {
                 let directory = handle(arguments)?;
                 let cookie = arguments.u64()?;
-                arguments.eight()?;
-                let plus = procedure == 17;
+                let verifier = arguments.u64()?;
+                let plus = procedure == READDIRPLUS;
                 let first = arguments.u32()? as usize;
                 let bytes_max = if plus { arguments.u32()? as usize } else { first };
                 arguments.end()?;
-                let bytes_max = bytes_max.min(LISTING_BYTES_MAX);
-                let names_max = if plus { first.min(LISTING_BYTES_MAX) } else { bytes_max };
-                let wanted = Wanted { cookie, names_max, bytes_max, plus };
+                let bytes_max = bytes_max.min(DATA_BYTES_MAX);
+                let names_max = if plus { first.min(DATA_BYTES_MAX) } else { bytes_max };
+                let wanted = Wanted { cookie, verifier, names_max, bytes_max, plus };
                 match self.at(&directory).await {
                     Ok(at) => directory::list(&self.shared.cookies, &at, wanted).await,
                     Err(refusal) => Err(refusal),
@@ -328,7 +337,8 @@ impl Context<'_> {
         let at = self.at(&directory).await?;
         let files = &at.opened.files;
         let found = match &name[..] {
-            b".." if at.node == at.opened.root => files.attributes(&at.node).await?,
+            // As Linux' server has it: what is above an export's root is the root.
+            b".." if at.node == at.opened.root => files.lookup(&at.caller, &at.node, b".").await?,
             name => files.lookup(&at.caller, &at.node, name).await?,
         };
         let mut encoder = ok();

@@ -14,7 +14,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, peer: SocketAddr, port: u16, cal
     match call.program {
         nfs::PROGRAM if call.version != nfs::VERSION => rpc::reply(xid, Answer::NoVersion(nfs::VERSION, nfs::VERSION)),
         nfs::PROGRAM if procedures::changes(call.procedure) => {
-            let key = Key::new(peer.ip(), xid, call.procedure, call.arguments.rest());
+            let key = Key::new(peer.ip(), &call);
             let run = async { rpc::reply(xid, procedures::answer(&shared, peer, call).await) };
             shared.replies.reply(key, run).await
         }

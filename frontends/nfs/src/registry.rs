@@ -1,6 +1,6 @@
 //! The exports as they are now: each opened when somebody first asks for it.
 
-use crate::exports::{Export, Exports};
+use crate::exports::{Export, Exports, is_step};
 use crate::handle::{Handle, Signer, export_number};
 use crate::status::{Outcome, Refusal};
 use nfsserve::nfs::nfsstat3;
@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tombolo_core::engine::fs::{Caller, FileSystem, new_origin};
-use tombolo_core::{BucketId, NodeId, Result, Segment};
+use tombolo_core::{BucketId, Error, NodeId, Result, Segment};
 
 /// An export whose bucket is there.
 pub(crate) struct Opened {
@@ -25,6 +25,15 @@ impl Opened {
     /// The file system's number (`fsid`): that of the bucket.
     pub(crate) fn file_system(&self) -> u64 {
         self.id.0.first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head))
+    }
+
+    /// Whether a node is in what is exported. A directory's export has those below it at the time of the call: what was moved out of it, or has lost
+    /// its last name there, is out of reach, whoever has a handle of it.
+    pub(crate) async fn has(&self, node: &NodeId) -> Result<bool> {
+        if self.root == NodeId::ROOT {
+            return Ok(true);
+        }
+        self.files.is_within(node, &self.root).await
     }
 
     /// The handle of a node.
@@ -95,10 +104,13 @@ impl Registry {
     }
 }
 
-/// The node at `path` below a directory.
+/// The node at `path` below a directory, component by component; symbolic links are not followed.
 pub(crate) async fn below(files: &FileSystem, from: NodeId, path: &str) -> Result<NodeId> {
     let mut node = from;
     for name in path.split('/').filter(|name| !name.is_empty()) {
+        if is_step(name) {
+            return Err(Error::invalid(format!("'{name}' is no directory of an export")));
+        }
         node = files.lookup(&Caller::root(), &node, name.as_bytes()).await?.node;
     }
     Ok(node)

@@ -9,6 +9,7 @@ use crate::kv::Space;
 use crate::namespace::{self, Content, EntryRow, NodeRow, Shown, Txn, View, is_directory_name, keys};
 use crate::object::FileType;
 use bytes::{BufMut, Bytes, BytesMut};
+use std::collections::HashSet;
 use std::ops::Bound;
 
 /// The most entries of one page.
@@ -138,6 +139,31 @@ impl FileSystem {
         let row = self.node_row(directory).await?;
         let home = row.home.value().map(|(parent, _)| *parent);
         home.ok_or_else(|| Error::invalid("it is not a directory").about(Subject::NotDirectory))
+    }
+
+    /// Whether `node` is `directory`, or has a name somewhere below it. An open file that has lost its last name is nowhere. `NotFound` if the
+    /// node is gone.
+    pub async fn is_within(&self, node: &NodeId, directory: &NodeId) -> Result<bool> {
+        if node == directory || *directory == NodeId::ROOT {
+            return Ok(true);
+        }
+        if *node == NodeId::ROOT {
+            return Ok(false);
+        }
+        let row = self.node_row(node).await?;
+        let home = row.home.value().map(|(parent, _)| *parent);
+        let mut above: Vec<NodeId> = row.names.iter().map(|(parent, _)| *parent).chain(home).collect();
+        // Concurrent moves can make a circle of homes.
+        let mut seen = HashSet::from([*node]);
+        while let Some(parent) = above.pop() {
+            if parent == *directory {
+                return Ok(true);
+            }
+            if parent != NodeId::ROOT && seen.insert(parent) {
+                above.push(self.parent(&parent).await?);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) async fn node_row(&self, node: &NodeId) -> Result<NodeRow> {

@@ -183,6 +183,13 @@ impl FileSystem {
         self.bucket.segment().sync_commits().await
     }
 
+    /// How often, since the segment was opened, a closed file could not be saved and what had been written to it since its last version was given up; of
+    /// all its buckets together. A door whose clients may ask later whether unsaved bytes are still there looks at this before it takes
+    /// bytes and after it has saved them: bytes taken at one number and saved at another may be gone.
+    pub fn losses(&self) -> u64 {
+        self.bucket.segment().open_nodes().losses()
+    }
+
     /// Hears of every change of the bucket's entries and nodes from now on, whoever makes it; but not of those of its own origin, if it has one
     /// ([`FileSystem::with_origin`]).
     pub fn watch(&self) -> Watch {

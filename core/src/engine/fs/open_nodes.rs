@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub(in crate::engine) struct OpenNodes {
     closed: Mutex<HashMap<Key, Arc<Body>>>,
     closed_count: AtomicUsize,
     is_draining: AtomicBool,
+    /// How often unsaved bytes of a closed file were given up.
+    losses: AtomicU64,
     /// Those whose bytes a row keeps against a crash.
     protected: Mutex<HashMap<Key, Weak<Body>>>,
     pub(super) locks: Arc<LockTable>,
@@ -73,6 +75,7 @@ impl OpenNodes {
             closed: Mutex::default(),
             closed_count: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             protected: Mutex::default(),
             locks: Arc::default(),
             written: Budget::new(bytes),
@@ -261,7 +264,7 @@ impl OpenNodes {
             match body.save(false).await {
                 Ok(()) => usize::from(self.saved(&body)),
                 Err(error) => {
-                    tracing::warn!(%error, node = %body.node, "a closed file is not saved yet");
+                    tracing::warn!(%error, node = %body.node, "a closed file could not be saved");
                     // What can't get better is given up; the rest is tried again.
                     if !matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Quota | ErrorKind::Busy) {
                         self.forget(&body);
@@ -296,9 +299,22 @@ impl OpenNodes {
         let mut closed = self.closed.lock();
         remove(&mut closed, &key, body);
         self.closed_count.store(closed.len(), Ordering::Release);
-        if body.state().handles == 0 {
+        let state = body.state();
+        if state.handles == 0 {
+            // Before it is out of the table: who opens the file without these bytes finds them counted.
+            // Of two saves that fail side by side one gives it up.
+            let is_here = bodies.get(&key).is_some_and(|known| Arc::ptr_eq(known, body));
+            if is_here && state.is_unsaved() && !state.is_orphan {
+                self.losses.fetch_add(1, Ordering::AcqRel);
+                tracing::error!(node = %body.node, "what was written to a file is lost");
+            }
             remove(&mut bodies, &key, body);
         }
+    }
+
+    /// See [`FileSystem::losses`](super::FileSystem::losses).
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 
     /// Returns when every file of the bucket that was closed before the call has its version, or can't have one.
