@@ -46,9 +46,16 @@ impl Bucket {
         Ok(changed)
     }
 
+    /// All that differs between what the bucket's registers show and what its derived rows say, a line for each: empty, or something is wrong. Derives
+    /// the whole bucket anew in memory.
+    pub async fn verify_shown(&self) -> Result<Vec<String>> {
+        self.alive()?;
+        namespace::verify(self.segment().ledger(), self.state()).await
+    }
+
     /// After a change of a shared bucket: what shows where registers are in conflict depends on more than what was changed.
     pub(super) async fn settle(&self, txn: &mut Txn) -> Result<()> {
-        if self.state().is_shared() && txn.meets_conflict() {
+        if self.state().is_shared() {
             namespace::show(txn, self.state()).await?;
         }
         Ok(())

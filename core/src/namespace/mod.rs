@@ -9,6 +9,8 @@
 //! * A directory that shows is either explicit or has something that shows below it.
 
 mod codec;
+mod contention;
+mod cycles;
 mod delta;
 mod directory;
 mod history;
@@ -18,12 +20,14 @@ mod list;
 mod remove;
 mod replace;
 mod rows;
+mod show;
 mod txn;
+mod verify;
 mod version;
 mod view;
 mod write;
 
-pub use delta::{Delta, DeltaRegister, apply, changes_since, show, vector};
+pub use delta::{Delta, DeltaRegister, apply, changes_since, vector};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
@@ -36,7 +40,9 @@ pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
 };
+pub use show::show;
 pub use txn::{Field, Row, Txn, UsageDelta};
+pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
 pub use view::{EntryCursor, Found, View};
 pub use write::{
