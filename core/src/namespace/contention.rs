@@ -213,7 +213,7 @@ impl Contentions {
                 if cached.now.is_empty() {
                     txn.delete(Space::Derived, key);
                 } else {
-                    txn.put(Space::Derived, key, encode(&cached.now));
+                    txn.put_conflicts(key, cached.now);
                 }
             }
         }

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SegmentId;
 use crate::kv::{Batch, Durability, Space, Store};
 use crate::object::Usage;
-use crate::register::HybridClock;
+use crate::register::{Dot, HybridClock};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
@@ -67,6 +67,16 @@ pub struct Sequenced {
     pub wall_ns: i64,
     /// Whether what the transaction observed without depending on it had not changed since.
     pub is_observed: bool,
+}
+
+impl Sequenced {
+    /// The dot of a write of the transaction, if `dot` was pending.
+    pub(super) fn number(&self, own: &SegmentId, dot: Dot) -> Dot {
+        match dot.slot() {
+            Some(slot) if dot.segment == *own => Dot::new(*own, self.first_sequence.saturating_add(slot.into())),
+            _ => dot,
+        }
+    }
 }
 
 /// Rows of entries and nodes that one group changed, each with the origin that its transaction named.

@@ -12,6 +12,7 @@ use crate::id::{NodeId, SegmentId};
 use crate::kv::Space;
 use crate::object::{TimeNs, Usage};
 use crate::register::{Context, Dot};
+use crate::tree::Conflict;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -71,7 +72,7 @@ pub trait Row: Default + Clone + Send {
 }
 
 macro_rules! row {
-    ($row:ty, $space:expr, $kept:expr, { $($register:ident: $field:expr),+ }, $gone:expr) => {
+    ($row:ty, $space:expr, $kept:expr, { $($register:ident: $field:expr),+ }, $gone:expr, $number:expr) => {
         impl Row for $row {
             const SPACE: Space = $space;
             const IS_KEPT: bool = $kept;
@@ -90,24 +91,37 @@ macro_rules! row {
             }
             fn assign(&mut self, own: &SegmentId, sequenced: &Sequenced) {
                 $(self.$register.assign(own, sequenced.first_sequence, sequenced.first_time);)+
+                let number: fn(&mut $row, &SegmentId, &Sequenced) = $number;
+                number(self, own, sequenced);
                 self.commit = sequenced.commit;
             }
         }
     };
 }
 
-row!(EntryRow, Space::Entries, true, { register: Field::Entry }, |r| {
-    r.shown.is_none() && r.register.is_empty()
-});
+row!(
+    EntryRow,
+    Space::Entries,
+    true,
+    { register: Field::Entry },
+    |r| r.shown.is_none() && r.register.is_empty(),
+    |r, own, sequenced| {
+        // A file that is in conflict about one of its names shows its new content there as a copy.
+        if let Some(Shown::File(super::rows::ShownFile { content: Some(dot), .. })) = &mut r.shown {
+            *dot = sequenced.number(own, *dot);
+        }
+    }
+);
 row!(
     NodeRow,
     Space::Nodes,
     true,
     { home: Field::Home, content: Field::Content, attributes: Field::Attributes, tags: Field::Tags },
-    |r| r.is_empty()
+    |r| r.is_empty(),
+    |_, _, _| {}
 );
-row!(HistoryRow, Space::History, false, { register: Field::History }, |r| r.register.is_empty());
-row!(CatalogRow, Space::Catalog, false, { register: Field::Catalog }, |r| r.register.is_empty());
+row!(HistoryRow, Space::History, false, { register: Field::History }, |r| r.register.is_empty(), |_, _, _| {});
+row!(CatalogRow, Space::Catalog, false, { register: Field::Catalog }, |r| r.register.is_empty(), |_, _, _| {});
 
 /// A loaded row.
 struct Cell<R> {
@@ -163,6 +177,8 @@ pub struct Txn {
     new_history: Vec<(Bytes, Dot, HistoryRow)>,
     catalog: Cells<CatalogRow>,
     raw: Vec<(Space, Bytes, Option<Bytes>)>,
+    /// What is in conflict, by the keys of the rows.
+    conflicts: Vec<(Bytes, Vec<Conflict>)>,
     /// Directories whose entries change, by the key of their time's row.
     touched: BTreeSet<Bytes>,
     observed: Vec<u64>,
@@ -188,6 +204,7 @@ impl Txn {
             new_history: Vec::new(),
             catalog: Cells::new(),
             raw: Vec::new(),
+            conflicts: Vec::new(),
             touched: BTreeSet::new(),
             observed: Vec::new(),
             keeps_directories: false,
@@ -330,6 +347,11 @@ impl Txn {
     /// Deletes a row without registers.
     pub fn delete(&mut self, space: Space, key: Bytes) {
         self.raw.push((space, key, None));
+    }
+
+    /// Writes what is in conflict about a name.
+    pub(super) fn put_conflicts(&mut self, key: Bytes, conflicts: Vec<Conflict>) {
+        self.conflicts.push((key, conflicts));
     }
 
     /// Notes that the entries of `directory` change: moves its time to that of the commit, and makes a concurrent removal of it fail.
@@ -484,6 +506,7 @@ impl Txn {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.raw.is_empty()
+            && self.conflicts.is_empty()
             && self.touched.is_empty()
             && self.new_history.is_empty()
             && !self.entries.values().any(|c| c.is_dirty)
@@ -548,6 +571,15 @@ impl Txn {
         let mut writes = self.raw;
         let time = Bytes::copy_from_slice(&sequenced.wall_ns.to_be_bytes());
         writes.extend(self.touched.into_iter().map(|key| (Space::Derived, key, Some(time.clone()))));
+        for (key, conflicts) in self.conflicts {
+            let number = |c: Conflict| Conflict {
+                dot: sequenced.number(&own, c.dot),
+                content: c.content.map(|dot| sequenced.number(&own, dot)),
+                ..c
+            };
+            let conflicts: Vec<Conflict> = conflicts.into_iter().map(number).collect();
+            writes.push((Space::Derived, key, Some(super::contention::encode(&conflicts).into())));
+        }
         for (key, cell) in self.nodes.iter().filter(|(_, cell)| cell.is_dirty) {
             let (old, new) = (cell.old.home.value(), cell.row.home.value());
             if old != new {
