@@ -78,7 +78,7 @@ impl Site {
     }
 
     async fn apply(&self, delta: &Delta) {
-        self.bucket.apply(delta).await.unwrap();
+        self.bucket.apply(delta, DataWanted::No).await.unwrap();
         self.check("a delta").await;
     }
 
@@ -113,7 +113,13 @@ fn part_of(delta: &Delta, dice: &mut Dice) -> Delta {
 const DIRECTORIES: [&str; 6] = ["p", "q", "p/r", "q/s", "p/r/t", "q/p"];
 
 /// One change of any kind. What it was about, so that its content may go, is added to `gone`.
-async fn change(site: &Site, dice: &mut Dice, content: String, written: &mut BTreeSet<String>, gone: &mut BTreeSet<String>) {
+async fn change(
+    site: &Site,
+    dice: &mut Dice,
+    content: String,
+    written: &mut BTreeSet<String>,
+    gone: &mut BTreeSet<String>,
+) {
     let shows = site.shows().await;
     let bucket = &site.bucket;
     let directory = dice.pick(&["", "", "p/", "q/", "p/r/", "q/p/"]);
@@ -261,4 +267,36 @@ async fn a_hand_over_is_never_a_conflict() {
         let has_conflict = schedule(&sites, seed, true).await;
         assert!(!has_conflict, "seed {seed}: a change made after seeing another was called a conflict");
     }
+}
+
+/// P8: what has come by name only is listed, and not claimed, until its bytes are said to be here; what was replaced meanwhile is forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_is_wanted_until_it_arrives() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("wanted", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0].bucket, &sites[1].bucket);
+    let large = |byte: u8| vec![byte; 100_000];
+    a.put("small", "inline", PutOptions::default()).await.unwrap();
+    a.put("p/one", large(1), PutOptions::default()).await.unwrap();
+    a.put("two", large(2), PutOptions::default()).await.unwrap();
+    let delta = a.changes_since(&b.vector().await.unwrap()).await.unwrap();
+    b.apply(&delta, DataWanted::Yes).await.unwrap();
+    let wanted = b.wanted(None, 10).await.unwrap();
+    let paths: Vec<_> = wanted.iter().map(|w| w.path.clone().unwrap()).collect();
+    assert_eq!(paths, ["p/one", "two"]);
+    assert!(wanted.iter().all(|w| w.size == 100_000 && w.node.is_some()));
+    let at = a.segment().id();
+    assert_eq!(b.data_vector().await.unwrap().get(&at), wanted[0].dot.sequence - 1);
+    assert_eq!(b.wanted(Some(wanted[0].key.clone()), 1).await.unwrap()[..], wanted[1..]);
+
+    // Again, and late: not wanted twice once it has come.
+    b.data_arrived(&[wanted[0].key.clone()]).await.unwrap();
+    b.apply(&delta, DataWanted::Yes).await.unwrap();
+    assert_eq!(b.wanted(None, 10).await.unwrap()[..], wanted[1..]);
+    assert_eq!(b.data_vector().await.unwrap().get(&at), wanted[1].dot.sequence - 1);
+
+    b.delete("two", DeleteOptions::default()).await.unwrap();
+    assert_eq!(b.wanted(None, 10).await.unwrap(), []);
+    assert_eq!(b.data_vector().await.unwrap(), b.vector().await.unwrap());
+    assert!(b.data_arrived(&[bytes::Bytes::from_static(b"clock")]).await.is_err());
 }

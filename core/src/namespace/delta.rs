@@ -8,6 +8,7 @@ use super::keys::{self, BucketNumber};
 use super::rows::{AttributesValue, EntryRow, HistoryRow, NodeRow, TagsValue};
 use super::txn::{Field, Txn};
 use super::version::Version;
+use super::wanted::{DataWanted, want};
 use super::{BucketState, Ledger};
 use crate::error::{Error, Result};
 use crate::id::{BucketId, NodeId, SegmentId};
@@ -128,14 +129,14 @@ async fn read_register(
 }
 
 /// Takes a delta in; returns how many registers changed. The bucket stands at the union of its vector and the delta's, if it stood at `from` at least.
-pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result<usize> {
+pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta, data: DataWanted) -> Result<usize> {
     if delta.bucket != bucket.id {
         return Err(Error::invalid("the delta is of another bucket"));
     }
     let mut changed = 0;
     let mut latest = 0;
     for register in &delta.registers {
-        let (is_news, time) = merge(txn, bucket.number, register).await?;
+        let (is_news, time) = merge(txn, bucket.number, register, data).await?;
         changed += usize::from(is_news);
         latest = latest.max(time);
     }
@@ -157,14 +158,21 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result
     Ok(changed)
 }
 
-async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister) -> Result<(bool, u64)> {
+async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, data: DataWanted) -> Result<(bool, u64)> {
     Ok(match register {
         DeltaRegister::Entry(parent, name, theirs) => {
             (txn.edit_entry(bucket, parent, name).await?.register.merge(theirs), theirs.time_max())
         }
         DeltaRegister::Home(node, theirs) => (txn.edit_node(bucket, node).await?.home.merge(theirs), theirs.time_max()),
         DeltaRegister::Content(node, theirs) => {
-            (txn.edit_node(bucket, node).await?.content.merge(theirs), theirs.time_max())
+            let register = &mut txn.edit_node(bucket, node).await?.content;
+            let before = register.dots();
+            let is_news = register.merge(theirs);
+            if data == DataWanted::Yes && is_news {
+                let now = register.clone();
+                want(txn, bucket, Field::Content, &keys::node(bucket, node), &before, &now);
+            }
+            (is_news, theirs.time_max())
         }
         DeltaRegister::Attributes(node, theirs) => {
             (txn.edit_node(bucket, node).await?.attributes.merge(theirs), theirs.time_max())
@@ -173,10 +181,16 @@ async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister) ->
         DeltaRegister::History(key, theirs) => {
             let key = [&bucket.to_be_bytes()[..], key].concat();
             keys::parse_history(&key)?;
-            let register = &mut txn.edit_history(key.into()).await?.register;
+            let key = Bytes::from(key);
+            let register = &mut txn.edit_history(key.clone()).await?.register;
+            let dots = register.dots();
             let before = register.value().map(|version| version.size);
             let is_news = register.merge(theirs);
             let now = register.value().map(|version| version.size);
+            if data == DataWanted::Yes && is_news {
+                let register = register.clone();
+                want(txn, bucket, Field::History, &key, &dots, &register);
+            }
             txn.count(bucket, |usage| {
                 usage.old_versions += i64::from(now.is_some()) - i64::from(before.is_some());
                 let bytes = |size: Option<u64>| i64::try_from(size.unwrap_or_default()).unwrap_or(i64::MAX);

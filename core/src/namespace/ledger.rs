@@ -293,7 +293,11 @@ impl Ledger {
     }
 
     /// What a bucket holds as a snapshot of the store has it.
-    pub(super) async fn usage_at(&self, snapshot: &Arc<dyn crate::kv::Snapshot>, bucket: BucketNumber) -> Result<Usage> {
+    pub(super) async fn usage_at(
+        &self,
+        snapshot: &Arc<dyn crate::kv::Snapshot>,
+        bucket: BucketNumber,
+    ) -> Result<Usage> {
         let row = snapshot.get(Space::Meta, &usage_row(bucket)).await?;
         Ok(row.map(|row| decode_usage(&row)).unwrap_or_default())
     }

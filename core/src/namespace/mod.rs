@@ -25,6 +25,7 @@ mod txn;
 mod verify;
 mod version;
 mod view;
+mod wanted;
 mod write;
 
 pub use delta::{Delta, DeltaRegister, apply, changes_since, vector};
@@ -45,6 +46,7 @@ pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
 pub use view::{EntryCursor, Found, View};
+pub use wanted::{DataWanted, Wanted, data_arrived, data_vector, wanted, wanted_prefix};
 pub use write::{
     NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, info, put, set_attributes,
     set_modified, set_tags, show_modified,
@@ -76,6 +78,7 @@ pub struct BucketState {
     is_deleted: AtomicBool,
     /// For directories that things are being deleted in: the name of an entry that showed.
     witnesses: Mutex<HashMap<NodeId, Bytes>>,
+    deltas: tokio::sync::Mutex<()>,
 }
 
 /// How many directories have a remembered witness.
@@ -100,6 +103,7 @@ impl BucketState {
             is_shared: AtomicBool::new(is_shared),
             is_deleted: AtomicBool::new(false),
             witnesses: Mutex::new(HashMap::new()),
+            deltas: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -115,6 +119,11 @@ impl BucketState {
         }
         // Copied, so that it does not hold on to the page it was read from.
         witnesses.insert(*directory, Bytes::copy_from_slice(name));
+    }
+
+    /// Whoever takes in a delta waits for the one before.
+    pub(crate) async fn deltas(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.deltas.lock().await
     }
 
     /// Its policy now.

@@ -299,9 +299,8 @@ impl Pass<'_> {
                     more.insert(name.clone());
                 }
                 let before = self.txn.entry_before(&keys::entry(self.number, &directory, name));
-                let is_copy = before.is_some_and(
-                    |row| matches!(&row.shown, Some(Shown::File(file)) if file.content.is_some()),
-                );
+                let is_copy =
+                    before.is_some_and(|row| matches!(&row.shown, Some(Shown::File(file)) if file.content.is_some()));
                 // The copy of another name that is in conflict shows there.
                 is_met |= is_copy
                     && !derived.contains(name)
@@ -537,7 +536,8 @@ impl Pass<'_> {
     }
 }
 
-fn node_of(shown: &Option<Shown>) -> Option<NodeId> {
+/// The node that shows.
+pub(super) fn node_of(shown: &Option<Shown>) -> Option<NodeId> {
     shown.as_ref().map(|shown| match shown {
         Shown::Directory { node, .. } => *node,
         Shown::File(file) => file.node,

@@ -159,7 +159,8 @@ impl<V> Register<V> {
 
     /// The same register with what `view` takes from each value.
     pub fn view<W>(&self, mut view: impl FnMut(&V) -> W) -> Register<W> {
-        let write = |w: &Write<V>| Write { dot: w.dot, stamp_time: w.stamp_time, value: w.value.as_ref().map(&mut view) };
+        let write =
+            |w: &Write<V>| Write { dot: w.dot, stamp_time: w.stamp_time, value: w.value.as_ref().map(&mut view) };
         Register { live: self.live.iter().map(write).collect(), context: self.context.clone() }
     }
 

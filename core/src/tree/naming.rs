@@ -69,7 +69,13 @@ pub struct FileWish {
 
 impl FileWish {
     /// `content` of `node`, which the write `entry` gives `name`. `order`: the file's place among those the entry names, the content's among the file's.
-    pub fn named(name: &Bytes, entry: &Write<EntryValue>, node: NodeId, content: Dot, order: (usize, usize)) -> FileWish {
+    pub fn named(
+        name: &Bytes,
+        entry: &Write<EntryValue>,
+        node: NodeId,
+        content: Dot,
+        order: (usize, usize),
+    ) -> FileWish {
         FileWish {
             name: name.clone(),
             order,
@@ -171,12 +177,7 @@ pub fn name_files(directory: &NodeId, mut wishes: Vec<FileWish>, rules: &Rules, 
 }
 
 /// Gives names to directories that show in `parent`; right for a part of them under the same condition as [`name_files`].
-pub fn name_directories(
-    parent: &NodeId,
-    mut wishes: Vec<&DirectoryWish>,
-    rules: &Rules,
-    shown: &mut Shown,
-) -> Taken {
+pub fn name_directories(parent: &NodeId, mut wishes: Vec<&DirectoryWish>, rules: &Rules, shown: &mut Shown) -> Taken {
     // By name; an entry beats a mere home, because with only a home somebody has given up the name.
     wishes.sort_by_key(|wish| (&wish.place.name, Reverse((wish.entry, wish.stamp, wish.dot.sequence)), wish.node));
     let mut taken = Taken::default();
