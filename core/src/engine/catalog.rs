@@ -7,7 +7,7 @@ use crate::catalog::{self, CatalogRow, CatalogValue};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::BucketId;
 use crate::kv::{KeyRange, Space};
-use crate::namespace::{Txn, keys};
+use crate::namespace::{self, Txn, keys};
 use crate::object::{BucketInfo, Secret, UserInfo};
 use crate::path::{BucketPath, TenantPath, check_name};
 use crate::policy::BucketPolicy;
@@ -145,27 +145,27 @@ impl Catalog {
         state.set_deleted();
         self.0.0.buckets.write().remove(path);
         self.0.ledger().forget_bucket(state.number);
-        self.erase(&prefix).await
+        self.erase(Space::Meta, &namespace::wanted_prefix(state.number)).await?;
+        for space in [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived] {
+            self.erase(space, &prefix).await?;
+        }
+        Ok(())
     }
 
     /// Drops what is left of a removed bucket: hidden directories, tombstones, times. A crash on the way leaves garbage only.
-    async fn erase(&self, prefix: &Bytes) -> Result<()> {
-        let spaces = [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived];
-        for space in spaces {
-            loop {
-                let view = self.0.store().snapshot().await?;
-                let page = view.scan(space, KeyRange::prefix(prefix), 4096, false).await?;
-                if page.rows.is_empty() {
-                    break;
-                }
-                transact!(self.0, txn, {
-                    for (key, _) in &page.rows {
-                        txn.delete(space, key.clone());
-                    }
-                })?;
+    async fn erase(&self, space: Space, prefix: &Bytes) -> Result<()> {
+        loop {
+            let view = self.0.store().snapshot().await?;
+            let page = view.scan(space, KeyRange::prefix(prefix), 4096, false).await?;
+            if page.rows.is_empty() {
+                return Ok(());
             }
+            transact!(self.0, txn, {
+                for (key, _) in &page.rows {
+                    txn.delete(space, key.clone());
+                }
+            })?;
         }
-        Ok(())
     }
 
     /// A tenant's buckets, by name.

@@ -7,8 +7,9 @@ use crate::error::Result;
 use crate::id::BucketId;
 use crate::kv::Space;
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{self, BucketWatch, Delta, DeltaLimit, Txn};
+use crate::namespace::{self, BucketWatch, DataWanted, Delta, DeltaLimit, Txn, Wanted};
 use crate::register::VersionVector;
+use bytes::Bytes;
 use std::collections::HashMap;
 
 impl Bucket {
@@ -58,19 +59,59 @@ impl Bucket {
     }
 
     /// Merges a delta of the same bucket, cut on another segment, by the merge rules; visible in one step. Returns how many registers
-    /// changed. Taking a delta in again, late or after others changes nothing about the outcome.
-    pub async fn apply(&self, delta: &Delta) -> Result<usize> {
+    /// changed. Taking a delta in again, late or after others changes nothing about the outcome. `data`: whether the versions that are new here are to be
+    /// listed by [`Bucket::wanted`] until their bytes have come.
+    pub async fn apply(&self, delta: &Delta, data: DataWanted) -> Result<usize> {
         self.share().await?;
+        // One at a time: two deltas may touch different registers that together decide what shows.
+        let _turn = self.state().deltas().await;
         let (changed, _) = transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
-            namespace::apply(&mut txn, self.state(), delta).await?
+            namespace::apply(&mut txn, self.state(), delta, data).await?
         })?;
         Ok(changed)
     }
 
+    /// Versions whose bytes may not be here, at most `limit`, in the order of the segments and changes that made them; `after`: from the one behind that key
+    /// on. What has been replaced since is not listed, and forgotten. Fewer than `limit`: there are no more.
+    pub async fn wanted(&self, after: Option<Bytes>, limit: usize) -> Result<Vec<Wanted>> {
+        self.alive()?;
+        let (found, gone) = namespace::wanted(self.segment().ledger(), self.state().number, after, limit).await?;
+        if !gone.is_empty() {
+            self.data_arrived(&gone).await?;
+        }
+        Ok(found)
+    }
+
+    /// The bytes of these [`Wanted`] versions, named by their keys, are here and durable. `Invalid` for what is not such a key of this bucket; one that is
+    /// not listed any more is passed over.
+    pub async fn data_arrived(&self, keys: &[Bytes]) -> Result<()> {
+        transact!(self.segment(), txn, {
+            self.require(&mut txn).await?;
+            namespace::data_arrived(&mut txn, self.state().number, keys)?;
+        })?;
+        Ok(())
+    }
+
+    /// The highest vector at or below which no version is wanted: [`Bucket::vector`], but for each segment below the first of its versions whose bytes may
+    /// not be here.
+    pub async fn data_vector(&self) -> Result<VersionVector> {
+        self.alive()?;
+        let snapshot = self.segment().store().snapshot().await?;
+        let vector = namespace::vector(self.segment().ledger(), &snapshot, self.state().number).await?;
+        namespace::data_vector(&snapshot, self.state().number, &vector).await
+    }
+
+    /// All that differs between what the bucket's registers show and what its derived rows say, a line for each: empty, or something is wrong. Derives
+    /// the whole bucket anew in memory.
+    pub async fn verify_shown(&self) -> Result<Vec<String>> {
+        self.alive()?;
+        namespace::verify(self.segment().ledger(), self.state()).await
+    }
+
     /// After a change of a shared bucket: what shows where registers are in conflict depends on more than what was changed.
     pub(super) async fn settle(&self, txn: &mut Txn) -> Result<()> {
-        if self.state().is_shared() && txn.meets_conflict() {
+        if self.state().is_shared() {
             namespace::show(txn, self.state()).await?;
         }
         Ok(())

@@ -144,7 +144,11 @@ pub(super) async fn write_entry(
             let same = |w: &&Write<EntryValue>| w.value.is_none_or(|v| v.node == *node);
             row.register.ordered().iter().filter(same).map(|w| w.dot).collect()
         }
-        Some(EntryValue { kind: EntryKind::File, .. }) => row.register.shown().map(|w| w.dot).into_iter().collect(),
+        // A name is all the writes that give it: two segments may have given one file the same name.
+        Some(EntryValue { kind: EntryKind::File, node }) => {
+            let same = |w: &&Write<EntryValue>| w.value.is_some_and(|v| v.node == *node);
+            row.register.ordered().iter().filter(same).map(|w| w.dot).collect()
+        }
         None => row.register.dots().to_vec(),
     };
     row.register.local_write(Write::pending(slot, own, value), &replaces);
@@ -154,7 +158,7 @@ pub(super) async fn write_entry(
 /// Whether an entry near `name`, which this transaction takes away, shows. If so the directory stays, and the commit fails if that entry goes
 /// too. Those who delete side by side in one directory so meet each other only when little is left in it: the witness is the
 /// furthest of a page, as neighbours are often deleted together. `false` says nothing.
-async fn has_witness(txn: &mut Txn, bucket: &BucketState, directory: &NodeId, name: &Bytes) -> Result<bool> {
+pub(super) async fn has_witness(txn: &mut Txn, bucket: &BucketState, directory: &NodeId, name: &Bytes) -> Result<bool> {
     let edited = txn.edited_entries(bucket.number, directory);
     if edited.iter().any(|(n, shows)| *shows && n != name) {
         return Ok(true);

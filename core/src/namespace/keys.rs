@@ -40,19 +40,59 @@ pub fn node(bucket: BucketNumber, node: &NodeId) -> Bytes {
 
 /// Derived: `[bucket]t[directory]`, when a directory's entries last changed.
 pub fn directory_time(bucket: BucketNumber, directory: &NodeId) -> Bytes {
-    let mut key = BytesMut::with_capacity(21);
-    key.put_u32(bucket);
-    key.put_u8(b't');
-    key.put_slice(&directory.0);
-    key.freeze()
+    derived(bucket, b't', directory, b"")
 }
 
 /// Derived: `[bucket]s[directory]`, how many directories are in a directory.
 pub fn directory_count(bucket: BucketNumber, directory: &NodeId) -> Bytes {
-    let mut key = BytesMut::with_capacity(21);
+    derived(bucket, b's', directory, b"")
+}
+
+/// Derived: `[bucket]e[directory]`, how many entries of a directory show.
+pub fn entry_count(bucket: BucketNumber, directory: &NodeId) -> Bytes {
+    derived(bucket, b'e', directory, b"")
+}
+
+/// Derived: `[bucket]c[directory][name]`, what is in conflict about a name of a directory. With an empty name: whether derived names of the directory
+/// are in each other's way.
+pub fn contention(bucket: BucketNumber, directory: &NodeId, name: &[u8]) -> Bytes {
+    derived(bucket, b'c', directory, name)
+}
+
+/// Derived: `[bucket]c`, the prefix of all that is in conflict in a bucket.
+pub fn contentions(bucket: BucketNumber) -> Bytes {
+    let mut key = BytesMut::with_capacity(5);
     key.put_u32(bucket);
-    key.put_u8(b's');
+    key.put_u8(b'c');
+    key.freeze()
+}
+
+/// Directory and name of the key of a contention.
+pub fn parse_contention(key: &[u8]) -> Result<(NodeId, &[u8])> {
+    let (directory, name) = key.get(5..).and_then(|rest| rest.split_first_chunk::<16>()).ok_or_else(short)?;
+    Ok((NodeId(*directory), name))
+}
+
+/// Derived: `[bucket]h[parent][name escaped][directory]`: the home of a directory is that place.
+pub fn homed(bucket: BucketNumber, parent: &NodeId, name: &[u8], directory: &NodeId) -> Bytes {
+    let mut key = BytesMut::from(homed_at(bucket, parent, name).as_ref());
     key.put_slice(&directory.0);
+    key.freeze()
+}
+
+/// The prefix of all directories whose home is one place.
+pub fn homed_at(bucket: BucketNumber, parent: &NodeId, name: &[u8]) -> Bytes {
+    let mut key = BytesMut::from(derived(bucket, b'h', parent, b"").as_ref());
+    escape(&mut key, name);
+    key.freeze()
+}
+
+fn derived(bucket: BucketNumber, kind: u8, node: &NodeId, name: &[u8]) -> Bytes {
+    let mut key = BytesMut::with_capacity(21 + name.len());
+    key.put_u32(bucket);
+    key.put_u8(kind);
+    key.put_slice(&node.0);
+    key.put_slice(name);
     key.freeze()
 }
 

@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SegmentId;
 use crate::kv::{Batch, Durability, Space, Store};
 use crate::object::Usage;
-use crate::register::HybridClock;
+use crate::register::{Dot, HybridClock};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -68,6 +68,16 @@ pub struct Sequenced {
     pub wall_ns: i64,
     /// Whether what the transaction observed without depending on it had not changed since.
     pub is_observed: bool,
+}
+
+impl Sequenced {
+    /// The dot of a write of the transaction, if `dot` was pending.
+    pub(super) fn number(&self, own: &SegmentId, dot: Dot) -> Dot {
+        match dot.slot() {
+            Some(slot) if dot.segment == *own => Dot::new(*own, self.first_sequence.saturating_add(slot.into())),
+            _ => dot,
+        }
+    }
 }
 
 /// Rows of entries and nodes that one group changed, each with the origin that its transaction named.
@@ -146,6 +156,12 @@ fn usage_row(bucket: BucketNumber) -> Bytes {
     key.into()
 }
 
+fn decode_usage(row: &[u8]) -> Usage {
+    let mut fields = row.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes));
+    let mut next = || fields.next().unwrap_or_default();
+    Usage { objects: next(), logical_bytes: next(), old_versions: next(), old_bytes: next() }
+}
+
 impl Ledger {
     /// Continues from what `store` holds, and starts the committer.
     pub async fn open(
@@ -165,10 +181,7 @@ impl Ledger {
         let rows = snapshot.scan(Space::Meta, crate::kv::KeyRange::prefix(b"usage/"), usize::MAX, false).await?.rows;
         for (key, row) in rows {
             let number = key.last_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
-            let mut fields = row.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes));
-            let mut next = || fields.next().unwrap_or_default();
-            let held = Usage { objects: next(), logical_bytes: next(), old_versions: next(), old_bytes: next() };
-            usage.insert(number, held);
+            usage.insert(number, decode_usage(&row));
         }
         let ledger = Arc::new(Ledger {
             own,
@@ -294,6 +307,16 @@ impl Ledger {
     /// What a bucket holds.
     pub fn usage(&self, bucket: BucketNumber) -> Usage {
         self.state.lock().usage.get(&bucket).copied().unwrap_or_default()
+    }
+
+    /// What a bucket holds as a snapshot of the store has it.
+    pub(super) async fn usage_at(
+        &self,
+        snapshot: &Arc<dyn crate::kv::Snapshot>,
+        bucket: BucketNumber,
+    ) -> Result<Usage> {
+        let row = snapshot.get(Space::Meta, &usage_row(bucket)).await?;
+        Ok(row.map(|row| decode_usage(&row)).unwrap_or_default())
     }
 
     /// Forgets a bucket's counters.
@@ -424,7 +447,6 @@ impl Ledger {
         let needs_sync = txn.needs_sync();
         let usage = txn.usage().clone();
         let snapshot_of = txn.snapshot_of();
-        let shown_usage = txn.shown_usage();
         let origin = txn.origin();
         let directories = txn.directory_deltas()?;
         let writes = txn.into_writes(&sequenced, &state.snapshots)?;
@@ -436,12 +458,6 @@ impl Ledger {
             delta.apply(state.usage.entry(bucket).or_default());
             state.pending.usage.push(bucket);
             state.pending.deltas.push((bucket, delta));
-        }
-        if let Some((bucket, shown)) = shown_usage {
-            let held = state.usage.entry(bucket).or_default();
-            held.objects = shown.objects;
-            held.logical_bytes = shown.logical_bytes;
-            state.pending.usage.push(bucket);
         }
         if let Some(bucket) = snapshot_of {
             state.snapshots.entry(bucket).or_default().push(sequenced.commit);

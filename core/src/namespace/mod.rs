@@ -10,7 +10,9 @@
 
 mod bucket_watch;
 mod codec;
+mod contention;
 mod cut;
+mod cycles;
 mod delta;
 mod delta_codec;
 mod directory;
@@ -21,14 +23,17 @@ mod list;
 mod remove;
 mod replace;
 mod rows;
+mod show;
 mod txn;
+mod verify;
 mod version;
 mod view;
+mod wanted;
 mod write;
 
 pub use bucket_watch::BucketWatch;
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
-pub use delta::{Delta, DeltaRegister, apply, show, vector};
+pub use delta::{Delta, DeltaRegister, apply, vector};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
@@ -41,9 +46,12 @@ pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
 };
+pub use show::show;
 pub use txn::{Field, Row, Txn, UsageDelta};
+pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
 pub use view::{EntryCursor, Found, View};
+pub use wanted::{DataWanted, Wanted, data_arrived, data_vector, wanted, wanted_prefix};
 pub use write::{
     NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, info, put, set_attributes,
     set_modified, set_tags, show_modified,
@@ -75,6 +83,7 @@ pub struct BucketState {
     is_deleted: AtomicBool,
     /// For directories that things are being deleted in: the name of an entry that showed.
     witnesses: Mutex<HashMap<NodeId, Bytes>>,
+    deltas: tokio::sync::Mutex<()>,
 }
 
 /// How many directories have a remembered witness.
@@ -99,6 +108,7 @@ impl BucketState {
             is_shared: AtomicBool::new(is_shared),
             is_deleted: AtomicBool::new(false),
             witnesses: Mutex::new(HashMap::new()),
+            deltas: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -114,6 +124,11 @@ impl BucketState {
         }
         // Copied, so that it does not hold on to the page it was read from.
         witnesses.insert(*directory, Bytes::copy_from_slice(name));
+    }
+
+    /// Whoever takes in a delta waits for the one before.
+    pub(crate) async fn deltas(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.deltas.lock().await
     }
 
     /// Its policy now.

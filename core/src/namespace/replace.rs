@@ -2,10 +2,10 @@
 
 use super::BucketState;
 use super::history::{drop_null_version, trim};
-use super::rows::{AttributesValue, Shown, ShownFile};
+use super::rows::{AttributesValue, ShownFile};
 use super::txn::Txn;
 use super::version::{Content, Version};
-use super::write::{replace_content, retire_current, version_id};
+use super::write::{replace_content, retire_current, show_time, version_id};
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::object::{Etag, TimeNs};
@@ -85,10 +85,6 @@ async fn set_by_hand(
     let value = AttributesValue { modified_ns: Some((time, written_ns)), ..old };
     let replaced = row.attributes.dots();
     row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
-    for (parent, name) in row.names.clone() {
-        if let Some(Shown::File(shown)) = &mut txn.edit_entry(bucket.number, &parent, &name).await?.shown {
-            shown.modified_ns = time;
-        }
-    }
-    Ok(())
+    let names = row.names.clone();
+    show_time(txn, bucket, node, &names, time).await
 }

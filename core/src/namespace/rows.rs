@@ -29,6 +29,16 @@ pub enum Shown {
     File(ShownFile),
 }
 
+impl Shown {
+    /// The size of the object that shows; `None`: none does (an implied directory).
+    pub fn object_size(&self) -> Option<u64> {
+        match self {
+            Shown::File(file) => Some(file.size),
+            Shown::Directory { explicit, .. } => explicit.as_ref().map(|object| object.size),
+        }
+    }
+}
+
 /// The object that a directory made by itself shows as.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExplicitDirectory {
@@ -120,7 +130,7 @@ pub struct EntryRow {
 pub struct NodeRow {
     /// The commit that wrote the row.
     pub commit: u64,
-    /// Where entries with this node are live. A directory has none here: its home tells.
+    /// Where entries with this node are live, also those where another file has the name. A directory has none here: its home tells.
     pub names: Vec<(NodeId, Bytes)>,
     /// When this segment last linked, unlinked or renamed the file; 0: never.
     pub names_changed_ns: TimeNs,

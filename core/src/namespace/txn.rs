@@ -12,6 +12,7 @@ use crate::id::{NodeId, SegmentId};
 use crate::kv::Space;
 use crate::object::{TimeNs, Usage};
 use crate::register::{Context, Dot};
+use crate::tree::Conflict;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -71,7 +72,7 @@ pub trait Row: Default + Clone + Send {
 }
 
 macro_rules! row {
-    ($row:ty, $space:expr, $kept:expr, { $($register:ident: $field:expr),+ }, $gone:expr) => {
+    ($row:ty, $space:expr, $kept:expr, { $($register:ident: $field:expr),+ }, $gone:expr, $number:expr) => {
         impl Row for $row {
             const SPACE: Space = $space;
             const IS_KEPT: bool = $kept;
@@ -90,24 +91,37 @@ macro_rules! row {
             }
             fn assign(&mut self, own: &SegmentId, sequenced: &Sequenced) {
                 $(self.$register.assign(own, sequenced.first_sequence, sequenced.first_time);)+
+                let number: fn(&mut $row, &SegmentId, &Sequenced) = $number;
+                number(self, own, sequenced);
                 self.commit = sequenced.commit;
             }
         }
     };
 }
 
-row!(EntryRow, Space::Entries, true, { register: Field::Entry }, |r| {
-    r.shown.is_none() && r.register.is_empty()
-});
+row!(
+    EntryRow,
+    Space::Entries,
+    true,
+    { register: Field::Entry },
+    |r| r.shown.is_none() && r.register.is_empty(),
+    |r, own, sequenced| {
+        // A file that is in conflict about one of its names shows its new content there as a copy.
+        if let Some(Shown::File(super::rows::ShownFile { content: Some(dot), .. })) = &mut r.shown {
+            *dot = sequenced.number(own, *dot);
+        }
+    }
+);
 row!(
     NodeRow,
     Space::Nodes,
     true,
     { home: Field::Home, content: Field::Content, attributes: Field::Attributes, tags: Field::Tags },
-    |r| r.is_empty()
+    |r| r.is_empty(),
+    |_, _, _| {}
 );
-row!(HistoryRow, Space::History, false, { register: Field::History }, |r| r.register.is_empty());
-row!(CatalogRow, Space::Catalog, false, { register: Field::Catalog }, |r| r.register.is_empty());
+row!(HistoryRow, Space::History, false, { register: Field::History }, |r| r.register.is_empty(), |_, _, _| {});
+row!(CatalogRow, Space::Catalog, false, { register: Field::Catalog }, |r| r.register.is_empty(), |_, _, _| {});
 
 /// A loaded row.
 struct Cell<R> {
@@ -163,6 +177,8 @@ pub struct Txn {
     new_history: Vec<(Bytes, Dot, HistoryRow)>,
     catalog: Cells<CatalogRow>,
     raw: Vec<(Space, Bytes, Option<Bytes>)>,
+    /// What is in conflict, by the keys of the rows.
+    conflicts: Vec<(Bytes, Vec<Conflict>)>,
     /// Directories whose entries change, by the key of their time's row.
     touched: BTreeSet<Bytes>,
     observed: Vec<u64>,
@@ -174,7 +190,6 @@ pub struct Txn {
     needs_contents: bool,
     needs_sync: bool,
     snapshot_of: Option<BucketNumber>,
-    shown_usage: Option<(BucketNumber, Usage)>,
 }
 
 impl Txn {
@@ -189,6 +204,7 @@ impl Txn {
             new_history: Vec::new(),
             catalog: Cells::new(),
             raw: Vec::new(),
+            conflicts: Vec::new(),
             touched: BTreeSet::new(),
             observed: Vec::new(),
             keeps_directories: false,
@@ -199,7 +215,6 @@ impl Txn {
             needs_contents: false,
             needs_sync: true,
             snapshot_of: None,
-            shown_usage: None,
         }
     }
 
@@ -334,6 +349,11 @@ impl Txn {
         self.raw.push((space, key, None));
     }
 
+    /// Writes what is in conflict about a name.
+    pub(super) fn put_conflicts(&mut self, key: Bytes, conflicts: Vec<Conflict>) {
+        self.conflicts.push((key, conflicts));
+    }
+
     /// Notes that the entries of `directory` change: moves its time to that of the commit, and makes a concurrent removal of it fail.
     pub fn touch_directory(&mut self, bucket: BucketNumber, directory: &NodeId) {
         self.touched.insert(keys::directory_time(bucket, directory));
@@ -400,40 +420,56 @@ impl Txn {
         self.snapshot_of = Some(bucket);
     }
 
-    /// What shows was counted anew: replaces the counts of objects and their bytes.
-    pub fn set_shown_usage(&mut self, bucket: BucketNumber, usage: Usage) {
-        self.shown_usage = Some((bucket, usage));
+    /// Counts the bucket's objects and their bytes by what the entries show before and after: replaces what was counted on the way.
+    pub(super) fn recount_shown(&mut self, bucket: BucketNumber) {
+        let (mut objects, mut bytes) = (0i64, 0i64);
+        let prefix = bucket.to_be_bytes();
+        for (_, cell) in self.entries.iter().filter(|(key, cell)| cell.is_dirty && key.starts_with(&prefix)) {
+            for (row, sign) in [(&cell.old, -1), (&cell.row, 1)] {
+                if let Some(size) = row.shown.as_ref().and_then(Shown::object_size) {
+                    objects += sign;
+                    bytes = bytes.saturating_add(i64::try_from(size).unwrap_or(i64::MAX).saturating_mul(sign));
+                }
+            }
+        }
+        self.count(bucket, |usage| {
+            usage.objects = objects;
+            usage.logical_bytes = bytes;
+        });
     }
 
-    pub(super) fn shown_usage(&self) -> Option<(BucketNumber, Usage)> {
-        self.shown_usage
+    /// The entries of a bucket that this transaction changes.
+    pub(super) fn changed_entries(&self, bucket: BucketNumber) -> Vec<Bytes> {
+        changed(&self.entries, bucket)
     }
 
-    /// The keys of all entries of a bucket that this transaction has loaded.
-    pub fn loaded_entries(&self, bucket: BucketNumber) -> Vec<Bytes> {
-        loaded(&self.entries, bucket)
+    /// The nodes of a bucket that this transaction changes.
+    pub(super) fn changed_nodes(&self, bucket: BucketNumber) -> Vec<Bytes> {
+        changed(&self.nodes, bucket)
     }
 
-    /// The keys of all nodes of a bucket that this transaction has loaded.
-    pub fn loaded_nodes(&self, bucket: BucketNumber) -> Vec<Bytes> {
-        loaded(&self.nodes, bucket)
+    /// An entry that this transaction has loaded, as it was, by its key.
+    pub(super) fn entry_before(&self, key: &[u8]) -> Option<&EntryRow> {
+        self.entries.get(key).map(|cell| &cell.old)
     }
 
-    /// Whether a register that this transaction changes has, or had, more than one live value, or something shows that no entry
-    /// stands for: what shows must then be derived from more than what was changed.
-    pub fn meets_conflict(&self) -> bool {
-        let entry = |row: &EntryRow| {
-            row.register.has_conflict()
-                || matches!(&row.shown, Some(super::rows::Shown::File(f)) if f.content.is_some())
-        };
-        let entries = self.entries.values().filter(|c| c.is_dirty);
-        let nodes = self.nodes.values().filter(|c| c.is_dirty);
-        entries
-            .into_iter()
-            .any(|c| entry(&c.old) || entry(&c.row) || c.row.register.is_tombstone_only() && c.row.shown.is_some())
-            || nodes
-                .into_iter()
-                .any(|c| c.old.content.has_conflict() || c.row.content.has_conflict() || c.row.home.has_conflict())
+    /// A node that this transaction has loaded, as it was, by its key.
+    pub(super) fn node_before(&self, key: &[u8]) -> Option<&NodeRow> {
+        self.nodes.get(key).map(|cell| &cell.old)
+    }
+
+    /// Whether one of the entries of `directory` that this transaction changes shows, and how many more of them show than before.
+    pub(super) fn shown_entries(&self, bucket: BucketNumber, directory: &NodeId) -> (bool, i64) {
+        let prefix = keys::entry(bucket, directory, b"");
+        let rows = self.entries.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        let mut more = 0;
+        for (_, cell) in rows.filter(|(_, cell)| cell.is_dirty) {
+            if cell.row.shown.is_some() {
+                return (true, 0);
+            }
+            more -= i64::from(cell.old.shown.is_some());
+        }
+        (false, more)
     }
 
     pub(super) fn snapshot_of(&self) -> Option<BucketNumber> {
@@ -470,6 +506,7 @@ impl Txn {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.raw.is_empty()
+            && self.conflicts.is_empty()
             && self.touched.is_empty()
             && self.new_history.is_empty()
             && !self.entries.values().any(|c| c.is_dirty)
@@ -496,19 +533,24 @@ impl Txn {
         Ok(())
     }
 
-    /// By how much the commit changes how many directories are in which, as keys of their counts.
+    /// By how much the commit changes how many entries of which directories show, and how many of them are directories, as keys of their counts.
     pub(super) fn directory_deltas(&self) -> Result<Vec<(Bytes, i64)>> {
         let is_directory = |row: &EntryRow| matches!(row.shown, Some(Shown::Directory { .. }));
-        let mut deltas = Vec::new();
-        for (key, cell) in self.entries.iter().filter(|(key, cell)| cell.is_dirty && key.ends_with(b"/")) {
-            let delta = i64::from(is_directory(&cell.row)) - i64::from(is_directory(&cell.old));
-            if delta != 0 {
-                let bucket = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
-                let (parent, _) = keys::parse_entry(key)?;
-                deltas.push((keys::directory_count(bucket, &parent), delta));
+        let mut deltas: BTreeMap<Bytes, i64> = BTreeMap::new();
+        for (key, cell) in self.entries.iter().filter(|(_, cell)| cell.is_dirty) {
+            let bucket = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+            let (parent, _) = keys::parse_entry(key)?;
+            let entries = i64::from(cell.row.shown.is_some()) - i64::from(cell.old.shown.is_some());
+            // The root is there whether or not anything is in it.
+            if entries != 0 && parent != NodeId::ROOT {
+                *deltas.entry(keys::entry_count(bucket, &parent)).or_default() += entries;
+            }
+            let directories = i64::from(is_directory(&cell.row)) - i64::from(is_directory(&cell.old));
+            if directories != 0 {
+                *deltas.entry(keys::directory_count(bucket, &parent)).or_default() += directories;
             }
         }
-        Ok(deltas)
+        Ok(deltas.into_iter().collect())
     }
 
     /// The rows of the commit, encoded, with their rows of the change index and of the snapshots' past.
@@ -529,6 +571,25 @@ impl Txn {
         let mut writes = self.raw;
         let time = Bytes::copy_from_slice(&sequenced.wall_ns.to_be_bytes());
         writes.extend(self.touched.into_iter().map(|key| (Space::Derived, key, Some(time.clone()))));
+        for (key, conflicts) in self.conflicts {
+            let number = |c: Conflict| Conflict {
+                dot: sequenced.number(&own, c.dot),
+                content: c.content.map(|dot| sequenced.number(&own, dot)),
+                ..c
+            };
+            let conflicts: Vec<Conflict> = conflicts.into_iter().map(number).collect();
+            writes.push((Space::Derived, key, Some(super::contention::encode(&conflicts).into())));
+        }
+        for (key, cell) in self.nodes.iter().filter(|(_, cell)| cell.is_dirty) {
+            let (old, new) = (cell.old.home.value(), cell.row.home.value());
+            if old != new {
+                let bucket = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+                let (node, _) = keys::parse_entry(key)?;
+                let row = |place: &(NodeId, Bytes)| keys::homed(bucket, &place.0, &place.1, &node);
+                writes.extend(old.map(|place| (Space::Derived, row(place), None)));
+                writes.extend(new.map(|place| (Space::Derived, row(place), Some(Bytes::new()))));
+            }
+        }
         seal(self.entries, &own, sequenced, snapshots, &mut writes)?;
         seal(self.nodes, &own, sequenced, snapshots, &mut writes)?;
         seal(self.history, &own, sequenced, snapshots, &mut writes)?;
@@ -544,9 +605,10 @@ impl<R> Cell<R> {
     }
 }
 
-fn loaded<R>(cells: &Cells<R>, bucket: BucketNumber) -> Vec<Bytes> {
+fn changed<R>(cells: &Cells<R>, bucket: BucketNumber) -> Vec<Bytes> {
     let prefix = bucket.to_be_bytes();
-    cells.keys().filter(|key| key.starts_with(&prefix)).cloned().collect()
+    let changed = cells.iter().filter(|(key, cell)| cell.is_dirty && key.starts_with(&prefix));
+    changed.map(|(key, _)| key.clone()).collect()
 }
 
 async fn load<'a, R: Row>(

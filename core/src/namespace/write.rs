@@ -169,11 +169,36 @@ pub(super) async fn replace_content(
     let old: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();
     row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version)), &old);
     for (parent, name) in &names {
-        txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::File(shown.clone()));
+        // Where another file has the name this one is in conflict with it, see `show`.
+        if has_name(&txn.entry(bucket.number, parent, name).await?.shown, &file.node) {
+            txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::File(shown.clone()));
+            txn.count(bucket.number, |u| u.logical_bytes += change);
+        }
     }
-    let names = i64::try_from(names.len()).unwrap_or(i64::MAX);
-    txn.count(bucket.number, |u| u.logical_bytes += change.saturating_mul(names));
     Ok(dot)
+}
+
+/// Whether an entry shows the file `node` as what the entry stands for, and not another file or a conflict copy.
+pub(super) fn has_name(shown: &Option<Shown>, node: &NodeId) -> bool {
+    matches!(shown, Some(Shown::File(file)) if file.node == *node && file.content.is_none())
+}
+
+/// Sets the time that shows under those `names` that `node` has.
+pub(super) async fn show_time(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    node: &NodeId,
+    names: &[Place],
+    modified_ns: TimeNs,
+) -> Result<()> {
+    for (parent, name) in names {
+        if has_name(&txn.entry(bucket.number, parent, name).await?.shown, node)
+            && let Some(Shown::File(shown)) = &mut txn.edit_entry(bucket.number, parent, name).await?.shown
+        {
+            shown.modified_ns = modified_ns;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps the version that is about to be replaced, if the bucket keeps versions.
@@ -291,12 +316,7 @@ pub async fn set_modified(txn: &mut Txn, bucket: &BucketState, place: &Place, mo
             let row = txn.node(bucket.number, &file.node).await?.clone();
             let written = row.content.value().map_or(0, |v| v.modified_ns);
             set_attributes(txn, bucket, &file.node, None, Some((modified_ns, written))).await?;
-            for (parent, name) in &row.names {
-                if let Some(Shown::File(shown)) = &mut txn.edit_entry(bucket.number, parent, name).await?.shown {
-                    shown.modified_ns = modified_ns;
-                }
-            }
-            Ok(())
+            show_time(txn, bucket, &file.node, &row.names, modified_ns).await
         }
         Some(Shown::Directory { node, .. }) => {
             let moved = txn.observe_directory(bucket.number, &node).await?.unwrap_or_default();
@@ -317,11 +337,7 @@ pub async fn set_modified(txn: &mut Txn, bucket: &BucketState, place: &Place, mo
 pub async fn show_modified(txn: &mut Txn, bucket: &BucketState, node: &NodeId, modified_ns: TimeNs) -> Result<()> {
     let row = txn.node(bucket.number, node).await?;
     let (names, home) = (row.names.clone(), row.home.value().cloned());
-    for (parent, name) in &names {
-        if let Some(Shown::File(shown)) = &mut txn.edit_entry(bucket.number, parent, name).await?.shown {
-            shown.modified_ns = modified_ns;
-        }
-    }
+    show_time(txn, bucket, node, &names, modified_ns).await?;
     if let Some((parent, name)) = home
         && matches!(
             txn.entry(bucket.number, &parent, &name).await?.shown,

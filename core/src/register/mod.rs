@@ -157,6 +157,13 @@ impl<V> Register<V> {
         self.live.sort_by_key(|write| Reverse(write.rank()));
     }
 
+    /// The same register with what `view` takes from each value.
+    pub fn view<W>(&self, mut view: impl FnMut(&V) -> W) -> Register<W> {
+        let write =
+            |w: &Write<V>| Write { dot: w.dot, stamp_time: w.stamp_time, value: w.value.as_ref().map(&mut view) };
+        Register { live: self.live.iter().map(write).collect(), context: self.context.clone() }
+    }
+
     /// The same register with other values, for instance decoded ones. Fails with the first error of `convert`.
     pub fn try_map<W, E>(self, mut convert: impl FnMut(V) -> Result<W, E>) -> Result<Register<W>, E> {
         let mut live = SmallVec::with_capacity(self.live.len());

@@ -1,14 +1,14 @@
 //! [`derive`]: registers in, tree and conflicts out.
 
-use super::names::{conflict_name, is_directory_name, is_file_name};
+use super::names::{is_directory_name, is_file_name};
+use super::naming::{DirectoryWish, FileWish, Stray, name_directories, name_files, strays_of};
 use super::registers::RegisterSource;
-use super::show::{Rank, Rules, contents, entry_files, live_contents};
+use super::show::{Rules, contents, entry_files};
 use super::{EntryKind, Place};
 use crate::id::NodeId;
-use crate::register::{Dot, Stamp};
+use crate::register::Dot;
 use bytes::Bytes;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What a bucket's registers show.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,39 +110,21 @@ impl Shown {
     }
 }
 
-/// Where the home register of a directory says it is.
-struct Home {
-    place: Place,
-    dot: Dot,
-    stamp: Stamp,
-    /// The best entry at that place that names the directory.
-    entry: Option<(Stamp, u64)>,
-    explicit: bool,
-    /// Whether it was taken out of a cycle.
-    cut: bool,
-}
-
-/// A live content of a file that may have no name: where it was written, which it is, where it stands among others.
-type Stray = (Place, Dot, Rank);
-
-/// A file that wants to show under a name. Sorts by name, then by precedence.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct FileWish {
-    name: Bytes,
-    /// Named files by their entry's place among rivals, then the contents of one file; what was rescued comes last. The second is 0 for a content that stands for its file.
-    order: (usize, usize),
-    rescued_by: Reverse<Rank>,
-    dot: Dot,
-    node: NodeId,
-    content: Dot,
-    entry: Option<Dot>,
-}
-
 /// Works out what `source` shows.
 ///
 /// Takes memory in proportion to what it visits. Registers whose counterparts have not arrived (an entry without content, a directory whose parent is not known)
 /// do not show yet.
 pub fn derive<S: RegisterSource>(source: &S, rules: &Rules) -> Shown {
+    derive_below(source, rules, false)
+}
+
+/// The same, with what shows in directories that do not hang under the root yet, because one above them has not arrived: nobody finds a way there, but
+/// when that one arrives nothing below it has to be derived again.
+pub fn derive_loose<S: RegisterSource>(source: &S, rules: &Rules) -> Shown {
+    derive_below(source, rules, true)
+}
+
+fn derive_below<S: RegisterSource>(source: &S, rules: &Rules, with_loose: bool) -> Shown {
     let mut homes = collect_homes(source);
     collect_directory_entries(source, &mut homes);
     let parents = cut_cycles(&mut homes);
@@ -154,6 +136,11 @@ pub fn derive<S: RegisterSource>(source: &S, rules: &Rules) -> Shown {
 
     // Parents before children. What does not hang under the root has not arrived in full.
     let mut order = vec![NodeId::ROOT];
+    if with_loose {
+        let unknown = |node: &&NodeId| **node != NodeId::ROOT && !homes.contains_key(*node);
+        let holders: HashSet<NodeId> = children.keys().chain(wishes.keys()).filter(unknown).copied().collect();
+        order.extend(holders);
+    }
     let mut next = 0;
     while let Some(directory) = order.get(next).copied() {
         order.extend(children.get(&directory).into_iter().flatten().copied());
@@ -174,7 +161,8 @@ pub fn derive<S: RegisterSource>(source: &S, rules: &Rules) -> Shown {
     for directory in order {
         if let Some(all) = children.get(&directory) {
             let living = all.iter().filter(|child| alive.contains(*child));
-            name_directories(&directory, living, &homes, rules, &mut shown);
+            let wishes = living.filter_map(|node| homes.get(node)).collect();
+            name_directories(&directory, wishes, rules, &mut shown);
         }
         if let Some(files) = wishes.remove(&directory) {
             name_files(&directory, files, rules, &mut shown);
@@ -184,21 +172,22 @@ pub fn derive<S: RegisterSource>(source: &S, rules: &Rules) -> Shown {
     shown
 }
 
-fn collect_homes<S: RegisterSource>(source: &S) -> BTreeMap<NodeId, Home> {
+fn collect_homes<S: RegisterSource>(source: &S) -> BTreeMap<NodeId, DirectoryWish> {
     let mut homes = BTreeMap::new();
     source.visit_homes(&mut |node, register| {
         if let Some((write, place)) = register.live_values().next()
             && *node != NodeId::ROOT
         {
             let (dot, stamp) = (write.dot, write.stamp());
-            homes.insert(*node, Home { place: place.clone(), dot, stamp, entry: None, explicit: false, cut: false });
+            let (node, place) = (*node, place.clone());
+            homes.insert(node, DirectoryWish { node, place, dot, stamp, entry: None, explicit: false, is_cut: false });
         }
     });
     homes
 }
 
 /// An entry counts for a directory only at the directory's home (rule 3).
-fn collect_directory_entries<S: RegisterSource>(source: &S, homes: &mut BTreeMap<NodeId, Home>) {
+fn collect_directory_entries<S: RegisterSource>(source: &S, homes: &mut BTreeMap<NodeId, DirectoryWish>) {
     source.visit_entries(&mut |place, register| {
         if !is_directory_name(&place.name) {
             return;
@@ -208,15 +197,14 @@ fn collect_directory_entries<S: RegisterSource>(source: &S, homes: &mut BTreeMap
                 && let Some(home) = homes.get_mut(&value.node)
                 && home.place == *place
             {
-                home.explicit |= explicit;
-                home.entry = home.entry.max(Some((write.stamp(), write.dot.sequence)));
+                home.hear(write, explicit);
             }
         }
     });
 }
 
 /// The parent of each directory, with cycles cut at the home that was written last (rule 3).
-fn cut_cycles(homes: &mut BTreeMap<NodeId, Home>) -> BTreeMap<NodeId, NodeId> {
+fn cut_cycles(homes: &mut BTreeMap<NodeId, DirectoryWish>) -> BTreeMap<NodeId, NodeId> {
     let mut parents: BTreeMap<NodeId, NodeId> = homes.iter().map(|(node, home)| (*node, home.place.parent)).collect();
     let mut settled: HashSet<NodeId> = HashSet::new();
     for start in homes.keys().copied().collect::<Vec<_>>() {
@@ -233,11 +221,11 @@ fn cut_cycles(homes: &mut BTreeMap<NodeId, Home>) -> BTreeMap<NodeId, NodeId> {
         if !settled.contains(&at) && parents.contains_key(&at) {
             // Here `at` was met twice: from its first place on, the path is a cycle.
             let cycle = path.iter().skip_while(|node| **node != at);
-            let rank = |node: &NodeId| homes.get(node).map(|home| (home.stamp, home.dot.sequence, *node));
+            let rank = |node: &NodeId| homes.get(node).map(DirectoryWish::rank_in_cycle);
             if let Some(last) = cycle.copied().max_by_key(rank) {
                 parents.insert(last, NodeId::ROOT);
                 if let Some(home) = homes.get_mut(&last) {
-                    home.cut = true;
+                    home.is_cut = true;
                 }
             }
         }
@@ -254,10 +242,7 @@ fn collect_files<S: RegisterSource>(source: &S, rules: &Rules) -> HashMap<NodeId
     let mut strays: HashMap<NodeId, Vec<Stray>> = HashMap::new();
     source.visit_contents(&mut |node, register| {
         shown_by.insert(*node, contents(register, rules).iter().map(|(write, _)| write.dot).collect());
-        let live = live_contents(register, rules);
-        let stray = live.iter().filter(|(_, content)| is_file_name(&content.at.name));
-        let stray = stray.map(|(write, content)| (content.at.clone(), write.dot, rules.rank(write)));
-        strays.insert(*node, stray.collect());
+        strays.insert(*node, strays_of(register, rules));
     });
     source.visit_entries(&mut |place, register| {
         if !is_file_name(&place.name) {
@@ -266,136 +251,17 @@ fn collect_files<S: RegisterSource>(source: &S, rules: &Rules) -> HashMap<NodeId
         for (i, (write, node)) in entry_files(register, rules).into_iter().enumerate() {
             strays.remove(&node);
             for (j, content) in shown_by.get(&node).into_iter().flatten().enumerate() {
-                // The main content of a file is named after the write of the name, so that editing the file does not rename it.
-                let dot = if j == 0 { write.dot } else { *content };
-                wishes.entry(place.parent).or_default().push(FileWish {
-                    name: place.name.clone(),
-                    order: (i, j),
-                    rescued_by: Reverse((false, write.stamp(), 0)),
-                    dot,
-                    node,
-                    content: *content,
-                    entry: Some(write.dot),
-                });
+                let wish = FileWish::named(&place.name, write, node, *content, (i, j));
+                wishes.entry(place.parent).or_default().push(wish);
             }
         }
     });
     // Live content without a name shows where it was last written (rule 5).
     for (node, contents) in strays {
-        let several = usize::from(contents.len() > 1);
-        for (place, dot, rank) in contents {
-            wishes.entry(place.parent).or_default().push(FileWish {
-                name: place.name,
-                order: (usize::MAX, several),
-                rescued_by: Reverse(rank),
-                dot,
-                node,
-                content: dot,
-                entry: None,
-            });
+        let several = contents.len() > 1;
+        for stray in contents {
+            wishes.entry(stray.0.parent).or_default().push(FileWish::stray(stray, node, several));
         }
     }
     wishes
-}
-
-fn name_files(directory: &NodeId, mut wishes: Vec<FileWish>, rules: &Rules, shown: &mut Shown) {
-    wishes.sort_unstable();
-    let mut taken: BTreeSet<Bytes> = BTreeSet::new();
-    let mut losers = Vec::new();
-    let mut show = |wish: &FileWish, name: Bytes, conflict: Option<ConflictKind>| {
-        let is_main = wish.order.1 == 0;
-        let place = Place::new(*directory, wish.name.clone());
-        let file = ShownFile { node: wish.node, place, content: wish.content, entry: wish.entry, conflict, is_main };
-        shown.files.insert(Place::new(*directory, name), file);
-    };
-    let mut conflicts = Vec::new();
-    let mut tell = |wish: &FileWish, kind: ConflictKind, name: Option<Bytes>| {
-        conflicts.push(Conflict {
-            kind,
-            place: Place::new(*directory, wish.name.clone()),
-            shown: name.map(|name| Place::new(*directory, name)),
-            node: wish.node,
-            content: Some(wish.content),
-            dot: wish.dot,
-        });
-    };
-    // All plain names first, so that no derived name takes one.
-    for wish in wishes {
-        if !taken.insert(wish.name.clone()) {
-            losers.push(wish);
-        } else if wish.entry.is_none() {
-            tell(&wish, ConflictKind::Rescued, Some(wish.name.clone()));
-            show(&wish, wish.name.clone(), Some(ConflictKind::Rescued));
-        } else {
-            show(&wish, wish.name.clone(), None);
-        }
-    }
-    for wish in losers {
-        let kind = if wish.entry.is_none() { ConflictKind::Rescued } else { ConflictKind::File };
-        if rules.keeps_both() {
-            let name = free_name(&wish.name, wish.dot, rules, &mut taken);
-            tell(&wish, kind, Some(name.clone()));
-            show(&wish, name, Some(kind));
-        } else {
-            tell(&wish, kind, None);
-        }
-    }
-    shown.conflicts.append(&mut conflicts);
-}
-
-fn name_directories<'a>(
-    parent: &NodeId,
-    living: impl Iterator<Item = &'a NodeId>,
-    homes: &BTreeMap<NodeId, Home>,
-    rules: &Rules,
-    shown: &mut Shown,
-) {
-    // By name; an entry beats a mere home, because with only a home somebody has given up the name.
-    let mut wishes: Vec<(NodeId, &Home)> = living.filter_map(|node| Some((*node, homes.get(node)?))).collect();
-    wishes.sort_by_key(|(node, home)| (&home.place.name, Reverse((home.entry, home.stamp, home.dot.sequence)), *node));
-    let mut taken: BTreeSet<Bytes> = BTreeSet::new();
-    let mut losers = Vec::new();
-    let mut show = |node: NodeId, home: &Home, name: Bytes, conflict: Option<ConflictKind>| {
-        let place = Place::new(*parent, name);
-        shown.directories_at.insert(place.clone(), node);
-        if let Some(kind) = conflict {
-            let shown_at = Some(place.clone());
-            let contended = home.place.clone();
-            shown.conflicts.push(Conflict {
-                kind,
-                place: contended,
-                shown: shown_at,
-                node,
-                content: None,
-                dot: home.dot,
-            });
-        }
-        let directory = ShownDirectory { place, home: home.place.clone(), explicit: home.explicit, conflict };
-        shown.directories.insert(node, directory);
-    };
-    for (node, home) in wishes {
-        if !home.cut && taken.insert(home.place.name.clone()) {
-            show(node, home, home.place.name.clone(), None);
-        } else {
-            losers.push((node, home));
-        }
-    }
-    for (node, home) in losers {
-        let kind = if home.cut { ConflictKind::Cycle } else { ConflictKind::DirectoryName };
-        let name = free_name(&home.place.name, home.dot, rules, &mut taken);
-        show(node, home, name, Some(kind));
-    }
-}
-
-/// A derived name that is not taken, now taken.
-fn free_name(name: &Bytes, dot: Dot, rules: &Rules, taken: &mut BTreeSet<Bytes>) -> Bytes {
-    let segment = (rules.segment_name)(&dot.segment);
-    let mut attempt = 1;
-    loop {
-        let candidate = conflict_name(name, dot, &segment, attempt);
-        if taken.insert(candidate.clone()) {
-            return candidate;
-        }
-        attempt += 1;
-    }
 }

@@ -9,13 +9,15 @@
 
 mod derive;
 mod names;
+mod naming;
 mod registers;
 mod show;
 
-pub use derive::{Conflict, ConflictKind, Shown, ShownDirectory, ShownFile, derive};
+pub use derive::{Conflict, ConflictKind, Shown, ShownDirectory, ShownFile, derive, derive_loose};
 pub use names::{conflict_name, is_directory_name, is_file_name, short_segment_name};
+pub use naming::{DirectoryWish, FileWish, Stray, Taken, name_directories, name_files, strays_of};
 pub use registers::{ContentRegister, RegisterSource, Registers};
-pub use show::{Live, Rules, contents, entry_files, live_contents};
+pub use show::{Live, Rank, Rules, contents, entry_files, live_contents};
 
 use crate::id::NodeId;
 use crate::register::{Dot, Register, Write};

@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 pub type Live<'r, V> = (&'r Write<V>, &'r V);
 
 /// Where a write stands among rivals, see [`Rules::rank`].
-pub(super) type Rank = (bool, Stamp, u64);
+pub type Rank = (bool, Stamp, u64);
 
 /// What a bucket's policy says about conflicts, and what segments are called in conflict names.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ pub struct Rules<'a> {
     /// The segment where the bucket was made, for [`ConflictPolicy::OriginWins`].
     pub origin: SegmentId,
     /// A segment's name. It must give the same answer everywhere, or trees differ in conflict names.
-    pub segment_name: &'a dyn Fn(&SegmentId) -> String,
+    pub segment_name: &'a (dyn Fn(&SegmentId) -> String + Sync),
 }
 
 impl Rules<'static> {

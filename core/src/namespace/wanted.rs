@@ -1,0 +1,265 @@
+//! Versions that came by a delta and whose bytes may not be here: a row for each, written in the commit that shows the version, so that no crash makes a
+//! segment claim what it does not hold (P8).
+//!
+//! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row whose version has
+//! been replaced since is dropped when it is met.
+
+use super::keys::{self, BucketNumber};
+use super::rows::{HistoryRow, NodeRow, Shown};
+use super::show::node_of;
+use super::txn::{Field, Row, Txn};
+use super::version::{Content, Version};
+use super::{Ledger, Place, View, contention};
+use crate::error::{Error, Result};
+use crate::id::{NodeId, SegmentId};
+use crate::kv::{KeyRange, Snapshot, Space};
+use crate::manifest::{Manifest, Root};
+use crate::register::{Dot, Register, VersionVector};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+
+/// Whether whoever takes in a delta is going to fetch the bytes it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataWanted {
+    /// Names and manifests only.
+    No,
+    /// All versions' bytes are to be brought here; what may be missing is listed by [`Bucket::wanted`](crate::Bucket::wanted).
+    Yes,
+}
+
+/// A version whose bytes may not be here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// Names it for [`Bucket::data_arrived`](crate::Bucket::data_arrived), and orders it for [`Bucket::wanted`](crate::Bucket::wanted): by segment, then
+    /// sequence.
+    pub key: Bytes,
+    /// The file; `None`: it is an older version that the bucket keeps.
+    pub node: Option<NodeId>,
+    /// The write that carries the version.
+    pub dot: Dot,
+    /// Which chunks it takes.
+    pub manifest: Manifest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The key it shows under, or that it is an older version of; `None`: it shows nowhere.
+    pub path: Option<Bytes>,
+}
+
+/// `wanted/`, bucket (4).
+pub fn wanted_prefix(bucket: BucketNumber) -> Bytes {
+    let mut key = BytesMut::from(&b"wanted/"[..]);
+    key.put_u32(bucket);
+    key.freeze()
+}
+
+/// [`wanted_prefix`], segment (16), sequence (8), field, the key of the register's row without the bucket.
+fn wanted_key(bucket: BucketNumber, dot: &Dot, field: Field, row_key: &[u8]) -> Bytes {
+    let mut key = BytesMut::from(wanted_prefix(bucket).as_ref());
+    key.put_slice(&dot.segment.0);
+    key.put_u64(dot.sequence);
+    key.put_u8(field as u8);
+    key.put_slice(row_key.get(4..).unwrap_or_default());
+    key.freeze()
+}
+
+struct Parsed {
+    dot: Dot,
+    field: Field,
+    row_key: Bytes,
+}
+
+fn parse(bucket: BucketNumber, key: &[u8]) -> Result<Parsed> {
+    let bad = || Error::invalid("not the key of a version whose data is wanted");
+    let rest = key.strip_prefix(wanted_prefix(bucket).as_ref()).ok_or_else(bad)?;
+    let (segment, rest) = rest.split_first_chunk::<16>().ok_or_else(bad)?;
+    let (sequence, rest) = rest.split_first_chunk::<8>().ok_or_else(bad)?;
+    let (field, row) = rest.split_first().ok_or_else(bad)?;
+    let mut row_key = BytesMut::with_capacity(4 + row.len());
+    row_key.put_u32(bucket);
+    row_key.put_slice(row);
+    let dot = Dot { segment: SegmentId(*segment), sequence: u64::from_be_bytes(*sequence) };
+    Ok(Parsed { dot, field: Field::from_byte(*field)?, row_key: row_key.freeze() })
+}
+
+fn manifest_of(version: &Version) -> Option<&Manifest> {
+    match &version.content {
+        Content::Manifest(manifest) if *manifest.root() != Root::Empty => Some(manifest),
+        Content::Manifest(_) | Content::Inline(_) => None,
+    }
+}
+
+/// Notes the versions that `now` has and `before`, the same register before a delta, had not.
+pub(super) fn want(
+    txn: &mut Txn,
+    bucket: BucketNumber,
+    field: Field,
+    row_key: &[u8],
+    before: &[Dot],
+    now: &Register<Version>,
+) {
+    let own = *txn.own();
+    for (write, version) in now.live_values() {
+        // What was written here needs no fetching.
+        let is_new = !before.contains(&write.dot) && write.dot.segment != own;
+        if is_new && manifest_of(version).is_some() {
+            txn.put(Space::Meta, wanted_key(bucket, &write.dot, field, row_key), Bytes::new());
+        }
+    }
+}
+
+/// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted.
+pub async fn data_vector(
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    vector: &VersionVector,
+) -> Result<VersionVector> {
+    let mut complete = VersionVector::new();
+    for dot in vector.dots() {
+        let mut prefix = BytesMut::from(wanted_prefix(bucket).as_ref());
+        prefix.put_slice(&dot.segment.0);
+        let first = snapshot.scan(Space::Meta, KeyRange::prefix(&prefix), 1, false).await?.rows.into_iter().next();
+        let sequence = match first {
+            Some((key, _)) => dot.sequence.min(parse(bucket, &key)?.dot.sequence.saturating_sub(1)),
+            None => dot.sequence,
+        };
+        complete.advance(Dot { sequence, ..dot });
+    }
+    Ok(complete)
+}
+
+/// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone.
+pub async fn wanted(
+    ledger: &Ledger,
+    bucket: BucketNumber,
+    after: Option<Bytes>,
+    limit: usize,
+) -> Result<(Vec<Wanted>, Vec<Bytes>)> {
+    let snapshot = ledger.store().snapshot().await?;
+    let view = View::new(snapshot.clone(), *ledger.own(), bucket, None);
+    let prefix = wanted_prefix(bucket);
+    let (mut found, mut gone) = (Vec::new(), Vec::new());
+    let mut range = match after {
+        Some(after) => KeyRange::prefix_after(&prefix, after.max(prefix.clone())),
+        None => KeyRange::prefix(&prefix),
+    };
+    while found.len() < limit {
+        let page = snapshot.scan(Space::Meta, range, limit - found.len(), false).await?;
+        for (key, _) in &page.rows {
+            match read(&view, &snapshot, bucket, key).await? {
+                Some(wanted) => found.push(wanted),
+                None => gone.push(key.clone()),
+            }
+        }
+        match page.rows.last() {
+            Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),
+            _ => break,
+        }
+    }
+    Ok((found, gone))
+}
+
+async fn read(view: &View, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber, key: &Bytes) -> Result<Option<Wanted>> {
+    let Parsed { dot, field, row_key } = parse(bucket, key)?;
+    let find = |register: &Register<Version>| {
+        let (_, version) = register.live_values().find(|(write, _)| write.dot == dot)?;
+        Some((manifest_of(version)?.clone(), version.size, version.at.clone()))
+    };
+    if field == Field::History {
+        let Some(row) = snapshot.get(HistoryRow::SPACE, &row_key).await? else { return Ok(None) };
+        let Some((manifest, size, _)) = find(&HistoryRow::decode(row, view.own())?.register) else { return Ok(None) };
+        let (parent, name, _) = keys::parse_history(&row_key)?;
+        let path = path_of(view, snapshot, bucket, &(parent, name)).await?;
+        return Ok(Some(Wanted { key: key.clone(), node: None, dot, manifest, size, path }));
+    }
+    let Some(row) = snapshot.get(NodeRow::SPACE, &row_key).await? else { return Ok(None) };
+    let row = NodeRow::decode(row, view.own())?;
+    let Some((manifest, size, at)) = find(&row.content) else { return Ok(None) };
+    let (node, _) = keys::parse_entry(&row_key)?;
+    let is_main = row.content.shown().is_some_and(|write| write.dot == dot);
+    let mut path = None;
+    for place in row.names.iter().chain([&at]) {
+        if let Some(shows) = shows_at(view, snapshot, bucket, place, &node, &dot, is_main).await? {
+            path = path_of(view, snapshot, bucket, &shows).await?;
+            break;
+        }
+    }
+    Ok(Some(Wanted { key: key.clone(), node: Some(node), dot, manifest, size, path }))
+}
+
+/// Where a content that has a claim to `place` shows.
+async fn shows_at(
+    view: &View,
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    place: &Place,
+    node: &NodeId,
+    dot: &Dot,
+    is_main: bool,
+) -> Result<Option<Place>> {
+    match view.shown(&place.0, &place.1).await? {
+        Some(Shown::File(file)) if file.node == *node && file.content.map_or(is_main, |content| content == *dot) => {
+            return Ok(Some(place.clone()));
+        }
+        // A directory with a content of its own.
+        Some(Shown::Directory { node: there, explicit: Some(_) }) if there == *node && is_main => {
+            return Ok(Some(place.clone()));
+        }
+        _ => {}
+    }
+    derived_place(snapshot, bucket, place, node, Some(*dot)).await
+}
+
+/// Where a loser of `place` shows.
+async fn derived_place(
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    place: &Place,
+    node: &NodeId,
+    content: Option<Dot>,
+) -> Result<Option<Place>> {
+    let Some(row) = snapshot.get(Space::Derived, &keys::contention(bucket, &place.0, &place.1)).await? else {
+        return Ok(None);
+    };
+    let conflicts = contention::decode(&place.0, &place.1, row)?;
+    let ours = conflicts.into_iter().find(|conflict| conflict.node == *node && conflict.content == content);
+    Ok(ours.and_then(|conflict| conflict.shown).map(|shown| (shown.parent, shown.name)))
+}
+
+/// The key of what is at `place`; `None`: a directory above does not show.
+async fn path_of(
+    view: &View,
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    place: &Place,
+) -> Result<Option<Bytes>> {
+    let mut names = vec![place.1.clone()];
+    let mut at = place.0;
+    let mut met = std::collections::BTreeSet::new();
+    while at != NodeId::ROOT {
+        let Some(row) = snapshot.get(NodeRow::SPACE, &keys::node(bucket, &at)).await? else { return Ok(None) };
+        let Some(home) = NodeRow::decode(row, view.own())?.home.value().cloned() else { return Ok(None) };
+        let shows = if node_of(&view.shown(&home.0, &home.1).await?) == Some(at) {
+            Some(home)
+        } else {
+            match derived_place(snapshot, bucket, &home, &at, None).await? {
+                Some(shows) => Some(shows),
+                // Taken out of a cycle it hangs under the root.
+                None => derived_place(snapshot, bucket, &(NodeId::ROOT, home.1), &at, None).await?,
+            }
+        };
+        let Some((parent, name)) = shows.filter(|_| met.insert(at)) else { return Ok(None) };
+        names.push(name);
+        at = parent;
+    }
+    names.reverse();
+    Ok(Some(names.concat().into()))
+}
+
+/// Drops rows: what they wanted is here, or gone.
+pub fn data_arrived(txn: &mut Txn, bucket: BucketNumber, keys: &[Bytes]) -> Result<()> {
+    for key in keys {
+        parse(bucket, key)?;
+        txn.delete(Space::Meta, key.clone());
+    }
+    Ok(())
+}
