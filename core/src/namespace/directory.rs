@@ -10,6 +10,7 @@ use crate::kv::{KeyRange, Space};
 use crate::register::Write;
 use crate::tree::{EntryKind, EntryValue, directory_id};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 /// The most names a file can have.
@@ -519,7 +520,9 @@ pub async fn rename_directory(txn: &mut Txn, bucket: &BucketState, from: &Place,
     }
     // Walking up also reads every home on the way, so that concurrent moves can't close a circle.
     let mut above = to.0;
-    while above != NodeId::ROOT {
+    let mut met = BTreeSet::new();
+    // Homes that are in a circle already, because they were moved on different segments, don't lead to the root.
+    while above != NodeId::ROOT && met.insert(above) {
         if above == node {
             return Err(Error::invalid("a directory can't be moved into itself"));
         }
