@@ -138,14 +138,15 @@ impl<P> Machine<P> {
                 self.lanes.entry((bucket, peer)).or_default().announced(vector, receives);
                 self.advance((bucket, peer), actions);
             }
-            Message::Delta { bucket, to, payload, .. } => {
+            Message::Delta { bucket, from, to, payload } => {
                 let receives = self.lanes.get(&(bucket, peer)).and_then(|lane| lane.terms).is_some_and(|t| t.receives);
                 let Some(lane) = self.lanes.get_mut(&(bucket, peer)).filter(|_| receives) else {
                     let reason = "this bucket is not received over this link".into();
                     self.send(peer, Message::Refused { bucket, reason }, actions);
                     return;
                 };
-                lane.peer_is_at(&to);
+                // What it was cut after the sender need not have itself.
+                lane.peer_is_at(&to.dots().filter(|dot| !from.covers(dot)).collect());
                 lane.waiting.push_back(payload);
                 if lane.waiting.len() > WINDOW {
                     actions.push(Action::Close { peer, reason: "it sends faster than it may".into() });
@@ -178,8 +179,9 @@ impl<P> Machine<P> {
             Message::Stand { bucket, nonce, vector } => {
                 if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                     lane.peer_stands(&vector);
-                    actions.push(Action::Stands { peer, bucket, nonce, vector });
                 }
+                // The bucket may have gone since it was asked.
+                actions.push(Action::Stands { peer, bucket, nonce, vector });
             }
         }
     }
