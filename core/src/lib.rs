@@ -28,7 +28,7 @@ pub use chunk::{Codec, StoredChunk};
 pub use engine::fs::OpenFile;
 pub use engine::{
     Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, ChunkImport, ChunkSource, CreateOptions,
-    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment,
+    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment, SegmentWatch,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};

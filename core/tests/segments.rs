@@ -300,3 +300,46 @@ async fn data_is_wanted_until_it_arrives() {
     assert_eq!(b.data_vector().await.unwrap(), b.vector().await.unwrap());
     assert!(b.data_arrived(&[bytes::Bytes::from_static(b"clock")]).await.is_err());
 }
+
+/// A derived name that somebody has made a file of meanwhile gets a number, and loses it when that file goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn derived_names_make_room() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("room", 3, &BucketPolicy::default()).await;
+    for (site, content) in sites.iter().zip(["left", "right"]) {
+        site.bucket.put("x", content, PutOptions::default()).await.unwrap();
+    }
+    sites[0].pull(&sites[1]).await;
+    let copy = sites[0].shows().await.into_keys().find(|key| key.contains("(conflict")).unwrap();
+    sites[2].bucket.put(&copy, "plain", PutOptions::default()).await.unwrap();
+    sites[0].pull(&sites[2]).await;
+    let shows = sites[0].shows().await;
+    let again = copy.replace(')', " 2)");
+    assert_eq!(shows[&copy], "plain");
+    assert!(shows.contains_key(&again), "{shows:?}");
+    sites[2].bucket.delete(&copy, DeleteOptions::default()).await.unwrap();
+    sites[0].pull(&sites[2]).await;
+    let shows = sites[0].shows().await;
+    assert!(shows.contains_key(&copy) && !shows.contains_key(&again), "{shows:?}");
+}
+
+/// A directory could be moved below two that had been moved into each other on different segments only by a search that never ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn below_a_circle_directories_move_as_elsewhere() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("circle", 2, &BucketPolicy::default()).await;
+    for path in ["p", "q", "c"] {
+        sites[0].bucket.mkdir(path, Attributes::default()).await.unwrap();
+    }
+    sites[1].pull(&sites[0]).await;
+    sites[0].bucket.rename("p", "q/p").await.unwrap();
+    sites[1].bucket.rename("q", "p/q").await.unwrap();
+    sites[0].pull(&sites[1]).await;
+    let (names, _) = sites[0].bucket.read_dir("", None, 10).await.unwrap();
+    let cut = names.iter().map(|entry| String::from_utf8_lossy(&entry.name).into_owned());
+    let cut = cut.into_iter().find(|name| name.contains("(conflict")).unwrap();
+    sites[0].bucket.rename("c", format!("{cut}c")).await.unwrap();
+    sites[0].check("the move").await;
+    sites[1].pull(&sites[0]).await;
+    assert_eq!(sites[1].bucket.read_dir(&cut, None, 10).await.unwrap().0.len(), 2);
+}

@@ -68,7 +68,17 @@ impl Segment {
 
     /// What is missing of a manifest's content now, by as much of the manifest as is here; see [`Object::missing_chunks`].
     pub async fn missing_chunks(&self, manifest: &Manifest, max: usize) -> Result<Vec<ChunkId>> {
-        Ok(missing(self.contents(), manifest, 0..manifest.size(), max, Wanted::All).await?.chunks)
+        Ok(self.missing(manifest, 0..manifest.size(), max).await?.chunks)
+    }
+
+    /// What is missing of a range of a manifest's content; see [`Object::missing`].
+    pub async fn missing(&self, manifest: &Manifest, range: Range<u64>, max: usize) -> Result<Missing> {
+        missing(self.contents(), manifest, range, max, Wanted::All).await
+    }
+
+    /// The nodes of a manifest that are missing now; see [`Object::missing_nodes`].
+    pub async fn missing_nodes(&self, manifest: &Manifest, max: usize) -> Result<Vec<ChunkId>> {
+        Ok(missing(self.contents(), manifest, 0..manifest.size(), max, Wanted::Nodes).await?.chunks)
     }
 }
 

@@ -137,16 +137,20 @@ impl Contentions {
     }
 
     /// What is in conflict about a name. The commit fails if another changes that before.
-    pub(super) async fn get(&mut self, txn: &mut Txn, directory: &NodeId, name: &Bytes) -> Result<&Contention> {
+    pub(super) async fn get(&mut self, txn: &mut Txn, directory: &NodeId, name: &Bytes) -> Result<&[Conflict]> {
+        // Nearly always nothing is in conflict in the whole directory, and then nothing is remembered for each name.
+        if !self.are_any(directory).await? {
+            return match self.rows.get(&(*directory, name.clone())) {
+                Some(cached) => Ok(&cached.now),
+                None => {
+                    txn.watch(Space::Derived, &keys::contention(self.bucket, directory, name));
+                    Ok(&[])
+                }
+            };
+        }
         let place = (*directory, name.clone());
         if !self.rows.contains_key(&place) {
-            let key = keys::contention(self.bucket, directory, name);
-            let row = if self.are_any(directory).await? {
-                txn.read(Space::Derived, &key).await?
-            } else {
-                txn.watch(Space::Derived, &key);
-                None
-            };
+            let row = txn.read(Space::Derived, &keys::contention(self.bucket, directory, name)).await?;
             let before = row.map(|row| decode(directory, name, row)).transpose()?.unwrap_or_default();
             self.rows.insert(place.clone(), Cached { now: before.clone(), before });
         }
@@ -156,8 +160,12 @@ impl Contentions {
 
     /// Replaces what is in conflict about a name, which was looked at before.
     pub(super) fn set(&mut self, directory: &NodeId, name: &Bytes, conflicts: Contention) {
-        if let Some(cached) = self.rows.get_mut(&(*directory, name.clone())) {
-            cached.now = conflicts;
+        match self.rows.get_mut(&(*directory, name.clone())) {
+            Some(cached) => cached.now = conflicts,
+            None if conflicts.is_empty() => {}
+            None => {
+                self.rows.insert((*directory, name.clone()), Cached { before: Contention::new(), now: conflicts });
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use crate::kv::{KeyRange, Space};
 use crate::register::Write;
 use crate::tree::{EntryKind, EntryValue, directory_id};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 /// The most names a file can have.
@@ -144,10 +145,15 @@ pub(super) async fn write_entry(
             let same = |w: &&Write<EntryValue>| w.value.is_none_or(|v| v.node == *node);
             row.register.ordered().iter().filter(same).map(|w| w.dot).collect()
         }
-        // A name is all the writes that give it: two segments may have given one file the same name.
-        Some(EntryValue { kind: EntryKind::File, node }) => {
-            let same = |w: &&Write<EntryValue>| w.value.is_some_and(|v| v.node == *node);
-            row.register.ordered().iter().filter(same).map(|w| w.dot).collect()
+        // A name is all the writes that give it: two segments may have given one file the same name. What is there and does not show, because its
+        // content has not arrived, is not replaced by somebody who did not see it.
+        Some(EntryValue { kind: EntryKind::File, .. }) => {
+            let shows = match &row.shown {
+                Some(Shown::File(file)) if file.content.is_none() => Some(file.node),
+                _ => None,
+            };
+            let replaced = |w: &&Write<EntryValue>| w.value.is_none_or(|v| Some(v.node) == shows);
+            row.register.ordered().iter().filter(replaced).map(|w| w.dot).collect()
         }
         None => row.register.dots().to_vec(),
     };
@@ -519,7 +525,9 @@ pub async fn rename_directory(txn: &mut Txn, bucket: &BucketState, from: &Place,
     }
     // Walking up also reads every home on the way, so that concurrent moves can't close a circle.
     let mut above = to.0;
-    while above != NodeId::ROOT {
+    let mut met = BTreeSet::new();
+    // Homes that are in a circle already, because they were moved on different segments, don't lead to the root.
+    while above != NodeId::ROOT && met.insert(above) {
         if above == node {
             return Err(Error::invalid("a directory can't be moved into itself"));
         }

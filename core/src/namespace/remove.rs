@@ -32,7 +32,8 @@ pub async fn delete(
     let (directories, name) = split(key).place();
     let versioning = bucket.versioning();
     let makes_marker = options.version.is_none() && versioning != Versioning::Off;
-    let parent = match find_directory(txn, bucket, &directories).await? {
+    let seen = find_directory(txn, bucket, &directories).await?;
+    let parent = match seen {
         Some(parent) => Some(parent),
         None => find_hidden(txn, bucket, &directories).await?,
     };
@@ -47,7 +48,8 @@ pub async fn delete(
         }
     };
     let place = (parent, name);
-    let shown = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone();
+    // What came by a delta without the directories above it is seen by nobody.
+    let shown = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone().filter(|_| seen.is_some());
     check_condition(txn, bucket, key, &place, &shown, options).await?;
     if let Some(version) = options.version {
         return Ok((delete_version(txn, bucket, &place, shown, version).await?, None));

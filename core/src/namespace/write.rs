@@ -1,6 +1,6 @@
 //! Putting a version under a key, and changing what goes with it.
 
-use super::directory::{make_directories, make_directory, make_explicit, write_entry};
+use super::directory::{find_directory, make_directories, make_directory, make_explicit, write_entry};
 use super::history::{drop_null_version, retire, trim};
 use super::rows::{AttributesValue, ExplicitDirectory, NodeRow, Shown, ShownFile, TagsValue};
 use super::txn::Txn;
@@ -45,10 +45,15 @@ pub async fn put(
     condition: &Condition,
 ) -> Result<Stored> {
     let (directories, name) = split(key).place();
+    let is_seen = find_directory(txn, bucket, &directories).await?.is_some();
     let parent = make_directories(txn, bucket, &directories, true).await?;
     let policy = bucket.policy();
     txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
     let place = (parent, name);
+    if !is_seen && txn.entry(bucket.number, &place.0, &place.1).await?.shown.is_some() {
+        // It came by a delta without the directories above it, so nobody can mean to replace it.
+        txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = None;
+    }
     let entry = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone();
     let mut version = new.version;
     version.at = place.clone();

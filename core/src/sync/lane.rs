@@ -20,6 +20,8 @@ pub struct LaneStatus {
     pub is_open: bool,
     /// The highest vector that the other side has said it stands at.
     pub peer_vector: VersionVector,
+    /// The part of it that it sends here, or has sent: when this segment stands there too, it has all that the other side has told of.
+    pub peer_announced: VersionVector,
     /// Deltas sent and not acknowledged.
     pub in_flight: usize,
     /// Deltas that came and wait to be taken in.
@@ -37,6 +39,8 @@ pub struct Lane<P> {
     pub(super) peer_receives: Option<bool>,
     /// What the peer has said it stands at.
     pub(super) theirs: VersionVector,
+    /// What it has said that it sends; an acknowledgement is no such promise.
+    announced: VersionVector,
     /// Where it will stand when it has taken what is under way.
     sent: VersionVector,
     in_flight: usize,
@@ -58,6 +62,7 @@ impl<P> Default for Lane<P> {
             terms: None,
             peer_receives: None,
             theirs: VersionVector::new(),
+            announced: VersionVector::new(),
             sent: VersionVector::new(),
             in_flight: 0,
             is_dirty: false,
@@ -77,6 +82,7 @@ impl<P> Lane<P> {
         LaneStatus {
             is_open: self.terms.is_some() && self.peer_receives.is_some(),
             peer_vector: self.theirs.clone(),
+            peer_announced: self.announced.clone(),
             in_flight: self.in_flight,
             waiting: self.waiting.len(),
             problem: self.problem.clone(),
@@ -99,9 +105,12 @@ impl<P> Lane<P> {
         self.peer_receives = Some(receives);
         // It may be a peer that was restored from a backup: it stands where it says, not where it once was.
         self.theirs = vector.clone();
+        self.announced = vector.clone();
         self.sent = vector;
         self.in_flight = 0;
         self.is_dirty = true;
+        // Even with nothing to send, so that the peer stands where this segment has said that it stands.
+        self.is_forced = true;
     }
 
     pub(super) fn soil(&mut self) {
@@ -176,7 +185,14 @@ impl<P> Lane<P> {
     /// The peer is at least at `vector`: it said so, or has sent what it says.
     pub(super) fn peer_is_at(&mut self, vector: &VersionVector) {
         self.theirs.merge(vector);
+        self.announced.merge(vector);
         self.sent.merge(vector);
+    }
+
+    /// The peer answers a probe: it stands at `vector`, and sends what leads there.
+    pub(super) fn peer_stands(&mut self, vector: &VersionVector) {
+        self.theirs.merge(vector);
+        self.announced.merge(vector);
     }
 
     /// Something of the peer's could not be taken in here.

@@ -3,6 +3,7 @@
 use super::lane::{Lane, LaneStatus};
 use super::{Action, Event, Message, UNKNOWN_BUCKETS_MAX, WINDOW};
 use crate::id::{BucketId, SegmentId};
+use crate::register::VersionVector;
 use std::collections::{BTreeMap, HashSet};
 
 /// See the module `sync`.
@@ -168,12 +169,15 @@ impl<P> Machine<P> {
                 if let Some(lane) = self.lanes.get_mut(&(bucket, peer)).filter(|lane| lane.terms.is_some()) {
                     lane.force();
                     actions.push(Action::Read { peer, bucket, nonce });
+                    self.advance((bucket, peer), actions);
+                } else {
+                    // Nothing of it goes over this link.
+                    self.send(peer, Message::Stand { bucket, nonce, vector: VersionVector::new() }, actions);
                 }
-                self.advance((bucket, peer), actions);
             }
             Message::Stand { bucket, nonce, vector } => {
                 if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
-                    lane.theirs.merge(&vector);
+                    lane.peer_stands(&vector);
                     actions.push(Action::Stands { peer, bucket, nonce, vector });
                 }
             }

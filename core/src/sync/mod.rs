@@ -85,6 +85,22 @@ pub enum Message<P> {
     },
 }
 
+impl<P> Message<P> {
+    /// The same with another payload.
+    pub fn map<Q>(self, convert: impl FnOnce(P) -> Q) -> Message<Q> {
+        match self {
+            Message::Carry { bucket, vector, receives } => Message::Carry { bucket, vector, receives },
+            Message::Delta { bucket, from, to, payload } => {
+                Message::Delta { bucket, from, to, payload: convert(payload) }
+            }
+            Message::Ack { bucket, vector } => Message::Ack { bucket, vector },
+            Message::Refused { bucket, reason } => Message::Refused { bucket, reason },
+            Message::Probe { bucket, nonce } => Message::Probe { bucket, nonce },
+            Message::Stand { bucket, nonce, vector } => Message::Stand { bucket, nonce, vector },
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<P> {

@@ -19,13 +19,27 @@
 
 #![forbid(unsafe_code)]
 
+mod bring;
+mod dial;
+mod door;
+mod driver;
+mod fetch;
+mod hub;
 pub mod identity;
 pub mod invite;
 pub mod links;
+mod outbox;
 pub mod scope;
+mod session;
+pub mod status;
 pub mod tls;
+pub mod wire;
 
+pub use dial::AcceptOptions;
+pub use door::{LinkDoor, LinkOptions};
+pub use hub::LinkLimits;
 pub use identity::{Fingerprint, Identity};
 pub use invite::{Code, Invite, InviteOptions, Invites};
 pub use links::{Direction, Link, Links, Mode};
 pub use scope::Scope;
+pub use status::{BucketStatus, LinkStatus, MissingObject, PeerBucketStatus, SyncStatus};

@@ -294,11 +294,9 @@ pub fn to_message(body: &Body) -> Result<Option<sync::Message<Packed>>> {
             sync::Message::Refused { bucket: bucket(&place.bucket)?, reason }
         }
         Body::Probe(place) => sync::Message::Probe { bucket: bucket(&place.bucket)?, nonce: place.nonce },
-        Body::Stand(place) => sync::Message::Stand {
-            bucket: bucket(&place.bucket)?,
-            nonce: place.nonce,
-            vector: vector(&place.vector)?,
-        },
+        Body::Stand(place) => {
+            sync::Message::Stand { bucket: bucket(&place.bucket)?, nonce: place.nonce, vector: vector(&place.vector)? }
+        }
         _ => return Ok(None),
     }))
 }
@@ -370,8 +368,7 @@ pub async fn read<M: Message + Default>(
             return Err(Error::damaged("a frame is cut off"));
         }
     }
-    let message =
-        M::decode(body.freeze()).map_err(|e| Error::damaged("a frame can't be understood").because(e))?;
+    let message = M::decode(body.freeze()).map_err(|e| Error::damaged("a frame can't be understood").because(e))?;
     Ok(Some((message, length + 4)))
 }
 

@@ -1,0 +1,142 @@
+//! Bringing the data of versions that came by name: what `Bucket::wanted` lists, a bounded number at a time, until nothing is missing.
+
+use crate::hub::Hub;
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt, iter};
+use std::sync::Arc;
+use std::time::Duration;
+use tombolo_core::{Bucket, ChunkId, Error, Missing, Result, Wanted};
+
+/// Versions looked at together.
+const VERSIONS: usize = 256;
+/// Chunks of one version on their way at the same time.
+const CHUNKS_PER_VERSION: usize = 128;
+/// What could not be brought is tried again after this, or when somebody connects.
+const RETRY: Duration = Duration::from_secs(15);
+/// How many reasons are kept.
+const FAILURES_MAX: usize = 1000;
+
+/// Brings what is wanted, for ever.
+pub(crate) async fn run(hub: Arc<Hub>) {
+    loop {
+        let woken = hub.wanted.notified();
+        let is_complete = match pass(&hub).await {
+            Ok(is_complete) => is_complete,
+            Err(error) => {
+                tracing::warn!(%error, "data could not be brought");
+                false
+            }
+        };
+        if is_complete {
+            woken.await;
+        } else {
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+}
+
+/// One pass over all buckets that are to be here in full. Returns whether nothing is left to bring.
+async fn pass(hub: &Arc<Hub>) -> Result<bool> {
+    if hub.peers().is_empty() {
+        // Whoever connects wakes this.
+        return Ok(true);
+    }
+    let mut is_complete = true;
+    for info in hub.segment.catalog().all_buckets().await? {
+        if hub.wants_data(&info.path) {
+            // It may have gone meanwhile.
+            let Ok(bucket) = hub.segment.catalog().bucket_with_id(&info.id).await else { continue };
+            is_complete &= bring_bucket(hub, &bucket).await?;
+        }
+    }
+    Ok(is_complete)
+}
+
+async fn bring_bucket(hub: &Arc<Hub>, bucket: &Bucket) -> Result<bool> {
+    let mut after: Option<Bytes> = None;
+    let mut is_complete = true;
+    loop {
+        let wanted = bucket.wanted(after.clone(), VERSIONS).await?;
+        let Some(last) = wanted.last() else { return Ok(is_complete) };
+        after = Some(last.key.clone());
+        let is_end = wanted.len() < VERSIONS;
+        let mut bringing = iter(wanted).map(|version| bring(hub, version)).buffer_unordered(VERSIONS);
+        let mut arrived = Vec::new();
+        while let Some((key, outcome)) = bringing.next().await {
+            match outcome {
+                Ok(()) => {
+                    hub.failures.lock().remove(&key);
+                    arrived.push(key);
+                }
+                Err(error) => {
+                    is_complete = false;
+                    let mut failures = hub.failures.lock();
+                    if failures.len() < FAILURES_MAX || failures.contains_key(&key) {
+                        failures.insert(key, error.to_string());
+                    }
+                }
+            }
+        }
+        drop(bringing);
+        if !arrived.is_empty() {
+            bucket.data_arrived(&arrived).await?;
+        }
+        if is_end {
+            return Ok(is_complete);
+        }
+    }
+}
+
+async fn bring(hub: &Arc<Hub>, version: Wanted) -> (Bytes, Result<()>) {
+    let outcome = bring_version(hub, &version).await;
+    (version.key, outcome)
+}
+
+/// Nodes first, level by level, then the chunks in order, many at a time.
+async fn bring_version(hub: &Arc<Hub>, version: &Wanted) -> Result<()> {
+    // What comes before everything that refers to it is here must not be collected.
+    let _import = hub.segment.chunk_import();
+    loop {
+        let nodes = hub.segment.missing_nodes(&version.manifest, CHUNKS_PER_VERSION).await?;
+        if nodes.is_empty() {
+            break;
+        }
+        bring_all(hub, nodes).await?;
+    }
+    let mut bringing = FuturesUnordered::new();
+    let mut from = 0;
+    while from < version.size {
+        let Missing { chunks, until } =
+            hub.segment.missing(&version.manifest, from..version.size, CHUNKS_PER_VERSION).await?;
+        if until <= from && chunks.is_empty() {
+            break;
+        }
+        from = until.max(from);
+        for id in chunks {
+            bringing.push(hub.bulk.bring(id));
+        }
+        while bringing.len() >= CHUNKS_PER_VERSION
+            && let Some(outcome) = bringing.next().await
+        {
+            outcome?;
+        }
+    }
+    while let Some(outcome) = bringing.next().await {
+        outcome?;
+    }
+    match hub.segment.missing_chunks(&version.manifest, 1).await?.first() {
+        None => Ok(()),
+        Some(id) => Err(Error::damaged(format!("chunk {id} was brought and is not here"))),
+    }
+}
+
+async fn bring_all(hub: &Arc<Hub>, ids: Vec<ChunkId>) -> Result<()> {
+    let mut bringing: FuturesUnordered<_> = ids.into_iter().map(|id| hub.bulk.bring(id)).collect();
+    while let Some(outcome) = bringing.next().await {
+        outcome?;
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! [`LinkDoor`]: what a daemon or a program opens to be linked with other segments.
+
+use crate::dial::{self, AcceptOptions, blocking, unix_time};
+use crate::hub::{Hub, Input, LinkLimits};
+use crate::invite::{Code, Invite, InviteOptions, Invites};
+use crate::links::{Link, Links};
+use crate::scope::Scope;
+use crate::status::{self, SyncStatus};
+use crate::{Identity, bring, driver, fetch};
+use rand::Rng;
+use std::collections::HashSet;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tombolo_core::{BucketId, Error, ErrorKind, Result, Segment, SegmentId, Subject, VersionVector};
+
+/// Inputs that wait for the driver.
+const INPUTS_MAX: usize = 256;
+/// How often a wait looks whether it is over, when nothing tells it to.
+const WAIT_STEP: Duration = Duration::from_millis(20);
+
+/// How to open the door.
+#[derive(Debug, Clone, Default)]
+pub struct LinkOptions {
+    /// Where to take connections; empty: this segment only dials.
+    pub listen: Vec<SocketAddr>,
+    /// Bounds.
+    pub limits: LinkLimits,
+}
+
+/// The link door of a segment. Cheap to clone. Links come up while [`LinkDoor::serve`] runs.
+#[derive(Clone)]
+pub struct LinkDoor {
+    hub: Arc<Hub>,
+    parts: Arc<parking_lot::Mutex<Option<Parts>>>,
+}
+
+struct Parts {
+    listeners: Vec<TcpListener>,
+    input: mpsc::Receiver<Input>,
+}
+
+impl LinkDoor {
+    /// Binds, and reads the segment's key and links from its directory; makes a key on first use.
+    pub async fn open(segment: Segment, options: LinkOptions) -> Result<LinkDoor> {
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for address in &options.listen {
+            let unusable = |e| Error::io(format!("{address} can't be listened on"), e);
+            let listener = TcpListener::bind(address).await.map_err(unusable)?;
+            addresses.push(listener.local_addr().map_err(unusable)?);
+            listeners.push(listener);
+        }
+        let dir = segment.dir().to_owned();
+        let loading = tokio::task::spawn_blocking(move || {
+            Result::Ok((Identity::load_or_create(&dir)?, Links::open(&dir)?, Invites::open(&dir)?))
+        });
+        let loaded =
+            loading.await.map_err(|e| Error::new(ErrorKind::Failed, "the links could not be read").because(e))?;
+        let (identity, links, invites) = loaded?;
+        let (sender, input) = mpsc::channel(INPUTS_MAX);
+        let run = rand::rng().random();
+        let hub = Arc::new(Hub::new(segment, identity, links, invites, options.limits, addresses, run, sender));
+        hub.segment.set_chunk_source(Some(Arc::new(fetch::Source(Arc::downgrade(&hub)))));
+        Ok(LinkDoor { hub, parts: Arc::new(parking_lot::Mutex::new(Some(Parts { listeners, input }))) })
+    }
+
+    /// Where connections are taken.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.hub.addresses
+    }
+
+    /// Dials, takes connections and keeps the linked segments in step until `stopped`. A door serves once.
+    pub async fn serve(self, stopped: impl Future<Output = ()> + Send) {
+        let Some(Parts { listeners, input }) = self.parts.lock().take() else {
+            tracing::error!("a link door can be served once");
+            return;
+        };
+        let hub = self.hub.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver::run(hub.clone(), input));
+        tasks.spawn(bring::run(hub.clone()));
+        tasks.spawn(keep_all(hub.clone()));
+        let strangers = Arc::new(Semaphore::new(hub.limits.strangers_max));
+        for listener in listeners {
+            tasks.spawn(listen(hub.clone(), listener, strangers.clone()));
+        }
+        tokio::select! {
+            () = stopped => {}
+            Some(ended) = tasks.join_next() => tracing::error!(?ended, "a part of the link door ended by itself"),
+        }
+        hub.segment.set_chunk_source(None);
+        for peer in hub.peers() {
+            peer.close("the segment is shutting down");
+        }
+        tasks.shutdown().await;
+    }
+
+    /// The links.
+    pub fn links(&self) -> &Arc<Links> {
+        &self.hub.links
+    }
+
+    /// Makes a one-time code for another segment. Without addresses, where this door listens is what the code says.
+    pub async fn invite(&self, mut options: InviteOptions) -> Result<Code> {
+        if options.addresses.is_empty() {
+            options.addresses = self.hub.addresses.iter().map(ToString::to_string).collect();
+        }
+        if options.addresses.is_empty() {
+            return Err(Error::invalid(
+                "this segment takes no links: serve it with --link ADDRESS, or name an address",
+            ));
+        }
+        blocking(&self.hub, move |hub| hub.invites.create(&hub.identity, options, unix_time().as_secs())).await
+    }
+
+    /// Codes that were not used yet.
+    pub async fn invites(&self) -> Vec<Invite> {
+        self.hub.invites.list(unix_time().as_secs())
+    }
+
+    /// Takes a code back.
+    pub async fn cancel_invite(&self, id: &str) -> Result<()> {
+        let id = id.to_owned();
+        blocking(&self.hub, move |hub| hub.invites.cancel(&id)).await
+    }
+
+    /// Uses a code: both segments know each other when this returns. [`ErrorKind::Offline`]: the other one can't be reached;
+    /// [`ErrorKind::Denied`]: it does not know the code (any more).
+    pub async fn accept(&self, code: Code, options: AcceptOptions) -> Result<Link> {
+        dial::pair_out(&self.hub, code, options).await
+    }
+
+    /// Changes a link, named by its peer's name or id.
+    pub async fn set(&self, name: &str, change: impl FnOnce(&mut Link)) -> Result<Link> {
+        let mut link = self.find(name)?;
+        let peer = link.peer;
+        change(&mut link);
+        link.peer = peer;
+        let changed = link.clone();
+        blocking(&self.hub, move |hub| hub.links.put(changed)).await?;
+        Ok(link)
+    }
+
+    /// Forgets a link. What came over it stays.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let peer = self.find(name)?.peer;
+        blocking(&self.hub, move |hub| hub.links.remove(&peer)).await
+    }
+
+    fn find(&self, name: &str) -> Result<Link> {
+        let missing = || Error::not_found(Subject::Segment, format!("there is no link to '{name}'"));
+        self.hub.links.get(name).ok_or_else(missing)
+    }
+
+    /// What is linked, what is here and what is missing.
+    pub async fn status(&self) -> Result<SyncStatus> {
+        status::read(&self.hub).await
+    }
+
+    /// Returns when all that the linked segments had at the call, of what `scope` covers, is here: names, and data where it is to be here.
+    /// [`ErrorKind::Offline`] if that is not so within `limit`; the message says what is missing.
+    pub async fn wait(&self, scope: &Scope, limit: Option<Duration>) -> Result<()> {
+        // Far enough to be never.
+        let deadline = Instant::now() + limit.unwrap_or(Duration::from_secs(10 * 365 * 24 * 3600));
+        let mut waiting = JoinSet::new();
+        for link in self.hub.links.list() {
+            if link.direction.receives() && !link.scope.intersect(scope).is_empty() {
+                let (hub, scope) = (self.hub.clone(), scope.clone());
+                waiting.spawn(async move { wait_for(&hub, &link, &scope, deadline).await });
+            }
+        }
+        while let Some(done) = waiting.join_next().await {
+            done.map_err(|e| Error::new(ErrorKind::Failed, "a wait broke off").because(e))??;
+        }
+        Ok(())
+    }
+}
+
+/// Waits for what one peer has now.
+async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadline: Instant) -> Result<()> {
+    let late = |what: &str| {
+        let problem = hub.problem(&link.peer).map(|problem| format!(" ({problem})")).unwrap_or_default();
+        Error::new(ErrorKind::Offline, format!("'{}': {what}{problem}", link.name))
+    };
+    probe(hub, &link.peer, None, deadline).await.ok_or_else(|| late("not connected"))?;
+    let buckets = hub.segment.catalog().all_buckets().await?;
+    for info in buckets.iter().filter(|info| link.scope.covers(&info.path) && scope.covers(&info.path)) {
+        let target = probe(hub, &link.peer, Some(info.id), deadline).await.ok_or_else(|| late("not connected"))?;
+        let bucket = hub.segment.catalog().bucket_with_id(&info.id).await?;
+        loop {
+            let are_names_here = bucket.vector().await?.dominates(&target);
+            let wants_data = hub.wants_data(&info.path);
+            let is_data_here = !wants_data || bucket.data_vector().await?.dominates(&target);
+            if are_names_here && is_data_here {
+                break;
+            }
+            if Instant::now() >= deadline {
+                let what = if are_names_here { "data" } else { "names" };
+                return Err(late(&format!("{what} of {} are not all here in time", info.path)));
+            }
+            tokio::time::sleep(WAIT_STEP).await;
+        }
+    }
+    Ok(())
+}
+
+/// Where a peer stands; `None` if it does not say so in time. Asks anew on every new connection.
+async fn probe(hub: &Hub, peer: &SegmentId, bucket: Option<BucketId>, deadline: Instant) -> Option<VersionVector> {
+    while Instant::now() < deadline {
+        if let Some(connected) = hub.peer(peer) {
+            let (answer, stands) = oneshot::channel();
+            let nonce = rand::rng().random();
+            hub.input.send(Input::Probe { peer: *peer, bucket, nonce, answer }).await.ok()?;
+            tokio::select! {
+                stands = timeout_at(deadline, stands) => match stands {
+                    Ok(Ok(vector)) => return Some(vector),
+                    Ok(Err(_)) => {}
+                    Err(_) => return None,
+                },
+                _ = connected.control.closed() => {}
+            }
+        }
+        tokio::time::sleep(WAIT_STEP).await;
+    }
+    None
+}
+
+/// Keeps every link up that can be dialled.
+async fn keep_all(hub: Arc<Hub>) {
+    let mut links = hub.links.watch();
+    let mut kept: HashSet<SegmentId> = HashSet::new();
+    let mut keeping: JoinSet<SegmentId> = JoinSet::new();
+    loop {
+        for link in hub.links.list() {
+            if kept.insert(link.peer) {
+                let (hub, peer) = (hub.clone(), link.peer);
+                keeping.spawn(async move {
+                    dial::keep(hub, peer).await;
+                    peer
+                });
+            }
+        }
+        tokio::select! {
+            changed = links.changed() => if changed.is_err() { return },
+            Some(ended) = keeping.join_next() => {
+                if let Ok(peer) = ended {
+                    kept.remove(&peer);
+                }
+            }
+        }
+    }
+}
+
+async fn listen(hub: Arc<Hub>, listener: TcpListener, strangers: Arc<Semaphore>) {
+    let mut taken = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    taken.spawn(dial::take(hub.clone(), stream, address, strangers.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = taken.join_next() => {}
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Carries out what the sync machine says: one task owns the machine, what it asks for is done beside it.
+
+use crate::hub::{Hub, Input, Payload, Peer};
+use crate::links::Link;
+use crate::wire::{self, Body, Packed, Place};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tombolo_core::sync::{Action, Event, Machine, Piece, Terms};
+use tombolo_core::{
+    BucketId, CatalogName, Changed, DataWanted, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch,
+    VersionVector,
+};
+
+/// Registers of one delta, at most.
+const STEP_REGISTERS: usize = 16_384;
+/// Catalogs are sent this long after they changed, so that many changes are one.
+const CATALOG_DELAY: Duration = Duration::from_millis(20);
+
+type Probes = HashMap<u64, oneshot::Sender<VersionVector>>;
+
+struct Driver {
+    hub: Arc<Hub>,
+    machine: Machine<Payload>,
+    started: Instant,
+    /// What goes over the link to whom, and on which terms.
+    shares: BTreeMap<(SegmentId, BucketId), Terms>,
+    tasks: JoinSet<Option<Event<Payload>>>,
+    probes: Probes,
+    catalog_due: Option<Instant>,
+}
+
+/// Runs until the door closes.
+pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
+    let mut watch = hub.segment.watch_buckets();
+    let mut links = hub.links.watch();
+    let mut driver = Driver {
+        hub,
+        machine: Machine::new(),
+        started: Instant::now(),
+        shares: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        probes: Probes::new(),
+        catalog_due: None,
+    };
+    loop {
+        let wakes = driver.machine.wakes_at_ms().map(|at| driver.started + Duration::from_millis(at));
+        let due = [wakes, driver.catalog_due].into_iter().flatten().min();
+        tokio::select! {
+            received = input.recv() => match received {
+                Some(received) => driver.input(received).await,
+                None => return,
+            },
+            changed = next(&mut watch) => driver.changed(changed).await,
+            Some(done) = driver.tasks.join_next() => match done {
+                Ok(Some(event)) => driver.handle(event),
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "a task of the link door broke off"),
+            },
+            _ = links.changed() => driver.links_changed().await,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => driver.tick().await,
+        }
+    }
+}
+
+async fn next(watch: &mut SegmentWatch) -> Vec<Changed> {
+    match watch.next().await {
+        Ok(changed) => changed,
+        Err(error) => {
+            tracing::warn!(%error, "what has changed could not be read");
+            // The catalog is looked at as a whole.
+            vec![Changed::Catalog]
+        }
+    }
+}
+
+impl Driver {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn handle(&mut self, event: Event<Payload>) {
+        let mut actions = Vec::new();
+        let now_ms = self.now_ms();
+        self.machine.handle(Event::Tick { now_ms }, &mut actions);
+        self.machine.handle(event, &mut actions);
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    async fn tick(&mut self) {
+        if self.catalog_due.is_some_and(|due| due <= Instant::now()) {
+            self.catalog_due = None;
+            for peer in self.hub.peers() {
+                self.send_catalog(&peer).await;
+                self.share(&peer).await;
+            }
+        }
+        let mut actions = Vec::new();
+        let now_ms = self.now_ms();
+        self.machine.handle(Event::Tick { now_ms }, &mut actions);
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    async fn input(&mut self, input: Input) {
+        match input {
+            Input::Connected(peer) => {
+                // It may take the place of a connection whose end has not been noticed.
+                self.shares.retain(|(id, _), _| *id != peer.id);
+                self.handle(Event::Disconnected { peer: peer.id });
+                self.handle(Event::Connected { peer: peer.id });
+                self.send_catalog(&peer).await;
+                self.share(&peer).await;
+                self.hub.wanted.notify_one();
+            }
+            Input::Disconnected(peer) => {
+                // Its place may have been taken meanwhile.
+                if self.hub.peer(&peer.id).is_none() {
+                    self.shares.retain(|(id, _), _| *id != peer.id);
+                    self.handle(Event::Disconnected { peer: peer.id });
+                    if self.hub.peers().is_empty() {
+                        self.hub.bulk.give_up();
+                    }
+                }
+            }
+            Input::Names(peer, message) => {
+                if self.is_current(&peer) {
+                    self.handle(Event::Received { peer: peer.id, message });
+                }
+            }
+            Input::Catalog(peer, packed) => {
+                if self.is_current(&peer) {
+                    self.import(&peer, packed).await;
+                }
+            }
+            Input::Probe { peer, bucket, nonce, answer } => {
+                self.probes.retain(|_, waiting| !waiting.is_closed());
+                self.probes.insert(nonce, answer);
+                match (bucket, self.hub.peer(&peer)) {
+                    (Some(bucket), _) => self.handle(Event::Probe { peer, bucket, nonce }),
+                    (None, Some(peer)) => peer.say(Body::Probe(Place { nonce, ..Place::default() })),
+                    (None, None) => {}
+                }
+            }
+            Input::CatalogProbe(peer, nonce) => {
+                self.send_catalog(&peer).await;
+                peer.say(Body::Stand(Place { nonce, ..Place::default() }));
+            }
+            Input::CatalogStand(nonce) => self.answer_probe(nonce, VersionVector::new()),
+            Input::Lanes(answer) => {
+                let lanes = self.machine.status().map(|(bucket, peer, lane)| (*bucket, *peer, lane)).collect();
+                // Who asked may have gone.
+                let _ = answer.send(lanes);
+            }
+        }
+    }
+
+    fn is_current(&self, peer: &Arc<Peer>) -> bool {
+        self.hub.peer(&peer.id).is_some_and(|now| Arc::ptr_eq(&now, peer))
+    }
+
+    async fn changed(&mut self, changed: Vec<Changed>) {
+        for change in changed {
+            match change {
+                Changed::Catalog => {
+                    self.catalog_due.get_or_insert(Instant::now() + CATALOG_DELAY);
+                }
+                Changed::Bucket(bucket) => self.handle(Event::Committed { bucket }),
+            }
+        }
+    }
+
+    async fn links_changed(&mut self) {
+        for peer in self.hub.peers() {
+            if self.hub.link(&peer.id).is_none() {
+                peer.close("the link is paused or deleted");
+            } else {
+                self.send_catalog(&peer).await;
+                self.share(&peer).await;
+            }
+        }
+        self.hub.wanted.notify_one();
+    }
+
+    /// Tells `peer` of the clusters, tenants and buckets that the link covers.
+    async fn send_catalog(&self, peer: &Peer) {
+        let Some(link) = self.hub.link(&peer.id).filter(|link| link.direction.sends()) else { return };
+        match self.hub.segment.catalog().export(&|name| covers(&link, name)).await {
+            Ok(exported) => peer.say(Body::Catalog(Packed::pack(exported))),
+            Err(error) => self.hub.trouble(&peer.id, format!("the catalog could not be read: {error}")),
+        }
+    }
+
+    async fn import(&mut self, peer: &Arc<Peer>, packed: Packed) {
+        let Some(link) = self.hub.link(&peer.id).filter(|link| link.direction.receives()) else { return };
+        let imported = async {
+            let exported = packed.unpack()?;
+            self.hub.segment.catalog().import(&exported, &|name| covers(&link, name)).await
+        };
+        match imported.await {
+            Ok(changes) => {
+                for (from, to) in &changes.renamed {
+                    tracing::warn!(%from, %to, peer = peer.name, "two buckets turned out to have one path");
+                }
+                self.share(peer).await;
+            }
+            Err(error) => {
+                tracing::warn!(peer = peer.name, %error, "a catalog was not taken in");
+                self.hub.trouble(&peer.id, format!("its catalog was not taken in: {error}"));
+            }
+        }
+    }
+
+    /// Brings what goes over the link to `peer` up to date with the catalog and the link.
+    async fn share(&mut self, peer: &Arc<Peer>) {
+        let Some(link) = self.hub.link(&peer.id) else { return };
+        let buckets = match self.hub.segment.catalog().all_buckets().await {
+            Ok(buckets) => buckets,
+            Err(error) => {
+                self.hub.trouble(&peer.id, format!("the catalog could not be read: {error}"));
+                return;
+            }
+        };
+        let terms = Terms { sends: link.direction.sends(), receives: link.direction.receives() };
+        let covered: BTreeSet<BucketId> =
+            buckets.iter().filter(|info| link.scope.covers(&info.path)).map(|info| info.id).collect();
+        let gone: Vec<_> = self
+            .shares
+            .range((peer.id, BucketId([0; 16]))..=(peer.id, BucketId([0xff; 16])))
+            .map(|((_, bucket), _)| *bucket)
+            .filter(|bucket| !covered.contains(bucket))
+            .collect();
+        for bucket in gone {
+            self.shares.remove(&(peer.id, bucket));
+            self.handle(Event::Unshare { peer: peer.id, bucket });
+        }
+        for bucket in covered {
+            if self.shares.get(&(peer.id, bucket)) == Some(&terms) {
+                continue;
+            }
+            match vector(&self.hub, &bucket).await {
+                Ok(vector) => {
+                    self.shares.insert((peer.id, bucket), terms);
+                    self.handle(Event::Share { peer: peer.id, bucket, terms, vector });
+                }
+                Err(error) => tracing::warn!(%bucket, %error, "a bucket can't be shared"),
+            }
+        }
+    }
+
+    fn answer_probe(&mut self, nonce: u64, vector: VersionVector) {
+        if let Some(answer) = self.probes.remove(&nonce) {
+            // Who asked may have gone.
+            let _ = answer.send(vector);
+        }
+    }
+
+    fn act(&mut self, action: Action<Payload>) {
+        let hub = self.hub.clone();
+        match action {
+            Action::Send { peer, message } => {
+                let Some(peer) = hub.peer(&peer) else { return };
+                let mut hold = None;
+                let message = message.map(|payload| {
+                    hold = payload.hold;
+                    payload.packed
+                });
+                peer.control.say(wire::to_body(message), hold);
+            }
+            Action::Cut { peer, bucket, from } => {
+                self.tasks.spawn(async move {
+                    let outcome = cut(&hub, &peer, &bucket, from).await.map_err(|error| error.to_string());
+                    Some(Event::Cut { peer, bucket, outcome })
+                });
+            }
+            Action::Apply { peer, bucket, payload } => {
+                self.tasks.spawn(async move {
+                    let outcome = apply(&hub, &bucket, payload).await.map_err(|error| error.to_string());
+                    if let Err(reason) = &outcome {
+                        tracing::warn!(%bucket, %reason, "changes were not taken in");
+                    }
+                    Some(Event::Applied { peer, bucket, outcome })
+                });
+            }
+            Action::Read { peer, bucket, nonce } => {
+                self.tasks.spawn(async move {
+                    match vector(&hub, &bucket).await {
+                        Ok(vector) => Some(Event::Read { peer, bucket, nonce, vector }),
+                        Err(error) => {
+                            tracing::debug!(%bucket, %error, "a probe was not answered");
+                            None
+                        }
+                    }
+                });
+            }
+            Action::Stands { nonce, vector, .. } => self.answer_probe(nonce, vector),
+            Action::Close { peer, reason } => {
+                if let Some(peer) = hub.peer(&peer) {
+                    tracing::warn!(peer = peer.name, reason, "the connection is ended");
+                    peer.say(Body::Bye(reason.clone()));
+                    peer.close(&reason);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a link lets something of the catalog pass.
+fn covers(link: &Link, name: &CatalogName) -> bool {
+    match name {
+        CatalogName::Cluster(cluster) => link.scope.covers_cluster(cluster),
+        CatalogName::Tenant(tenant) => link.scope.covers_tenant(tenant),
+        CatalogName::Bucket(bucket) => link.scope.covers(bucket),
+    }
+}
+
+async fn vector(hub: &Hub, bucket: &BucketId) -> Result<VersionVector> {
+    hub.segment.catalog().bucket_with_id(bucket).await?.vector().await
+}
+
+async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector) -> Result<Piece<Payload>> {
+    let gone = || Error::new(ErrorKind::Offline, "the peer is not connected any more");
+    let permit = match hub.peer(peer) {
+        // What is cut must be written before more is: a slow link does not fill the memory.
+        Some(peer) => peer.cuts.clone().acquire_owned().await.map_err(|_| gone())?,
+        None => return Err(gone()),
+    };
+    let limit = DeltaLimit { registers: STEP_REGISTERS, bytes: hub.limits.step_bytes };
+    let delta = hub.segment.catalog().bucket_with_id(bucket).await?.changes_since_up_to(&from, limit).await?;
+    let (to, is_empty, is_whole) = (delta.to.clone(), delta.registers.is_empty(), delta.is_whole);
+    let encoded = Bytes::from(delta.encode(&hub.segment.id()));
+    let payload = Payload { packed: Packed::pack(encoded), hold: Some(Arc::new(permit)) };
+    Ok(Piece { from, to, is_empty, is_whole, payload })
+}
+
+async fn apply(hub: &Hub, bucket: &BucketId, payload: Payload) -> Result<VersionVector> {
+    let (delta, _) = Delta::decode(payload.packed.unpack()?)?;
+    let bucket = hub.segment.catalog().bucket_with_id(bucket).await?;
+    let data = if hub.wants_data(bucket.path()) { DataWanted::Yes } else { DataWanted::No };
+    bucket.apply(&delta, data).await?;
+    if data == DataWanted::Yes {
+        hub.wanted.notify_one();
+    }
+    bucket.vector().await
+}

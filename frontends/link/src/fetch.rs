@@ -1,0 +1,286 @@
+//! Bringing chunks here: at once for whoever waits for them, and in bulk.
+//!
+//! A request names a few chunks and goes over one connection; what it does not bring is asked of the next segment. Bulk requests are made by a few
+//! workers for each bulk connection, which take what waits in one queue: so a large object and a thousand small ones fill the link alike.
+
+use crate::hub::{Hub, Peer};
+use crate::outbox::Outbox;
+use crate::wire::{Chunk, Want};
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+use tombolo_core::{ChunkId, ChunkSource, Codec, Error, ErrorKind, Result, SegmentId, StoredChunk};
+
+/// Chunks that one request names.
+const REQUEST_CHUNKS: usize = 16;
+/// Requests under way on one bulk connection.
+pub(crate) const REQUESTS_PER_CONNECTION: usize = 3;
+/// How many segments may be asked one after the other for a chunk that those linked here don't have.
+const HOPS_MAX: u32 = 3;
+/// An answer goes on arriving, or the request is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Brings chunks for readers.
+pub(crate) struct Source(pub(crate) Weak<Hub>);
+
+#[async_trait]
+impl ChunkSource for Source {
+    async fn fetch(&self, chunks: Vec<ChunkId>) -> Result<()> {
+        let hub = self.0.upgrade().ok_or_else(|| Error::new(ErrorKind::Offline, "the links are closed"))?;
+        fetch(&hub, chunks, true, HOPS_MAX, None).await
+    }
+}
+
+/// Brings chunks here from whoever has them; `but` is not asked. [`ErrorKind::Offline`] if some could not be brought.
+pub(crate) async fn fetch(
+    hub: &Arc<Hub>,
+    chunks: Vec<ChunkId>,
+    is_interactive: bool,
+    hops: u32,
+    but: Option<SegmentId>,
+) -> Result<()> {
+    let mut groups: FuturesUnordered<_> = chunks
+        .chunks(REQUEST_CHUNKS)
+        .enumerate()
+        .map(|(at, group)| fetch_group(hub, group.to_vec(), is_interactive, hops, but, at))
+        .collect();
+    let mut outcome = Ok(());
+    while let Some(group) = groups.next().await {
+        outcome = outcome.and(group);
+    }
+    outcome
+}
+
+async fn fetch_group(
+    hub: &Arc<Hub>,
+    mut wanted: Vec<ChunkId>,
+    is_interactive: bool,
+    hops: u32,
+    but: Option<SegmentId>,
+    at: usize,
+) -> Result<()> {
+    let mut reason = None;
+    for peer in sources(hub, but) {
+        // The first group goes with the names, which is the quickest; others side by side.
+        let outbox = if at == 0 { peer.control.clone() } else { pick(&peer, at) };
+        match ask(hub, &peer, &outbox, &wanted, is_interactive, hops).await {
+            Ok(brought) => wanted.retain(|id| !brought.contains(id)),
+            Err(error) => reason = Some(error),
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(offline(&wanted, reason))
+}
+
+fn offline(wanted: &[ChunkId], reason: Option<Error>) -> Error {
+    let first = wanted.first().map(ToString::to_string).unwrap_or_default();
+    let message = format!("no linked segment that is connected has chunk {first} (of {} wanted)", wanted.len());
+    let error = Error::new(ErrorKind::Offline, message);
+    match reason {
+        Some(reason) => error.because(reason),
+        None => error,
+    }
+}
+
+/// Who can be asked, the nearest first.
+fn sources(hub: &Hub, but: Option<SegmentId>) -> Vec<Arc<Peer>> {
+    let mut peers = hub.peers();
+    peers.retain(|peer| Some(peer.id) != but && hub.link(&peer.id).is_some_and(|link| link.direction.receives()));
+    peers.sort_by_key(|peer| peer.control.rtt_us().unwrap_or(u64::MAX));
+    peers
+}
+
+fn pick(peer: &Peer, at: usize) -> Outbox {
+    let bulk = peer.bulk.lock();
+    let open: Vec<&Outbox> = bulk.iter().filter(|outbox| !outbox.is_closed()).collect();
+    let found = open.get(at.checked_rem(open.len()).unwrap_or_default());
+    found.map_or_else(|| peer.control.clone(), |outbox| (*outbox).clone())
+}
+
+/// Asks one segment and stores what it sends, durably. Returns which chunks came.
+async fn ask(
+    hub: &Arc<Hub>,
+    peer: &Peer,
+    outbox: &Outbox,
+    ids: &[ChunkId],
+    is_interactive: bool,
+    hops: u32,
+) -> Result<HashSet<ChunkId>> {
+    let mut named = BytesMut::with_capacity(ids.len() * 32);
+    ids.iter().for_each(|id| named.put_slice(&id.0));
+    let want = Want { request: 0, chunks: named.freeze(), is_interactive, hops };
+    let (request, mut answers) = outbox.ask(want);
+    let mut stored = Vec::new();
+    let outcome = loop {
+        match timeout(STALL_TIMEOUT, answers.recv()).await {
+            Ok(Some(answer)) => {
+                for chunk in answer.chunks {
+                    match accept(ids, chunk) {
+                        Ok(chunk) => stored.push(chunk),
+                        Err(error) => {
+                            outbox.forget(request);
+                            peer.close("it sends chunks that nobody asked for");
+                            return Err(error);
+                        }
+                    }
+                }
+                if answer.is_last {
+                    break Ok(());
+                }
+            }
+            Ok(None) => break Err(Error::new(ErrorKind::Offline, "the connection ended before the answer did")),
+            Err(_) => break Err(Error::new(ErrorKind::Offline, "the answer has stalled")),
+        }
+    };
+    outbox.forget(request);
+    let brought: HashSet<ChunkId> = stored.iter().map(|chunk| chunk.id).collect();
+    if !stored.is_empty() {
+        if let Err(error) = hub.segment.import_chunks(stored).await {
+            if error.kind() == ErrorKind::Invalid {
+                peer.close("it sends chunks that are not what their names say");
+            }
+            return Err(error);
+        }
+        return Ok(brought);
+    }
+    outcome.map(|()| brought)
+}
+
+/// A chunk that was asked for, as the engine takes it; not verified yet.
+fn accept(ids: &[ChunkId], chunk: Chunk) -> Result<StoredChunk> {
+    let bad = |what: &str| Error::damaged(format!("a chunk that was sent {what}"));
+    let id = ChunkId::from_slice(&chunk.id)?;
+    if !ids.contains(&id) {
+        return Err(bad("was not asked for"));
+    }
+    let codec = u8::try_from(chunk.codec).ok().and_then(Codec::from_byte);
+    let codec = codec.ok_or_else(|| bad("is compressed in a way that this build does not know"))?;
+    // A copy of its own: the frame that it came in is let go.
+    Ok(StoredChunk { id, codec, raw_bytes: chunk.raw_bytes, payload: Bytes::copy_from_slice(&chunk.payload) })
+}
+
+/// Chunks that are to be brought in bulk.
+#[derive(Default)]
+pub(crate) struct Bulk {
+    queue: Mutex<VecDeque<Item>>,
+    filled: Notify,
+}
+
+struct Item {
+    id: ChunkId,
+    done: oneshot::Sender<Result<(), String>>,
+    /// Who did not have it.
+    tried: Vec<SegmentId>,
+}
+
+impl Bulk {
+    /// Brings one chunk here, when its turn comes.
+    pub(crate) async fn bring(&self, id: ChunkId) -> Result<()> {
+        let (done, outcome) = oneshot::channel();
+        self.queue.lock().push_back(Item { id, done, tried: Vec::new() });
+        self.filled.notify_one();
+        match outcome.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(Error::new(ErrorKind::Offline, reason)),
+            Err(_) => Err(Error::new(ErrorKind::Offline, "the links are closed")),
+        }
+    }
+
+    /// What waits next that `peer` has not been asked for. Waits for it.
+    async fn take(&self, peer: &SegmentId) -> Vec<Item> {
+        loop {
+            let mut taken = Vec::new();
+            {
+                let mut queue = self.queue.lock();
+                let mut passed = Vec::new();
+                while taken.len() < REQUEST_CHUNKS
+                    && let Some(item) = queue.pop_front()
+                {
+                    if item.done.is_closed() {
+                        continue;
+                    }
+                    if item.tried.contains(peer) { passed.push(item) } else { taken.push(item) }
+                }
+                passed.into_iter().rev().for_each(|item| queue.push_front(item));
+                if !queue.is_empty() && !taken.is_empty() {
+                    self.filled.notify_one();
+                }
+            }
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Tries elsewhere what `peer` did not have; what nobody has is given up for now.
+    fn give_back(&self, hub: &Hub, peer: &SegmentId, items: Vec<Item>, reason: &str, is_missing: bool) {
+        let others: Vec<SegmentId> = sources(hub, None).iter().map(|peer| peer.id).collect();
+        for mut item in items {
+            if is_missing {
+                item.tried.push(*peer);
+            }
+            if others.iter().all(|other| item.tried.contains(other)) {
+                // Who waits may have gone.
+                let _ = item.done.send(Err(reason.to_owned()));
+            } else {
+                self.queue.lock().push_back(item);
+                self.filled.notify_one();
+            }
+        }
+    }
+
+    /// Nobody is connected: what waits is given up for now.
+    pub(crate) fn give_up(&self) {
+        for item in self.queue.lock().drain(..) {
+            let _ = item.done.send(Err("no linked segment is connected".into()));
+        }
+    }
+}
+
+/// Takes chunks from the queue over one connection until that is closed.
+pub(crate) async fn work(hub: Arc<Hub>, peer: Arc<Peer>, outbox: Outbox) {
+    let receives = || hub.link(&peer.id).is_some_and(|link| link.direction.receives());
+    while !outbox.is_closed() {
+        let items = tokio::select! {
+            items = hub.bulk.take(&peer.id) => items,
+            _ = outbox.closed() => break,
+        };
+        if !receives() {
+            hub.bulk.give_back(&hub, &peer.id, items, "the link sends only", true);
+            continue;
+        }
+        let ids: Vec<ChunkId> = items.iter().map(|item| item.id).collect();
+        match ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX).await {
+            Ok(brought) => {
+                let (here, missing): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| brought.contains(&item.id));
+                for item in here {
+                    let _ = item.done.send(Ok(()));
+                }
+                let reason = format!("'{}' does not have it either", peer.name);
+                hub.bulk.give_back(&hub, &peer.id, missing, &reason, true);
+            }
+            Err(error) => {
+                // Space, for instance, is not the peer's trouble; a broken connection is nobody's.
+                let is_final = !matches!(error.kind(), ErrorKind::Offline | ErrorKind::Damaged);
+                tracing::debug!(peer = peer.name, %error, "chunks were not brought");
+                let reason = error.to_string();
+                if is_final {
+                    for item in items {
+                        let _ = item.done.send(Err(reason.clone()));
+                    }
+                } else {
+                    hub.bulk.give_back(&hub, &peer.id, items, &reason, hub.peer(&peer.id).is_none());
+                }
+            }
+        }
+    }
+}

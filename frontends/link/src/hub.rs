@@ -1,0 +1,220 @@
+//! What all parts of the door share: the segment, its links, and who is connected.
+
+use crate::fetch::Bulk;
+use crate::identity::Identity;
+use crate::invite::Invites;
+use crate::links::{Link, Links};
+use crate::outbox::{Outbox, Traffic};
+use crate::wire::{Body, Packed};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tombolo_core::sync::{LaneStatus, Message};
+use tombolo_core::{BucketId, Error, ErrorKind, Result, Segment, SegmentId};
+
+/// Bounds of the door.
+#[derive(Debug, Clone)]
+pub struct LinkLimits {
+    /// Connections that have not said who they are.
+    pub strangers_max: usize,
+    /// A connection must have said so within this.
+    pub greeting_timeout: Duration,
+    /// A connection on which nothing comes for this long is broken; pings keep it alive.
+    pub silence_timeout: Duration,
+    /// A frame must be taken within this.
+    pub transfer_timeout: Duration,
+    /// The longest wait before a peer is dialled again.
+    pub redial_max: Duration,
+    /// Connections to a peer beside the first, for chunks in bulk.
+    pub bulk_connections: usize,
+    /// Memory for deltas that came from one peer and were not taken in yet, in bytes.
+    pub delta_bytes: usize,
+    /// One delta's registers take about this many bytes, unpacked.
+    pub step_bytes: usize,
+}
+
+impl Default for LinkLimits {
+    fn default() -> Self {
+        LinkLimits {
+            strangers_max: 64,
+            greeting_timeout: Duration::from_secs(10),
+            silence_timeout: Duration::from_secs(30),
+            transfer_timeout: Duration::from_secs(30),
+            redial_max: Duration::from_secs(30),
+            bulk_connections: 4,
+            delta_bytes: 64 << 20,
+            step_bytes: 1 << 20,
+        }
+    }
+}
+
+/// A delta on its way in or out, with what it takes of its peer's budget.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Payload {
+    pub(crate) packed: Packed,
+    pub(crate) hold: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// What the driver hears.
+pub(crate) enum Input {
+    Connected(Arc<Peer>),
+    Disconnected(Arc<Peer>),
+    Names(Arc<Peer>, Message<Payload>),
+    Catalog(Arc<Peer>, Packed),
+    /// A peer asks for the catalog, and to be told when it has all of it.
+    CatalogProbe(Arc<Peer>, u64),
+    /// The answer to such a question.
+    CatalogStand(u64),
+    /// Asks a peer where it stands in a bucket, or (`None`) for its catalog.
+    Probe {
+        peer: SegmentId,
+        bucket: Option<BucketId>,
+        nonce: u64,
+        answer: tokio::sync::oneshot::Sender<tombolo_core::VersionVector>,
+    },
+    Lanes(tokio::sync::oneshot::Sender<Vec<(BucketId, SegmentId, LaneStatus)>>),
+}
+
+/// A connected segment.
+pub(crate) struct Peer {
+    pub(crate) id: SegmentId,
+    pub(crate) name: String,
+    /// The connection for names.
+    pub(crate) control: Outbox,
+    /// Connections for chunks.
+    pub(crate) bulk: Mutex<Vec<Outbox>>,
+    /// Of the dialling side: its bulk connections name it.
+    pub(crate) run: u64,
+    /// Whether this side dialled.
+    pub(crate) is_dialled: bool,
+    pub(crate) address: SocketAddr,
+    pub(crate) traffic: Arc<Traffic>,
+    /// Deltas that may be cut and not yet written.
+    pub(crate) cuts: Arc<Semaphore>,
+    /// Bytes of deltas that came and were not taken in.
+    pub(crate) deltas: Arc<Semaphore>,
+    /// When the next bulk bytes may go, if the link has a rate.
+    pub(crate) paced: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+}
+
+impl Peer {
+    pub(crate) fn say(&self, body: Body) {
+        self.control.say(body, None);
+    }
+
+    pub(crate) fn close(&self, reason: &str) {
+        self.control.close(reason);
+        for outbox in self.bulk.lock().drain(..) {
+            outbox.close(reason);
+        }
+    }
+}
+
+pub(crate) struct Hub {
+    pub(crate) segment: Segment,
+    pub(crate) identity: Identity,
+    pub(crate) links: Arc<Links>,
+    pub(crate) invites: Invites,
+    pub(crate) limits: LinkLimits,
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Names this run of this segment.
+    pub(crate) run: u64,
+    peers: Mutex<HashMap<SegmentId, Arc<Peer>>>,
+    traffic: Mutex<HashMap<SegmentId, Arc<Traffic>>>,
+    /// Why a link is not up, for status.
+    problems: Mutex<HashMap<SegmentId, String>>,
+    pub(crate) input: mpsc::Sender<Input>,
+    pub(crate) bulk: Bulk,
+    /// Data may have become wanted, or available.
+    pub(crate) wanted: Notify,
+    /// Why versions' data could not be brought, by their keys.
+    pub(crate) failures: Mutex<HashMap<bytes::Bytes, String>>,
+}
+
+impl Hub {
+    #[expect(clippy::too_many_arguments, reason = "the parts of the hub, once")]
+    pub(crate) fn new(
+        segment: Segment,
+        identity: Identity,
+        links: Arc<Links>,
+        invites: Invites,
+        limits: LinkLimits,
+        addresses: Vec<SocketAddr>,
+        run: u64,
+        input: mpsc::Sender<Input>,
+    ) -> Hub {
+        Hub {
+            segment,
+            identity,
+            links,
+            invites,
+            limits,
+            addresses,
+            run,
+            peers: Mutex::default(),
+            traffic: Mutex::default(),
+            problems: Mutex::default(),
+            input,
+            bulk: Bulk::default(),
+            wanted: Notify::new(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The link to a peer, unless it is paused.
+    pub(crate) fn link(&self, peer: &SegmentId) -> Option<Link> {
+        self.links.list().into_iter().find(|link| link.peer == *peer && !link.paused)
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn peer(&self, id: &SegmentId) -> Option<Arc<Peer>> {
+        self.peers.lock().get(id).cloned()
+    }
+
+    pub(crate) fn traffic(&self, peer: &SegmentId) -> Arc<Traffic> {
+        self.traffic.lock().entry(*peer).or_default().clone()
+    }
+
+    /// Makes `peer` the connection to its segment. When both sides have dialled at once, the one that the smaller id dialled stays.
+    pub(crate) fn register(&self, peer: &Arc<Peer>) -> Result<()> {
+        let mut peers = self.peers.lock();
+        if let Some(old) = peers.get(&peer.id).filter(|old| !old.control.is_closed()) {
+            let ours_wins = self.segment.id() < peer.id;
+            if old.is_dialled != peer.is_dialled && old.is_dialled == ours_wins {
+                return Err(Error::new(ErrorKind::Exists, "the segments are connected already"));
+            }
+            old.close("another connection takes its place");
+        }
+        peers.insert(peer.id, peer.clone());
+        self.problems.lock().remove(&peer.id);
+        Ok(())
+    }
+
+    pub(crate) fn unregister(&self, peer: &Arc<Peer>) {
+        let mut peers = self.peers.lock();
+        if peers.get(&peer.id).is_some_and(|now| Arc::ptr_eq(now, peer)) {
+            peers.remove(&peer.id);
+        }
+    }
+
+    pub(crate) fn trouble(&self, peer: &SegmentId, problem: String) {
+        self.problems.lock().insert(*peer, problem);
+    }
+
+    pub(crate) fn problem(&self, peer: &SegmentId) -> Option<String> {
+        self.problems.lock().get(peer).cloned()
+    }
+
+    /// Whether a segment's data of this bucket comes here by a link in full.
+    pub(crate) fn wants_data(&self, bucket: &tombolo_core::BucketPath) -> bool {
+        let brings =
+            |link: &Link| link.mode != crate::Mode::Metadata && link.direction.receives() && link.scope.covers(bucket);
+        self.links.list().iter().any(brings)
+    }
+}

@@ -1,0 +1,183 @@
+//! The receiving side of a connection: frames in, and to whom each is for.
+
+use crate::hub::{Hub, Input, Payload, Peer};
+use crate::outbox::Outbox;
+use crate::wire::{self, Body, Chunk, Chunks, Frame, Want};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tombolo_core::{ChunkId, Error, ErrorKind, Result};
+
+/// Requests of one connection that are answered at the same time.
+const ANSWERS_MAX: usize = 8;
+/// An answer is sent in frames of about this many bytes.
+const CHUNK_FRAME_BYTES: usize = 1 << 20;
+
+/// Reads frames until the connection ends; says why it did.
+pub(crate) async fn read(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    outbox: &Outbox,
+    stream: impl AsyncRead + Unpin,
+    is_control: bool,
+) -> Result<()> {
+    let mut stream = stream;
+    let answers = Arc::new(Semaphore::new(ANSWERS_MAX));
+    let mut answering = JoinSet::new();
+    let mut pings = interval((hub.limits.silence_timeout / 3).max(Duration::from_millis(10)));
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reading = Box::pin(frame(&mut stream, hub.limits.silence_timeout));
+    loop {
+        let received = tokio::select! {
+            received = &mut reading => received?,
+            _ = pings.tick() => {
+                outbox.ping();
+                continue;
+            }
+            Some(_) = answering.join_next() => continue,
+            reason = outbox.closed() => return Err(Error::new(ErrorKind::Offline, reason)),
+        };
+        drop(reading);
+        let Some((frame_read, bytes)) = received else {
+            return Err(Error::new(ErrorKind::Offline, "the other side has closed the connection"));
+        };
+        peer.traffic.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(body) = frame_read.body {
+            match body {
+                Body::Ping(sent) => outbox.say(Body::Pong(sent), None),
+                Body::Pong(sent) => outbox.ponged(sent),
+                Body::Chunks(chunks) => outbox.answered(chunks),
+                Body::Bye(reason) => {
+                    let reason: String = reason.chars().take(500).collect();
+                    return Err(Error::new(ErrorKind::Offline, format!("the other side ended it: {reason}")));
+                }
+                Body::Want(want) => {
+                    let permit = tokio::select! {
+                        permit = answers.clone().acquire_owned() => permit,
+                        reason = outbox.closed() => return Err(Error::new(ErrorKind::Offline, reason)),
+                    };
+                    let (hub, peer, outbox) = (hub.clone(), peer.clone(), outbox.clone());
+                    answering.spawn(async move {
+                        let _permit = permit;
+                        if let Err(error) = answer(&hub, &peer, &outbox, want).await {
+                            tracing::debug!(peer = peer.name, %error, "a request for chunks was not answered");
+                        }
+                    });
+                }
+                body if is_control => names(hub, peer, body, bytes).await?,
+                _ => return Err(Error::damaged("a bulk connection carries chunks only")),
+            }
+        }
+        reading = Box::pin(frame(&mut stream, hub.limits.silence_timeout));
+    }
+}
+
+async fn frame(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> Result<Option<(Frame, usize)>> {
+    timeout(patience, wire::read(stream, wire::FRAME_BYTES_MAX))
+        .await
+        .map_err(|_| Error::new(ErrorKind::Offline, "the other side is silent"))?
+}
+
+async fn names(hub: &Hub, peer: &Arc<Peer>, body: Body, bytes: usize) -> Result<()> {
+    let input = match body {
+        Body::Catalog(packed) => Input::Catalog(peer.clone(), packed),
+        Body::Probe(place) if place.bucket.is_empty() => Input::CatalogProbe(peer.clone(), place.nonce),
+        Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(place.nonce),
+        body => {
+            let Some(message) = wire::to_message(&body)? else { return Ok(()) };
+            let hold = match &message {
+                tombolo_core::sync::Message::Delta { .. } => {
+                    let share = u32::try_from(bytes.min(hub.limits.delta_bytes)).unwrap_or(u32::MAX);
+                    let permit = peer.deltas.clone().acquire_many_owned(share).await;
+                    Some(Arc::new(permit.map_err(|_| Error::new(ErrorKind::Offline, "the link is closing"))?))
+                }
+                _ => None,
+            };
+            Input::Names(peer.clone(), message.map(|packed| Payload { packed, hold }))
+        }
+    };
+    hub.input.send(input).await.map_err(|_| Error::new(ErrorKind::Offline, "the link door is closing"))
+}
+
+/// Sends what of the wanted chunks is here, or can be brought here.
+async fn answer(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want) -> Result<()> {
+    let ids = wire::wanted(&want)?;
+    let may_send = hub.link(&peer.id).is_some_and(|link| link.direction.sends());
+    let mut answer = Answer { peer, hub, outbox, want: &want, chunks: Vec::new(), bytes: 0 };
+    let mut absent = Vec::new();
+    for id in ids.iter().filter(|_| may_send) {
+        if !answer.add(id).await? {
+            absent.push(*id);
+        }
+    }
+    if !absent.is_empty() && want.hops > 0 {
+        // Who asks is not asked. What can't be brought is missing in the answer.
+        let brought = crate::fetch::fetch(hub, absent.clone(), want.is_interactive, want.hops - 1, Some(peer.id)).await;
+        if let Err(error) = brought {
+            tracing::debug!(peer = peer.name, %error, "chunks could not be brought for a peer");
+        }
+        for id in &absent {
+            answer.add(id).await?;
+        }
+    }
+    answer.send(true).await
+}
+
+struct Answer<'a> {
+    hub: &'a Hub,
+    peer: &'a Peer,
+    outbox: &'a Outbox,
+    want: &'a Want,
+    chunks: Vec<Chunk>,
+    bytes: usize,
+}
+
+impl Answer<'_> {
+    /// Whether the chunk is here.
+    async fn add(&mut self, id: &ChunkId) -> Result<bool> {
+        let stored = match self.hub.segment.export_chunk(id).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Ok(false),
+            // Somebody else may have it whole.
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        self.bytes += stored.payload.len();
+        self.chunks.push(Chunk {
+            id: Bytes::copy_from_slice(&id.0),
+            codec: stored.codec.to_byte().into(),
+            raw_bytes: stored.raw_bytes,
+            payload: stored.payload,
+        });
+        if self.bytes >= CHUNK_FRAME_BYTES {
+            self.send(false).await?;
+        }
+        Ok(true)
+    }
+
+    async fn send(&mut self, is_last: bool) -> Result<()> {
+        let chunks = std::mem::take(&mut self.chunks);
+        let bytes = std::mem::take(&mut self.bytes);
+        self.pace(bytes).await;
+        let answer = Chunks { request: self.want.request, chunks, is_last };
+        self.outbox.deliver(answer, self.want.is_interactive).await
+    }
+
+    /// Waits until the link's rate lets `bytes` go.
+    async fn pace(&self, bytes: usize) {
+        let rate = self.hub.link(&self.peer.id).and_then(|link| link.rate_bytes_per_second);
+        let Some(rate) = rate.filter(|rate| *rate > 0) else { return };
+        let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
+        let mut next = self.peer.paced.lock().await;
+        let now = Instant::now();
+        let start = next.map_or(now, |next| next.max(now));
+        *next = Some(start + takes);
+        drop(next);
+        sleep_until(start).await;
+    }
+}

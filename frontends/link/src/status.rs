@@ -1,0 +1,202 @@
+//! What the door says of itself (P8): read from the engine and from what peers have said, never guessed.
+
+use crate::hub::{Hub, Input};
+use crate::links::{Direction, Mode};
+use crate::scope::Scope;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
+use tombolo_core::sync::LaneStatus;
+use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Result, SegmentId, VersionVector};
+
+/// Missing versions that a status counts; there may be more.
+const COUNTED_MAX: usize = 10_000;
+/// Missing versions that a status names.
+const NAMED_MAX: usize = 20;
+
+/// Links and buckets, at one moment.
+#[derive(Debug, Clone)]
+pub struct SyncStatus {
+    /// All links, by name.
+    pub links: Vec<LinkStatus>,
+    /// All buckets that some link covers, by path.
+    pub buckets: Vec<BucketStatus>,
+}
+
+/// One link.
+#[derive(Debug, Clone)]
+pub struct LinkStatus {
+    /// The peer.
+    pub peer: SegmentId,
+    /// Its name.
+    pub name: String,
+    /// How much of what it has comes here.
+    pub mode: Mode,
+    /// Which way changes go, seen from here.
+    pub direction: Direction,
+    /// What the link covers.
+    pub scope: Scope,
+    /// Where the peer is dialled.
+    pub addresses: Vec<String>,
+    /// Whether it is paused.
+    pub is_paused: bool,
+    /// Whether it is up.
+    pub is_connected: bool,
+    /// To where.
+    pub connected_to: Option<SocketAddr>,
+    /// The last round trip, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Bytes sent since the process began.
+    pub sent_bytes: u64,
+    /// Bytes received since the process began.
+    pub received_bytes: u64,
+    /// Why it is not up, or what went wrong last.
+    pub problem: Option<String>,
+}
+
+/// One bucket.
+#[derive(Debug, Clone)]
+pub struct BucketStatus {
+    /// Its path.
+    pub path: BucketPath,
+    /// Up to where names are complete.
+    pub vector: VersionVector,
+    /// Up to where data is complete.
+    pub data_vector: VersionVector,
+    /// Whether all data is to be here.
+    pub wants_data: bool,
+    /// Versions whose data is to be here and may not be.
+    pub missing_objects: u64,
+    /// Their sizes together.
+    pub missing_bytes: u64,
+    /// Whether counting stopped early.
+    pub missing_is_more: bool,
+    /// The first few.
+    pub missing: Vec<MissingObject>,
+    /// What is known of each linked segment.
+    pub peers: Vec<PeerBucketStatus>,
+}
+
+/// A version whose data may not be here.
+#[derive(Debug, Clone)]
+pub struct MissingObject {
+    /// The key that it shows under; `None`: nowhere.
+    pub path: Option<Bytes>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Why it is not here.
+    pub reason: String,
+}
+
+/// One bucket at one linked segment.
+#[derive(Debug, Clone)]
+pub struct PeerBucketStatus {
+    /// The peer.
+    pub peer: SegmentId,
+    /// Its name.
+    pub name: String,
+    /// Whether both carry it and are connected.
+    pub is_open: bool,
+    /// Where it last said that it stands.
+    pub peer_vector: VersionVector,
+    /// Whether all names are here that it has told of, as of its last word.
+    pub is_here: bool,
+    /// Whether all names that are here are known to be there.
+    pub is_there: bool,
+    /// Deltas sent and not acknowledged.
+    pub in_flight: usize,
+    /// What keeps it.
+    pub problem: Option<String>,
+}
+
+impl BucketStatus {
+    /// Whether every byte that is to be here is here.
+    pub fn is_data_complete(&self) -> bool {
+        !self.wants_data || self.missing_objects == 0
+    }
+}
+
+pub(crate) async fn lanes(hub: &Hub) -> Result<Vec<(BucketId, SegmentId, LaneStatus)>> {
+    let (answer, lanes) = oneshot::channel();
+    let closing = || Error::new(ErrorKind::Offline, "the link door is closing");
+    hub.input.send(Input::Lanes(answer)).await.map_err(|_| closing())?;
+    lanes.await.map_err(|_| closing())
+}
+
+pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
+    let lanes = lanes(hub).await?;
+    let all = hub.links.list();
+    let mut links = Vec::new();
+    for link in &all {
+        let peer = hub.peer(&link.peer);
+        let traffic = hub.traffic(&link.peer);
+        links.push(LinkStatus {
+            peer: link.peer,
+            name: link.name.clone(),
+            mode: link.mode,
+            direction: link.direction,
+            scope: link.scope.clone(),
+            addresses: link.addresses.clone(),
+            is_paused: link.paused,
+            is_connected: peer.is_some(),
+            connected_to: peer.as_ref().map(|peer| peer.address),
+            rtt_ms: peer.as_ref().and_then(|peer| peer.control.rtt_us()).map(|us| us as f64 / 1000.0),
+            sent_bytes: traffic.sent_bytes.load(Ordering::Relaxed),
+            received_bytes: traffic.received_bytes.load(Ordering::Relaxed),
+            problem: hub.problem(&link.peer),
+        });
+    }
+    let mut buckets = Vec::new();
+    for info in hub.segment.catalog().all_buckets().await? {
+        if !all.iter().any(|link| link.scope.covers(&info.path)) {
+            continue;
+        }
+        // It may have gone meanwhile.
+        let Ok(bucket) = hub.segment.catalog().bucket_with_id(&info.id).await else { continue };
+        let mut status = bucket_status(hub, &bucket).await?;
+        for link in all.iter().filter(|link| link.scope.covers(&info.path)) {
+            let lane = lanes.iter().find(|(id, peer, _)| *id == info.id && *peer == link.peer).map(|(_, _, lane)| lane);
+            let lane = lane.cloned().unwrap_or_default();
+            let receives = link.direction.receives();
+            status.peers.push(PeerBucketStatus {
+                peer: link.peer,
+                name: link.name.clone(),
+                is_open: lane.is_open,
+                is_here: !receives || lane.is_open && status.vector.dominates(&lane.peer_announced),
+                is_there: !link.direction.sends()
+                    || lane.is_open && !bucket.has_changes_since(&lane.peer_vector).await?,
+                peer_vector: lane.peer_vector,
+                in_flight: lane.in_flight,
+                problem: lane.problem,
+            });
+        }
+        buckets.push(status);
+    }
+    Ok(SyncStatus { links, buckets })
+}
+
+async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
+    let wants_data = hub.wants_data(bucket.path());
+    let wanted = bucket.wanted(None, COUNTED_MAX).await?;
+    let failures = hub.failures.lock();
+    let missing = wanted.iter().take(NAMED_MAX).map(|version| MissingObject {
+        path: version.path.clone(),
+        size: version.size,
+        reason: failures.get(&version.key).cloned().unwrap_or_else(|| "on its way".into()),
+    });
+    let missing: Vec<_> = missing.collect();
+    drop(failures);
+    Ok(BucketStatus {
+        path: bucket.path().clone(),
+        vector: bucket.vector().await?,
+        data_vector: bucket.data_vector().await?,
+        wants_data,
+        missing_objects: wanted.len() as u64,
+        missing_bytes: wanted.iter().map(|version| version.size).sum(),
+        missing_is_more: wanted.len() == COUNTED_MAX,
+        missing,
+        peers: Vec::new(),
+    })
+}

@@ -1,0 +1,177 @@
+use crate::site::{Site, eventually, noise};
+use tombolo_core::{BucketPolicy, ConflictPolicy, ErrorKind, ListItem, ListOptions};
+use tombolo_link::{Mode, Scope};
+
+const DATA: &str = "SF/lab/data";
+
+async fn keys(site: &Site, bucket: &str) -> Vec<String> {
+    let listed = site.bucket(bucket).await.list(ListOptions::default()).await.unwrap();
+    let key = |item: &ListItem| match item {
+        ListItem::Object(object) => String::from_utf8_lossy(&object.key).into_owned(),
+        ListItem::Prefix(prefix) => String::from_utf8_lossy(prefix).into_owned(),
+    };
+    listed.items.iter().map(key).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_here_is_read_there_and_back() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    sf.put(DATA, "before/small", "a small one").await;
+    let large = noise(1, 5 << 20);
+    sf.put(DATA, "before/large", large.clone()).await;
+    sf.link(&ny, Mode::Full).await;
+    ny.wait().await;
+    assert_eq!(ny.segment.catalog().clusters().await.unwrap(), ["NY", "SF"]);
+    assert_eq!(ny.get(DATA, "before/small").await.unwrap(), "a small one");
+    assert_eq!(ny.get(DATA, "before/large").await.unwrap(), large);
+    let status = ny.door.status().await.unwrap();
+    assert!(status.buckets.iter().all(|bucket| bucket.is_data_complete() && bucket.missing_objects == 0));
+
+    ny.put(DATA, "after/large", noise(2, 3 << 20)).await;
+    ny.bucket(DATA).await.delete("before/small", Default::default()).await.unwrap();
+    sf.wait().await;
+    assert_eq!(sf.get(DATA, "after/large").await.unwrap(), noise(2, 3 << 20));
+    assert_eq!(keys(&sf, DATA).await, ["after/large", "before/large"]);
+    ny.make_bucket("NY/lab/other", BucketPolicy::default()).await;
+    ny.put("NY/lab/other", "k", "v").await;
+    sf.wait().await;
+    assert_eq!(sf.get("NY/lab/other", "k").await.unwrap(), "v");
+    for site in [sf, ny] {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_with_names_only_fetches_what_is_read() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    let large = noise(3, 32 << 20);
+    sf.put(DATA, "large", large.clone()).await;
+    sf.link(&ny, Mode::Metadata).await;
+    ny.wait().await;
+    let object = ny.bucket(DATA).await.get("large", Default::default()).await.unwrap();
+    assert_eq!(object.local_bytes().await.unwrap(), (0, 32 << 20));
+    assert_eq!(object.bytes(10_000_000..10_000_100).await.unwrap(), large.slice(10_000_000..10_000_100));
+    let (here, of) = object.local_bytes().await.unwrap();
+    assert!(here > 0 && here < of / 2, "{here} bytes were fetched for 100");
+    assert_eq!(object.bytes(0..32 << 20).await.unwrap(), large);
+
+    sf.put(DATA, "later", noise(4, 1 << 20)).await;
+    ny.wait().await;
+    sf.stop().await;
+    eventually("losing the connection", async || !ny.door.status().await.unwrap().links[0].is_connected).await;
+    assert_eq!(ny.get(DATA, "later").await.unwrap_err().kind(), ErrorKind::Offline);
+    assert_eq!(ny.get(DATA, "large").await.unwrap(), large, "what was fetched stays");
+    let late = ny.door.wait(&Scope::everything(), Some(std::time::Duration::from_millis(300))).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Offline);
+    ny.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_while_apart_are_both_kept_and_restarts_go_on() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy { conflicts: ConflictPolicy::KeepBoth, ..Default::default() }).await;
+    sf.put(DATA, "notes.txt", "first").await;
+    sf.link(&ny, Mode::Full).await;
+    ny.wait().await;
+    ny.door.set("sf", |link| link.paused = true).await.unwrap();
+    eventually("the pause", async || !sf.door.status().await.unwrap().links[0].is_connected).await;
+    sf.put(DATA, "notes.txt", "from sf").await;
+    ny.put(DATA, "notes.txt", "from ny").await;
+    sf.put(DATA, "only-sf", noise(5, 1 << 20)).await;
+    ny.bucket(DATA).await.delete("nothing", Default::default()).await.unwrap();
+    let (sf, ny) = (sf.restart().await, ny.restart().await);
+    ny.door.set("sf", |link| link.paused = false).await.unwrap();
+    ny.wait().await;
+    sf.wait().await;
+    let found = keys(&sf, DATA).await;
+    assert_eq!(found, keys(&ny, DATA).await);
+    assert_eq!(found.len(), 3, "{found:?}");
+    let mut contents = Vec::new();
+    for key in found.iter().filter(|key| key.starts_with("notes")) {
+        assert_eq!(sf.get(DATA, key).await.unwrap(), ny.get(DATA, key).await.unwrap());
+        contents.push(sf.get(DATA, key).await.unwrap());
+    }
+    contents.sort();
+    assert_eq!(contents, ["from ny", "from sf"]);
+    for site in [&sf, &ny] {
+        assert_eq!(site.bucket(DATA).await.verify_shown().await.unwrap(), Vec::<String>::new());
+    }
+    sf.stop().await;
+    ny.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_with_names_only_redistributes() {
+    let (hub, a, b) = (Site::new("hub").await, Site::new("a").await, Site::new("b").await);
+    hub.link(&a, Mode::Full).await;
+    hub.link(&b, Mode::Full).await;
+    hub.door.set("a", |link| link.mode = Mode::Metadata).await.unwrap();
+    hub.door.set("b", |link| link.mode = Mode::Metadata).await.unwrap();
+    a.make_bucket("A/lab/data", BucketPolicy::default()).await;
+    a.put("A/lab/data", "large", noise(6, 4 << 20)).await;
+    let arrived = async || {
+        let Ok(bucket) = b.segment.bucket(&"A/lab/data".parse().unwrap()).await else { return false };
+        bucket.get("large", Default::default()).await.is_ok()
+    };
+    eventually("the name's way over the hub", arrived).await;
+    b.wait().await;
+    assert_eq!(b.get("A/lab/data", "large").await.unwrap(), noise(6, 4 << 20));
+    b.put("A/lab/data", "reply", "thanks").await;
+    hub.wait().await;
+    a.wait().await;
+    assert_eq!(a.get("A/lab/data", "reply").await.unwrap(), "thanks");
+    for site in [hub, a, b] {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_sees_what_its_link_covers_and_no_more() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket("SF/lab/shared", BucketPolicy::default()).await;
+    sf.make_bucket("SF/lab/private", BucketPolicy::default()).await;
+    sf.make_bucket("SF/other/private", BucketPolicy::default()).await;
+    sf.link_scoped(&ny, Mode::Full, Scope::parse(["SF/lab/shared"]).unwrap()).await;
+    // What the peer makes outside does not come here either.
+    ny.make_bucket("NY/lab/own", BucketPolicy::default()).await;
+    ny.wait().await;
+    sf.wait().await;
+    let seen = |site: &Site| {
+        let catalog = site.segment.catalog();
+        async move { catalog.all_buckets().await.unwrap().iter().map(|info| info.path.to_string()).collect::<Vec<_>>() }
+    };
+    assert_eq!(seen(&ny).await, ["NY/lab/own", "SF/lab/shared"]);
+    assert_eq!(seen(&sf).await, ["SF/lab/private", "SF/lab/shared", "SF/other/private"]);
+    assert_eq!(ny.segment.catalog().clusters().await.unwrap(), ["NY", "SF"]);
+    assert_eq!(ny.segment.catalog().tenants("SF").await.unwrap().len(), 1);
+    sf.stop().await;
+    ny.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_that_are_deleted_stay_so_unless_something_was_put_there() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket("SF/lab/empty", BucketPolicy::default()).await;
+    sf.make_bucket("SF/lab/used", BucketPolicy::default()).await;
+    sf.link(&ny, Mode::Full).await;
+    ny.wait().await;
+    ny.door.set("sf", |link| link.paused = true).await.unwrap();
+    eventually("the pause", async || !sf.door.status().await.unwrap().links[0].is_connected).await;
+    ny.put("SF/lab/used", "k", "kept").await;
+    sf.segment.catalog().delete_bucket(&"SF/lab/used".parse().unwrap()).await.unwrap();
+    sf.segment.catalog().delete_bucket(&"SF/lab/empty".parse().unwrap()).await.unwrap();
+    ny.door.set("sf", |link| link.paused = false).await.unwrap();
+    ny.wait().await;
+    sf.wait().await;
+    assert_eq!(sf.get("SF/lab/used", "k").await.unwrap(), "kept");
+    let gone = async |site: &Site| {
+        let found = site.segment.bucket(&"SF/lab/empty".parse().unwrap()).await;
+        assert_eq!(found.err().map(|e| e.kind()), Some(ErrorKind::NotFound));
+    };
+    gone(&sf).await;
+    gone(&ny).await;
+    sf.stop().await;
+    ny.stop().await;
+}

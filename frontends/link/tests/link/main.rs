@@ -1,0 +1,4 @@
+//! Segments linked over real sockets, in one process.
+
+mod cases;
+mod site;

@@ -1,0 +1,122 @@
+//! A segment with its link door, in a directory of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tombolo_core::{
+    Bucket, BucketPath, BucketPolicy, CreateOptions, ErrorKind, GetOptions, OpenOptions, PutOptions, Result, Segment,
+};
+use tombolo_link::{AcceptOptions, Direction, InviteOptions, LinkDoor, LinkLimits, LinkOptions, Mode, Scope};
+
+/// Longer than anything takes; a test that gets there has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Site {
+    pub(crate) name: String,
+    pub(crate) dir: TempDir,
+    pub(crate) segment: Segment,
+    pub(crate) door: LinkDoor,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<()>,
+}
+
+impl Site {
+    /// A new segment; its cluster is its name in capitals.
+    pub(crate) async fn new(name: &str) -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: name.into(), cluster: name.to_uppercase() };
+        let segment = Segment::create(dir.path().join("data"), create, OpenOptions::default()).await.unwrap();
+        Site::serve(name, dir, segment, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn serve(name: &str, dir: TempDir, segment: Segment, listen: SocketAddr) -> Site {
+        let limits = LinkLimits { redial_max: Duration::from_millis(200), ..LinkLimits::default() };
+        let options = LinkOptions { listen: vec![listen], limits };
+        let door = LinkDoor::open(segment.clone(), options).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(door.clone().serve(async move { drop(stopped.await) }));
+        Site { name: name.into(), dir, segment, door, stop: Some(stop), serving }
+    }
+
+    /// Stops and starts again on the same address.
+    pub(crate) async fn restart(self) -> Site {
+        let address = self.door.addresses()[0];
+        let (name, dir) = self.stop().await;
+        let segment = Segment::open(dir.path().join("data"), OpenOptions::default()).await.unwrap();
+        Site::serve(&name, dir, segment, address).await
+    }
+
+    /// Stops; the directory stays.
+    pub(crate) async fn stop(mut self) -> (String, TempDir) {
+        drop(self.stop.take());
+        (&mut self.serving).await.unwrap();
+        self.segment.close().await.unwrap();
+        (self.name, self.dir)
+    }
+
+    /// Links this segment (which invites) with another.
+    pub(crate) async fn link(&self, other: &Site, mode: Mode) {
+        self.link_scoped(other, mode, Scope::everything()).await;
+    }
+
+    pub(crate) async fn link_scoped(&self, other: &Site, mode: Mode, scope: Scope) {
+        let invite = InviteOptions {
+            addresses: Vec::new(),
+            scope,
+            mode,
+            direction: Direction::Both,
+            valid_for: Duration::from_secs(60),
+        };
+        let code = self.door.invite(invite).await.unwrap();
+        let link = other.door.accept(code, AcceptOptions::default()).await.unwrap();
+        assert_eq!((link.name.as_str(), link.mode), (self.name.as_str(), mode));
+    }
+
+    pub(crate) async fn make_bucket(&self, path: &str, policy: BucketPolicy) -> Bucket {
+        let path: BucketPath = path.parse().unwrap();
+        let catalog = self.segment.catalog();
+        for made in [catalog.create_cluster(&path.tenant.cluster).await, catalog.create_tenant(&path.tenant).await] {
+            assert!(made.is_ok() || made.is_err_and(|e| e.kind() == ErrorKind::Exists));
+        }
+        catalog.create_bucket(&path, policy).await.unwrap()
+    }
+
+    pub(crate) async fn bucket(&self, path: &str) -> Bucket {
+        self.segment.bucket(&path.parse().unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn put(&self, bucket: &str, key: &str, content: impl Into<bytes::Bytes>) {
+        self.bucket(bucket).await.put(key, content.into(), PutOptions::default()).await.unwrap();
+    }
+
+    pub(crate) async fn get(&self, bucket: &str, key: &str) -> Result<bytes::Bytes> {
+        let object = self.bucket(bucket).await.get(key, GetOptions::default()).await?;
+        object.bytes(0..object.info().size).await
+    }
+
+    /// Waits until all that its peers have is here.
+    pub(crate) async fn wait(&self) {
+        self.door.wait(&Scope::everything(), Some(DEADLINE)).await.unwrap();
+    }
+}
+
+/// Waits for a condition.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{what} did not happen");
+}
+
+/// Bytes that don't compress and never repeat.
+pub(crate) fn noise(seed: u64, length: usize) -> bytes::Bytes {
+    let mut out = vec![0; length];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_be_bytes());
+    hasher.finalize_xof().fill(&mut out);
+    out.into()
+}
