@@ -163,14 +163,14 @@ Examples:
   tombolo sync wait
   tombolo sync wait SanFrancisco/lab/data --timeout 60s && make-report
 
-It ends with 4 at once when a linked segment can't be reached, since nobody knows what that has.")]
+A linked segment that can't be reached may have anything, so then it ends with 4, too.")]
     Wait {
         /// A cluster, tenant or bucket; everything without it.
         #[arg(default_value = "")]
         path: OsString,
-        /// How long to wait. Default: as long as it takes.
-        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-        timeout: Option<Duration>,
+        /// How long to wait; 0: as long as it takes.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+        timeout: Duration,
     },
 }
 

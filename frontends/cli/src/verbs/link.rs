@@ -157,7 +157,7 @@ fn state(record: &LinkRecord) -> String {
         _ if record.link.paused => "paused".into(),
         None => "unknown".into(),
         Some(state) if state.connected => match state.rtt_ms {
-            Some(rtt) => format!("connected, {rtt} ms"),
+            Some(rtt) => format!("connected, {rtt:.1} ms"),
             None => "connected".into(),
         },
         Some(state) => match &state.problem {
@@ -253,8 +253,8 @@ mod tests {
     fn a_link_is_in_one_of_four_states() {
         let mut record = record();
         assert_eq!(state(&record), "unknown");
-        record.state = Some(LinkState { connected: true, rtt_ms: Some(80), ..LinkState::default() });
-        assert_eq!(state(&record), "connected, 80 ms");
+        record.state = Some(LinkState { connected: true, rtt_ms: Some(80.02), ..LinkState::default() });
+        assert_eq!(state(&record), "connected, 80.0 ms");
         record.state = Some(LinkState { problem: Some("no route".into()), ..LinkState::default() });
         assert_eq!(state(&record), "down: no route");
         record.link.paused = true;

@@ -18,7 +18,8 @@ pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
         SyncVerb::Status { path } => status(session, scope(&path)?).await,
         SyncVerb::Wait { path, timeout } => {
             let scope = scope(&path)?;
-            let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let timeout_ms = (timeout_ms > 0).then_some(timeout_ms);
             session.call::<()>(Operation::Links(LinkOperation::Wait { scope, timeout_ms })).await?;
             session.output.answer(json!({ "complete": true }), "")
         }

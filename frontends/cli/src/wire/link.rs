@@ -106,7 +106,7 @@ pub(crate) struct LinkRecord {
 pub(crate) struct LinkState {
     pub(crate) connected: bool,
     pub(crate) connected_to: Option<String>,
-    pub(crate) rtt_ms: Option<u64>,
+    pub(crate) rtt_ms: Option<f64>,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     pub(crate) problem: Option<String>,
