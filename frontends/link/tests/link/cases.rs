@@ -168,7 +168,7 @@ async fn buckets_that_are_deleted_stay_so_unless_something_was_put_there() {
     assert_eq!(sf.get("SF/lab/used", "k").await.unwrap(), "kept");
     let gone = async |site: &Site| {
         let found = site.segment.bucket(&"SF/lab/empty".parse().unwrap()).await;
-        assert_eq!(found.err().map(|e| e.kind()), Some(ErrorKind::NotFound));
+        assert_eq!(found.err().map(|e| e.kind()), Some(ErrorKind::NotFound), "{}", site.name);
     };
     gone(&sf).await;
     gone(&ny).await;
