@@ -5,7 +5,7 @@ use tombolo_link::{Mode, Scope};
 const DATA: &str = "SF/lab/data";
 
 async fn keys(site: &Site, bucket: &str) -> Vec<String> {
-    let listed = site.bucket(bucket).await.list(ListOptions::default()).await.unwrap();
+    let listed = site.bucket(bucket).await.list(ListOptions { limit: 1000, ..Default::default() }).await.unwrap();
     let key = |item: &ListItem| match item {
         ListItem::Object(object) => String::from_utf8_lossy(&object.key).into_owned(),
         ListItem::Prefix(prefix) => String::from_utf8_lossy(prefix).into_owned(),
