@@ -27,11 +27,10 @@ const CODE_VALID_FOR: Duration = Duration::from_secs(600);
 /// How long each may take to have what the other has, which is little.
 const LINK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The two sites, linked and serving.
+/// The two sites, serving.
 struct Demo {
     sanfrancisco: Site,
     newyork: Site,
-    keys: Keys,
 }
 
 pub(crate) async fn demo(output: &mut Output, dir: Option<&Path>, args: DemoArgs) -> Outcome {
@@ -44,37 +43,56 @@ pub(crate) async fn demo(output: &mut Output, dir: Option<&Path>, args: DemoArgs
 }
 
 async fn run(output: &mut Output, root: &Root, args: &DemoArgs, signals: &mut Signals) -> Outcome {
-    let mut demo = tokio::select! {
-        demo = Demo::open(&root.path, args) => demo?,
-        () = signals.next() => return Ok(()),
+    let sanfrancisco = Site::open(&root.path, "sanfrancisco", "SanFrancisco", 0, args).await?;
+    let newyork = match Site::open(&root.path, "newyork", "NewYork", 1, args).await {
+        Ok(newyork) => newyork,
+        Err(error) => {
+            sanfrancisco.stop().await?;
+            return Err(error.into());
+        }
     };
-    output.answer(text::json(&demo, &root.path), &text::text(&demo, root.is_temporary()))?;
-    output.flush()?;
-    tokio::select! {
-        () = signals.next() => {}
-        () = demo.sanfrancisco.running.ended() => {}
-        () = demo.newyork.running.ended() => {}
-    }
+    let mut demo = Demo { sanfrancisco, newyork };
+    // Whatever comes of it, what is mounted is unmounted and both segments are closed.
+    let outcome = demo.show(output, root, args, signals).await;
     let stopped = async { tokio::join!(demo.sanfrancisco.stop(), demo.newyork.stop()) };
     let (sanfrancisco, newyork) = tokio::select! {
         stopped = stopped => stopped,
         () = signals.next() => end_at_once(),
     };
+    outcome?;
     sanfrancisco?;
     Ok(newyork?)
 }
 
 impl Demo {
-    async fn open(root: &Path, args: &DemoArgs) -> Result<Demo> {
-        let sanfrancisco = Site::open(root, "sanfrancisco", "SanFrancisco", 0, args).await?;
-        let newyork = Site::open(root, "newyork", "NewYork", 1, args).await?;
-        for site in [&sanfrancisco, &newyork] {
-            site.ensure_bucket().await?;
+    /// Sets everything up, says where it is, and returns when there is a reason to end.
+    async fn show(&mut self, output: &mut Output, root: &Root, args: &DemoArgs, signals: &mut Signals) -> Outcome {
+        let keys = tokio::select! {
+            keys = self.set_up(&root.path, args) => keys?,
+            () = signals.next() => return Ok(()),
+        };
+        let (sanfrancisco, newyork) = (&self.sanfrancisco, &self.newyork);
+        let json = text::json(sanfrancisco, newyork, &keys, &root.path);
+        output.answer(json, &text::text(sanfrancisco, newyork, &keys, root.is_temporary()))?;
+        output.flush()?;
+        tokio::select! {
+            () = signals.next() => {}
+            () = self.sanfrancisco.running.ended() => {}
+            () = self.newyork.running.ended() => {}
         }
-        ensure_link(&sanfrancisco, &newyork).await?;
-        let tenant = sanfrancisco.tenant()?;
-        let keys = keys::ensure(root, &tenant, &sanfrancisco.segment, &newyork.segment).await?;
-        Ok(Demo { sanfrancisco, newyork, keys })
+        Ok(())
+    }
+
+    async fn set_up(&mut self, root: &Path, args: &DemoArgs) -> Result<Keys> {
+        for site in [&mut self.sanfrancisco, &mut self.newyork] {
+            site.ensure_bucket().await?;
+            if !args.no_mount {
+                site.mount(root).await;
+            }
+        }
+        ensure_link(&self.sanfrancisco, &self.newyork).await?;
+        let tenant = self.sanfrancisco.tenant()?;
+        keys::ensure(root, &tenant, &self.sanfrancisco.segment, &self.newyork.segment).await
     }
 }
 

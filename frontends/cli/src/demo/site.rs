@@ -22,6 +22,7 @@ pub(super) struct Site {
     pub(super) dir: PathBuf,
     pub(super) segment: Segment,
     pub(super) links: LinkDoor,
+    mounts: Mounts,
     pub(super) s3: SocketAddr,
     pub(super) nfs: SocketAddr,
     /// Where it is mounted, or why it is not.
@@ -57,12 +58,8 @@ impl Site {
         let nfs = daemon.nfs_address().ok_or_else(closed)?;
         let (links, mounts) = (daemon.links().clone(), daemon.mounts().clone());
         let running = daemon.start();
-        let mounted = if args.no_mount {
-            Err("--no-mount was given".into())
-        } else {
-            mount(&mounts, &segment, &root.join("mnt").join(name)).await.map_err(|error| error.to_string())
-        };
-        Ok(Site { name, cluster, dir, segment, links, s3, nfs, mounted, running })
+        let mounted = Err("--no-mount was given".into());
+        Ok(Site { name, cluster, dir, segment, links, mounts, s3, nfs, mounted, running })
     }
 
     /// The tenant in the site's own cluster.
@@ -80,6 +77,12 @@ impl Site {
         let catalog = self.segment.catalog();
         unless_there(catalog.create_tenant(&self.tenant()?).await)?;
         unless_there(catalog.create_bucket(&self.bucket()?, BucketPolicy::default()).await.map(drop))
+    }
+
+    /// Mounts what the site sees below `root`, if this user may.
+    pub(super) async fn mount(&mut self, root: &Path) {
+        let point = root.join("mnt").join(self.name);
+        self.mounted = mount(&self.mounts, &self.segment, &point).await.map_err(|error| error.to_string());
     }
 
     /// Ends what is under way and closes the segment.

@@ -1,12 +1,13 @@
 //! What the demo prints: where everything is, and lines to paste.
 
+use super::keys::Keys;
 use super::site::Site;
-use super::{BUCKET, Demo, TENANT};
+use super::{BUCKET, TENANT};
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// For programs.
-pub(super) fn json(demo: &Demo, root: &Path) -> Value {
+pub(super) fn json(sanfrancisco: &Site, newyork: &Site, keys: &Keys, root: &Path) -> Value {
     let site = |site: &Site| {
         json!({
             "name": site.name,
@@ -22,16 +23,15 @@ pub(super) fn json(demo: &Demo, root: &Path) -> Value {
     json!({
         "dir": root.display().to_string(),
         "pid": std::process::id(),
-        "sites": [site(&demo.sanfrancisco), site(&demo.newyork)],
-        "tenant": format!("{}/{TENANT}", demo.sanfrancisco.cluster),
-        "access_key": demo.keys.access_key,
-        "secret_key": demo.keys.secret_key,
+        "sites": [site(sanfrancisco), site(newyork)],
+        "tenant": format!("{}/{TENANT}", sanfrancisco.cluster),
+        "access_key": keys.access_key,
+        "secret_key": keys.secret_key,
     })
 }
 
 /// For people.
-pub(super) fn text(demo: &Demo, is_temporary: bool) -> String {
-    let (sf, ny) = (&demo.sanfrancisco, &demo.newyork);
+pub(super) fn text(sf: &Site, ny: &Site, keys: &Keys, is_temporary: bool) -> String {
     let own = program();
     let end = if is_temporary { "and removes what they hold" } else { "; the same command goes on with them" };
     let mut text = format!("Two sites on this host, linked. Ctrl-C ends both {end}.\n");
@@ -50,8 +50,8 @@ pub(super) fn text(demo: &Demo, is_temporary: bool) -> String {
          export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} AWS_DEFAULT_REGION=us-east-1\n\
          sf() {{ {own} --dir {} \"$@\"; }}\n\
          ny() {{ {own} --dir {} \"$@\"; }}\n",
-        demo.keys.access_key,
-        demo.keys.secret_key,
+        keys.access_key,
+        keys.secret_key,
         quoted(&sf.dir),
         quoted(&ny.dir),
     ));
