@@ -13,7 +13,7 @@ A link joins two segments. One makes a code, the other accepts it; from then on 
 (tombolo serve); the one that invites listens for links (--link ADDR).
 
 Examples:
-  tombolo link invite --address sf.example.org:7400 --scope SanFrancisco      prints a code
+  tombolo link invite --address sf.example.org:7000 --scope SanFrancisco      prints a code
   tombolo link accept tombolo1-…                                              at the other segment
   tombolo link list
   tombolo sync status
@@ -22,7 +22,7 @@ Codes and keys travel as they should: a code is used once and expires, each segm
 
 const INVITE_HELP: &str = "\
 Examples:
-  tombolo link invite --address sf.example.org:7400
+  tombolo link invite --address sf.example.org:7000
   tombolo link invite --scope SanFrancisco/lab --mode metadata --valid-for 2d
 
 The code is a secret until it is used: whoever has it can link to this segment. JSON: code, addresses, scope, mode, direction, expires.";
@@ -37,7 +37,7 @@ It ends with 4 when the segment that made the code can't be reached, with 1 when
 
 const SET_HELP: &str = "\
 What can be set, KEY=VALUE:
-  mode        full, metadata or gather
+  mode        full, metadata or gather (which this version treats as full)
   direction   both, send or receive, seen from this segment
   scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
   addresses   where to dial the other segment, HOST:PORT, with a comma between; nothing: it dials

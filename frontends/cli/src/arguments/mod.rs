@@ -68,7 +68,7 @@ pub(crate) enum Verb {
 Examples:
   tombolo serve --dir ./data                                   S3 on 127.0.0.1:9000
   tombolo serve --dir ./data --s3 0.0.0.0:9000 --admin 127.0.0.1:9001 --log-format json
-  tombolo serve --dir ./data --s3 127.0.0.1:9000 --link 0.0.0.0:7400
+  tombolo serve --dir ./data --s3 127.0.0.1:9000 --link 0.0.0.0:7000
 
 On the admin address: GET /metrics (Prometheus), /healthz (the process lives), /readyz (it takes requests).")]
     Serve(Box<ServeArgs>),
@@ -586,7 +586,7 @@ mod tests {
             "completions zsh",
             "serve --link 127.0.0.1:0 --link [::1]:0",
             "link invite",
-            "link invite --address a.example:7400 --address [::1]:7400 --scope A --scope B/c/d --mode metadata --direction send --valid-for 2d",
+            "link invite --address a.example:7000 --address [::1]:7000 --scope A --scope B/c/d --mode metadata --direction send --valid-for 2d",
             "link invite --scope A B/c /",
             "link accept tombolo1-abc --mode full --direction receive --scope A,B",
             "link accept -",
