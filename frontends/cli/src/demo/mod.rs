@@ -14,6 +14,7 @@ use crate::output::Output;
 use crate::serve::{Signals, end_at_once};
 use keys::Keys;
 use site::Site;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -145,7 +146,9 @@ impl Root {
     /// `dir`, made if it is not there, or a temporary directory.
     fn open(dir: Option<&Path>) -> Result<Root> {
         let Some(dir) = dir else {
-            let made = tempfile::Builder::new().prefix("tombolo-demo-").tempdir();
+            // It will hold users' secrets.
+            let private = std::fs::Permissions::from_mode(0o700);
+            let made = tempfile::Builder::new().prefix("tombolo-demo-").permissions(private).tempdir();
             let temporary = made.map_err(|e| Error::io("a temporary directory cannot be made", e))?;
             return Ok(Root { path: temporary.path().to_path_buf(), temporary: Some(temporary) });
         };
@@ -181,7 +184,6 @@ fn tenant(cluster: &str) -> Result<TenantPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_temporary_directory_is_private_and_goes() {
