@@ -33,6 +33,9 @@ pub enum CatalogValue {
         created_ns: i64,
         /// Its policy.
         policy: BucketPolicy,
+        /// The segment where it was made, in hexadecimal; `None`: made by a build that did not note it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<String>,
     },
     /// A user of a tenant.
     User {

@@ -143,6 +143,7 @@ impl Bucket {
                 is_null: false,
                 id: None,
                 is_marker: false,
+                deleted: None,
                 at: (NodeId::ROOT, Bytes::new()),
             },
             attributes: options.attributes.clone(),
@@ -157,7 +158,7 @@ impl Bucket {
             None => None,
         };
         let store = self.segment.store().snapshot().await?;
-        Ok(View::new(store, self.segment.id(), self.state.number, at))
+        Ok(View::new(store, self.segment.id(), &self.state, at))
     }
 
     /// Opens one version for reading; it stays readable, whole, however long that takes.
@@ -195,12 +196,8 @@ impl Bucket {
         let current = match found.as_ref().map(|f| &f.shown) {
             Some(Shown::File(file)) => {
                 let row = view.node(&file.node).await?;
-                let write = match file.content {
-                    Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
-                    None => row.content.shown(),
-                };
-                let write = write
-                    .filter(|w| w.value.is_some())
+                let write = row
+                    .shown_content(file.content, view.rules())
                     .ok_or_else(|| Error::damaged(format!("'{}' has no content", String::from_utf8_lossy(key))))?;
                 let info = namespace::info(view.own(), key.clone(), file.node, write, &row, true)?;
                 Some((info, write.value.as_ref().map(|v| v.content.clone())))
@@ -345,6 +342,7 @@ impl Bucket {
                 is_null: false,
                 id: None,
                 is_marker: false,
+                deleted: None,
                 at: (NodeId::ROOT, Bytes::new()),
             };
             let new = NewVersion { version, attributes: None };

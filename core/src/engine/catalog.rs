@@ -5,7 +5,7 @@ use super::segment::{Segment, number_row, shared_row};
 use super::{Bucket, transact};
 use crate::catalog::{self, CatalogRow, CatalogValue};
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::id::BucketId;
+use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
 use crate::namespace::{self, Txn, keys};
 use crate::object::{BucketInfo, Secret, UserInfo};
@@ -113,7 +113,8 @@ impl Catalog {
                 id = BucketId(first_16(blake3::hash(&id.0)));
             }
             give_number(&mut txn, &id).await?;
-            let value = CatalogValue::Bucket { id: id.to_string(), created_ns, policy: policy.clone() };
+            let origin = Some(self.0.id().to_string());
+            let value = CatalogValue::Bucket { id: id.to_string(), created_ns, policy: policy.clone(), origin };
             create(&mut txn, key, value, Subject::Bucket, &path.to_string()).await?
         })?;
         self.0.bucket(path).await
@@ -174,7 +175,7 @@ impl Catalog {
         let rows = self.rows(catalog::level_prefix(3, &[&tenant.cluster, &tenant.tenant])).await?;
         let mut buckets = Vec::new();
         for (names, value) in rows {
-            if let (Some(name), CatalogValue::Bucket { id, created_ns, policy }) = (names.get(2), value) {
+            if let (Some(name), CatalogValue::Bucket { id, created_ns, policy, .. }) = (names.get(2), value) {
                 buckets.push(BucketInfo {
                     path: tenant.bucket(name)?,
                     id: BucketId::from_hex(&id)?,
@@ -190,19 +191,21 @@ impl Catalog {
     pub async fn set_policy(&self, path: &BucketPath, policy: BucketPolicy) -> Result<()> {
         policy.check()?;
         let state = self.0.bucket_state(path).await?;
-        transact!(self.0, txn, {
+        let (origin, _) = transact!(self.0, txn, {
             let key = catalog::bucket_key(path);
             let old = txn.catalog(key.clone()).await?.register.value().cloned();
-            let Some(CatalogValue::Bucket { id, created_ns, policy: old }) = old else {
+            let Some(CatalogValue::Bucket { id, created_ns, policy: old, origin }) = old else {
                 return Err(Error::not_found(Subject::Bucket, format!("there is no bucket {path}")));
             };
             if policy.versioning == crate::Versioning::Off && old.versioning != crate::Versioning::Off {
                 return Err(Error::invalid("versioning can be suspended, but not turned off once it was on"));
             }
-            let value = CatalogValue::Bucket { id, created_ns, policy: policy.clone() };
-            write(&mut txn, key, Some(value)).await?
+            let made_at = origin.as_deref().map(SegmentId::from_hex).transpose()?;
+            let value = CatalogValue::Bucket { id, created_ns, policy: policy.clone(), origin };
+            write(&mut txn, key, Some(value)).await?;
+            made_at
         })?;
-        state.set_policy(policy);
+        state.set_policy(policy, origin);
         Ok(())
     }
 

@@ -132,8 +132,8 @@ impl Catalog {
             let state = self.0.0.buckets.read().get(path).cloned();
             let Some(state) = state else { continue };
             match self.info(path).await? {
-                Some(info) if info.id == state.id => {
-                    state.set_policy(info.policy);
+                Some((info, origin)) if info.id == state.id => {
+                    state.set_policy(info.policy, origin);
                     state.share();
                 }
                 _ => {
@@ -149,7 +149,7 @@ impl Catalog {
     pub async fn all_buckets(&self) -> Result<Vec<BucketInfo>> {
         let mut buckets = Vec::new();
         for (names, value) in self.rows(catalog::level_prefix(3, &[])).await? {
-            if let ([cluster, tenant, bucket], CatalogValue::Bucket { id, created_ns, policy }) =
+            if let ([cluster, tenant, bucket], CatalogValue::Bucket { id, created_ns, policy, .. }) =
                 (names.as_slice(), value)
             {
                 let path = TenantPath::new(cluster, tenant)?.bucket(bucket)?;
@@ -171,17 +171,17 @@ impl Catalog {
         }
     }
 
-    async fn info(&self, path: &BucketPath) -> Result<Option<BucketInfo>> {
+    /// What the catalog says about a bucket, and where it was made.
+    async fn info(&self, path: &BucketPath) -> Result<Option<(BucketInfo, Option<SegmentId>)>> {
         let Some(row) = self.0.store().get(Space::Catalog, &catalog::bucket_key(path)).await? else {
             return Ok(None);
         };
         match CatalogRow::decode(row, &self.0.id())?.register.value() {
-            Some(CatalogValue::Bucket { id, created_ns, policy }) => Ok(Some(BucketInfo {
-                path: path.clone(),
-                id: BucketId::from_hex(id)?,
-                created_ns: *created_ns,
-                policy: policy.clone(),
-            })),
+            Some(CatalogValue::Bucket { id, created_ns, policy, origin }) => {
+                let origin = origin.as_deref().map(SegmentId::from_hex).transpose()?;
+                let (path, id, policy) = (path.clone(), BucketId::from_hex(id)?, policy.clone());
+                Ok(Some((BucketInfo { path, id, created_ns: *created_ns, policy }, origin)))
+            }
             _ => Ok(None),
         }
     }
@@ -345,8 +345,9 @@ fn decode(exported: &[u8]) -> Result<Vec<Item>> {
             let level = match &value {
                 CatalogValue::Cluster { .. } => 1,
                 CatalogValue::Tenant { .. } => 2,
-                CatalogValue::Bucket { id, policy, .. } => {
+                CatalogValue::Bucket { id, policy, origin, .. } => {
                     BucketId::from_hex(id)?;
+                    origin.as_deref().map(SegmentId::from_hex).transpose()?;
                     policy.check()?;
                     3
                 }

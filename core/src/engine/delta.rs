@@ -76,7 +76,7 @@ impl Bucket {
     /// on. What has been replaced since is not listed, and forgotten. Fewer than `limit`: there are no more.
     pub async fn wanted(&self, after: Option<Bytes>, limit: usize) -> Result<Vec<Wanted>> {
         self.alive()?;
-        let (found, gone) = namespace::wanted(self.segment().ledger(), self.state().number, after, limit).await?;
+        let (found, gone) = namespace::wanted(self.segment().ledger(), self.state(), after, limit).await?;
         if !gone.is_empty() {
             self.data_arrived(&gone).await?;
         }

@@ -150,11 +150,8 @@ impl Bucket {
             && let Some(Shown::File(file)) = view.shown(&parent, &to.name).await?
         {
             let row = view.node(&file.node).await?;
-            let write = match file.content {
-                Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
-                None => row.content.shown(),
-            };
-            let write = write.filter(|w| w.value.is_some()).ok_or_else(|| Error::damaged("a file has no content"))?;
+            let write =
+                row.shown_content(file.content, view.rules()).ok_or_else(|| Error::damaged("a file has no content"))?;
             return namespace::info(view.own(), key, file.node, write, &row, true);
         }
         match view.shown(&parent, &with_slash(&to.name)).await? {

@@ -53,6 +53,7 @@ fn blank(
         is_null: false,
         id: None,
         is_marker: false,
+        deleted: None,
         at: (NodeId::ROOT, Bytes::new()),
     }
 }

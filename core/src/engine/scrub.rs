@@ -127,10 +127,7 @@ impl Segment {
                     }
                 };
                 let row = view.node(&node).await?;
-                let write = match wanted {
-                    Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
-                    None => row.content.shown(),
-                };
+                let write = row.shown_content(wanted, view.rules());
                 let Some(Content::Manifest(manifest)) = write.and_then(|w| w.value.as_ref()).map(|v| v.content.clone())
                 else {
                     continue;

@@ -335,13 +335,15 @@ impl Segment {
         let missing = || Error::not_found(Subject::Bucket, format!("there is no bucket {path}"));
         let row = self.0.store.get(Space::Catalog, &catalog::bucket_key(path)).await?.ok_or_else(missing)?;
         let row = catalog::CatalogRow::decode(row, &self.0.id)?;
-        let Some(CatalogValue::Bucket { id, created_ns, policy }) = row.register.value() else {
+        let Some(CatalogValue::Bucket { id, created_ns, policy, origin }) = row.register.value() else {
             return Err(missing());
         };
         let id = BucketId::from_hex(id)?;
         let number = self.bucket_number(&id).await?;
         let is_shared = self.0.store.get(Space::Meta, &shared_row(&id)).await?.is_some();
-        let state = Arc::new(BucketState::new(number, id, path.clone(), *created_ns, policy.clone(), is_shared));
+        let origin = origin.as_deref().map(SegmentId::from_hex).transpose()?;
+        let state = BucketState::new(number, id, path.clone(), *created_ns, policy.clone(), origin, is_shared);
+        let state = Arc::new(state);
         self.0.buckets.write().insert(path.clone(), state.clone());
         Ok(state)
     }

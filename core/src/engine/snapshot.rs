@@ -156,17 +156,14 @@ impl Bucket {
                             cloned += 1;
                             continue;
                         }
-                        let write = match file.content {
-                            Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
-                            None => row.content.shown(),
-                        };
-                        let version = write
+                        let version = row
+                            .shown_content(file.content, view.rules())
                             .and_then(|w| w.value.clone())
                             .ok_or_else(|| Error::damaged("a file has no content"))?;
                         let attributes = row.attributes.value().map(|a| a.attributes.clone());
                         let modified_ns = file.modified_ns;
                         let tags = row.tags.value().map_or(version.tags.clone(), |t| t.tags.clone());
-                        let version = namespace::Version { modified_ns, tags, ..version };
+                        let version = namespace::Version { modified_ns, tags, deleted: None, ..version };
                         namespace::put(
                             &mut txn,
                             self.state(),

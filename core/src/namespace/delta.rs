@@ -7,7 +7,7 @@ use super::keys::{self, BucketNumber};
 use super::rows::{AttributesValue, TagsValue};
 use super::txn::{Field, Txn};
 use super::version::Version;
-use super::wanted::{DataWanted, want};
+use super::wanted::{DataWanted, want, want_revived};
 use super::{BucketState, Ledger};
 use crate::error::{Error, Result};
 use crate::id::{BucketId, NodeId};
@@ -95,6 +95,9 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta, data: Dat
         txn.put(Space::Meta, vector_row(bucket.number), row);
     }
     super::show(txn, bucket).await?;
+    if data == DataWanted::Yes {
+        want_revived(txn, bucket).await?;
+    }
     Ok(changed)
 }
 

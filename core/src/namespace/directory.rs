@@ -1,8 +1,9 @@
 //! Directories: made, implied, kept while something is below them, moved, removed.
 
-use super::remove::drop_content;
+use super::content::{Goes, drop_copy, lost_name, take_losers};
 use super::rows::{ExplicitDirectory, Shown, ShownFile};
 use super::txn::Txn;
+use super::version::Version;
 use super::{BucketState, Place, is_directory_name, keys};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
@@ -158,6 +159,22 @@ pub(super) async fn write_entry(
         None => row.register.dots().to_vec(),
     };
     row.register.local_write(Write::pending(slot, own, value), &replaces);
+    Ok(())
+}
+
+/// Writes an entry's register in place of all writes that name one of `nodes`, and of tombstones; what the entry shows is left to be derived.
+pub(super) async fn write_entry_of(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    value: Option<EntryValue>,
+    nodes: &[NodeId],
+) -> Result<()> {
+    let (dot, own) = (txn.dot(), *txn.own());
+    let row = txn.edit_entry(bucket.number, &place.0, &place.1).await?;
+    let goes = |w: &&Write<EntryValue>| w.value.is_none_or(|value| nodes.contains(&value.node));
+    let replaces: Vec<_> = row.register.ordered().iter().filter(goes).map(|w| w.dot).collect();
+    row.register.local_write(Write::pending(dot.slot().unwrap_or_default(), own, value), &replaces);
     Ok(())
 }
 
@@ -481,6 +498,7 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
     if file.content.is_some() {
         return rescue(txn, bucket, from, to, file).await;
     }
+    take_losers(txn, bucket, from).await?;
     super::history::leave_marker(txn, bucket, from, &file).await?;
     let now = txn.now_ns();
     let row = txn.edit_node(bucket.number, &file.node).await?;
@@ -499,14 +517,31 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
 
 /// Gives a conflict copy a name, and a node, of its own.
 async fn rescue(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place, file: ShownFile) -> Result<()> {
-    let content = file.content;
-    let row = txn.node(bucket.number, &file.node).await?;
-    let version = row.content.live_values().find(|(w, _)| Some(w.dot) == content).map(|(_, v)| v.clone());
-    let mut version = version.ok_or_else(|| Error::not_found(Subject::Key, "the conflict copy is gone"))?;
-    version.at = to.clone();
-    drop_content(txn, bucket, from, &file).await?;
-    let node = super::write::fresh_node(txn);
-    super::write::show_new_file(txn, bucket, to, node, version).await?;
+    take_losers(txn, bucket, from).await?;
+    if let Some(lost) = lost_name(txn, bucket, from, &file).await? {
+        // A file that another has taken the name from gets this one instead.
+        write_entry_of(txn, bucket, &lost, None, &[file.node]).await?;
+        let now = txn.now_ns();
+        let row = txn.edit_node(bucket.number, &file.node).await?;
+        row.names.retain(|name| *name != lost);
+        row.names.push(to.clone());
+        row.names_changed_ns = now;
+        write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;
+        txn.edit_entry(bucket.number, &from.0, &from.1).await?.shown = None;
+        txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown =
+            Some(Shown::File(ShownFile { content: None, ..file }));
+        txn.touch_directory(bucket.number, &to.0);
+        show_parents(txn, bucket, to.0).await?;
+    } else {
+        let row = txn.node(bucket.number, &file.node).await?;
+        let version = row.shown_content(file.content, &bucket.rules()).and_then(|write| write.value.clone());
+        let version = version.ok_or_else(|| Error::not_found(Subject::Key, "the conflict copy is gone"))?;
+        // One of several contents becomes a file of its own.
+        let version = Version { at: to.clone(), deleted: None, ..version };
+        drop_copy(txn, bucket, from, &file, Goes::Rewritten).await?;
+        let node = super::write::fresh_node(txn);
+        super::write::show_new_file(txn, bucket, to, node, version).await?;
+    }
     txn.touch_directory(bucket.number, &from.0);
     drop_empty_parents(txn, bucket, from.0, &from.1).await
 }

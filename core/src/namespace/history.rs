@@ -34,7 +34,7 @@ pub(super) async fn retire(txn: &mut Txn, bucket: &BucketState, place: &Place, w
     };
     let (dot, own) = (txn.dot(), *txn.own());
     let size = i64::try_from(version.size).unwrap_or(i64::MAX);
-    let kept = version.clone();
+    let kept = Version { deleted: None, ..version.clone() };
     let row = txn.edit_history(keys::history(bucket.number, &place.0, &place.1, &order)).await?;
     let replaced = row.register.dots();
     row.register.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(kept)), &replaced);
@@ -63,7 +63,7 @@ pub(super) async fn leave_marker(txn: &mut Txn, bucket: &BucketState, place: &Pl
         return Ok(());
     }
     let row = txn.node(bucket.number, &file.node).await?.clone();
-    if let Some(write) = row.content.shown().filter(|w| w.value.is_some()) {
+    if let Some(write) = row.current(&bucket.rules()) {
         let is_null = write.value.as_ref().is_some_and(|v| v.is_null);
         if versioning == Versioning::On || !is_null {
             retire(txn, bucket, place, write).await?;

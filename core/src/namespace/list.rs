@@ -315,11 +315,7 @@ async fn versions_of(
     match &shown {
         Some(Shown::File(file)) => {
             let row = view.node(&file.node).await?;
-            let write = match file.content {
-                Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
-                None => row.content.shown(),
-            };
-            if let Some(write) = write {
+            if let Some(write) = row.shown_content(file.content, view.rules()) {
                 let id = super::write::version_id(write);
                 let item = item(file.summary(key.clone()), id, true, false, write.dot.segment);
                 push(&mut out, item, id);

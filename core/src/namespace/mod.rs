@@ -10,6 +10,7 @@
 
 mod bucket_watch;
 mod codec;
+mod content;
 mod contention;
 mod cut;
 mod cycles;
@@ -57,9 +58,10 @@ pub use write::{
     set_modified, set_tags, show_modified,
 };
 
-use crate::id::{BucketId, NodeId};
+use crate::id::{BucketId, NodeId, SegmentId};
 use crate::path::BucketPath;
 use crate::policy::{BucketPolicy, Versioning};
+use crate::tree::Rules;
 use bytes::Bytes;
 use keys::BucketNumber;
 use parking_lot::{Mutex, RwLock};
@@ -79,6 +81,7 @@ pub struct BucketState {
     /// When it was made.
     pub created_ns: i64,
     policy: RwLock<Arc<BucketPolicy>>,
+    origin: RwLock<SegmentId>,
     is_shared: AtomicBool,
     is_deleted: AtomicBool,
     /// For directories that things are being deleted in: the name of an entry that showed.
@@ -90,13 +93,14 @@ pub struct BucketState {
 const WITNESSES_MAX: usize = 1024;
 
 impl BucketState {
-    /// A bucket with `policy`.
+    /// A bucket with `policy`; `origin`: the segment where it was made, if that is known.
     pub fn new(
         number: BucketNumber,
         id: BucketId,
         path: BucketPath,
         created_ns: i64,
         policy: BucketPolicy,
+        origin: Option<SegmentId>,
         is_shared: bool,
     ) -> BucketState {
         BucketState {
@@ -105,6 +109,7 @@ impl BucketState {
             path,
             created_ns,
             policy: RwLock::new(Arc::new(policy)),
+            origin: RwLock::new(origin.unwrap_or_default()),
             is_shared: AtomicBool::new(is_shared),
             is_deleted: AtomicBool::new(false),
             witnesses: Mutex::new(HashMap::new()),
@@ -136,9 +141,15 @@ impl BucketState {
         self.policy.read().clone()
     }
 
-    /// Replaces the policy.
-    pub fn set_policy(&self, policy: BucketPolicy) {
+    /// Replaces the policy, and the segment where the bucket was made.
+    pub fn set_policy(&self, policy: BucketPolicy, origin: Option<SegmentId>) {
         *self.policy.write() = Arc::new(policy);
+        *self.origin.write() = origin.unwrap_or_default();
+    }
+
+    /// The rules that its registers are read by.
+    pub fn rules(&self) -> Rules<'static> {
+        Rules::new(self.policy.read().conflicts, *self.origin.read())
     }
 
     /// Whether other segments may have seen the bucket, so that what is deleted must leave tombstones.

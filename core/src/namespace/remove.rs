@@ -1,5 +1,6 @@
 //! Taking things away: names, contents, single versions.
 
+use super::content::{Goes, drop_copy, forget_name, take_losers, write_content};
 use super::directory::{drop_empty_parents, find_directory, make_directories, make_implied, write_entry};
 use super::history::{drop_kept, drop_null_version, kept, put_marker, retire, trim};
 use super::rows::{Shown, ShownFile};
@@ -50,7 +51,7 @@ pub async fn delete(
     let place = (parent, name);
     // What came by a delta without the directories above it is seen by nobody.
     let shown = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone().filter(|_| seen.is_some());
-    check_condition(txn, bucket, key, &place, &shown, options).await?;
+    check_condition(txn, bucket, key, &shown, options).await?;
     if let Some(version) = options.version {
         return Ok((delete_version(txn, bucket, &place, shown, version).await?, None));
     }
@@ -105,7 +106,6 @@ async fn check_condition(
     txn: &mut Txn,
     bucket: &BucketState,
     key: &Bytes,
-    place: &Place,
     shown: &Option<Shown>,
     options: &DeleteOptions,
 ) -> Result<()> {
@@ -115,11 +115,7 @@ async fn check_condition(
     let current = match shown {
         Some(Shown::File(file)) => {
             let row = txn.node(bucket.number, &file.node).await?;
-            let write = match file.content {
-                Some(dot) => row.content.ordered().iter().find(|w| w.dot == dot),
-                None => Some(current_write(row, &place.1)?),
-            };
-            match write {
+            match row.shown_content(file.content, &bucket.rules()) {
                 Some(write) => Some(info(&crate::SegmentId::default(), key.clone(), file.node, write, row, true)?),
                 None => None,
             }
@@ -155,12 +151,13 @@ async fn remove_file_only(txn: &mut Txn, bucket: &BucketState, place: &Place, le
     let Some(Shown::File(file)) = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() else {
         return Ok(());
     };
+    take_losers(txn, bucket, place).await?;
     if file.content.is_some() {
-        return drop_content(txn, bucket, place, &file).await;
+        return drop_copy(txn, bucket, place, &file, Goes::Deleted).await;
     }
     if leave == Leave::History && bucket.versioning() != Versioning::Off {
         let row = txn.node(bucket.number, &file.node).await?.clone();
-        let write = current_write(&row, &place.1)?;
+        let write = current_write(&row, bucket, &place.1)?;
         let is_null = write.value.as_ref().is_some_and(|v| v.is_null);
         if bucket.versioning() == Versioning::On || !is_null {
             retire(txn, bucket, place, write).await?;
@@ -173,39 +170,7 @@ async fn remove_file_only(txn: &mut Txn, bucket: &BucketState, place: &Place, le
 async fn unlink(txn: &mut Txn, bucket: &BucketState, place: &Place, file: &ShownFile) -> Result<()> {
     write_entry(txn, bucket, &place.0, &place.1, None).await?;
     txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = None;
-    let is_shared = bucket.is_shared();
-    let now = txn.now_ns();
-    let row = txn.edit_node(bucket.number, &file.node).await?;
-    row.names.retain(|name| name != place);
-    row.names_changed_ns = now;
-    if row.names.is_empty() {
-        if is_shared {
-            let shown: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();
-            let (dot, own) = (txn.dot(), *txn.own());
-            let row = txn.edit_node(bucket.number, &file.node).await?;
-            row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, None), &shown);
-        } else {
-            *row = Default::default();
-        }
-    }
-    let size = i64::try_from(file.size).unwrap_or(i64::MAX);
-    txn.count(bucket.number, |u| {
-        u.objects -= 1;
-        u.logical_bytes -= size;
-    });
-    txn.touch_directory(bucket.number, &place.0);
-    Ok(())
-}
-
-/// Takes a conflict copy away: its content, and nothing else.
-pub(super) async fn drop_content(txn: &mut Txn, bucket: &BucketState, place: &Place, file: &ShownFile) -> Result<()> {
-    let Some(content) = file.content else {
-        return Ok(());
-    };
-    let (dot, own) = (txn.dot(), *txn.own());
-    let row = txn.edit_node(bucket.number, &file.node).await?;
-    row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, None), &[content]);
-    txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = None;
+    forget_name(txn, bucket, &file.node, place).await?;
     let size = i64::try_from(file.size).unwrap_or(i64::MAX);
     txn.count(bucket.number, |u| {
         u.objects -= 1;
@@ -234,10 +199,7 @@ async fn remove_directory_object(
             retire(txn, bucket, place, write).await?;
         }
         if bucket.is_shared() {
-            let (dot, own) = (txn.dot(), *txn.own());
-            let shown = [write.dot];
-            let row = txn.edit_node(bucket.number, &node).await?;
-            row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, None), &shown);
+            write_content(txn, bucket, &node, None, &[write.dot]).await?;
         } else {
             txn.edit_node(bucket.number, &node).await?.content = Default::default();
         }
@@ -258,7 +220,7 @@ async fn delete_version(
     let current = match &shown {
         Some(Shown::File(file)) if file.content.is_none() => {
             let row = txn.node(bucket.number, &file.node).await?;
-            Some(version_id(current_write(row, &place.1)?))
+            Some(version_id(current_write(row, bucket, &place.1)?))
         }
         Some(Shown::Directory { node, explicit: Some(_) }) => {
             let row = txn.node(bucket.number, node).await?;

@@ -1,6 +1,7 @@
 //! Putting a content on a file, whatever its names: what a file system's fsync and close do.
 
 use super::BucketState;
+use super::content::take_losers_of;
 use super::history::{drop_null_version, trim};
 use super::rows::{AttributesValue, ShownFile};
 use super::txn::Txn;
@@ -32,8 +33,10 @@ pub struct NewContent {
 /// Makes `new` the content of the file `node` under all its names; keeps headers, user metadata and tags, and the version before it if the
 /// bucket keeps versions (under the name that one was written under). `None`: the file has no name left, and nothing was changed.
 pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: NewContent) -> Result<Option<Dot>> {
+    let names = txn.node(bucket.number, node).await?.names.clone();
+    take_losers_of(txn, bucket, node, &names).await?;
     let row = txn.node(bucket.number, node).await?.clone();
-    let Some(current) = row.content.shown() else { return Ok(None) };
+    let Some(current) = row.current(&bucket.rules()) else { return Ok(None) };
     let (Some(old), Some(first)) = (&current.value, row.names.first()) else { return Ok(None) };
     let place = if row.names.contains(&old.at) { old.at.clone() } else { first.clone() };
     let policy = bucket.policy();
@@ -60,6 +63,7 @@ pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: Ne
         is_null: policy.versioning != Versioning::On,
         id: None,
         is_marker: false,
+        deleted: None,
         at: place.clone(),
     };
     let file = ShownFile::of(*node, None, old);

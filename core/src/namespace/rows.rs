@@ -7,9 +7,10 @@ use super::version::{Version, etag_from_bytes, etag_to_bytes, file_type_from_byt
 use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::object::{Attributes, Etag, FileType, ObjectSummary, Tags, TimeNs};
-use crate::register::{Dot, Register};
-use crate::tree::{EntryKind, EntryValue};
+use crate::register::{Dot, Register, Write};
+use crate::tree::{self, EntryKind, EntryValue, Rules};
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
 /// The format of rows written by this code. Rows of another format are refused.
@@ -347,6 +348,50 @@ impl NodeRow {
             names.push(at.ok_or_else(|| Error::damaged("a node row has a name but no content"))?);
         }
         Ok(NodeRow { commit, names, names_changed_ns, home, content, attributes, tags })
+    }
+
+    /// The content that shows for the node, with its value. What a deletion kept shows only where the node has a name and nothing else to show.
+    pub fn current(&self, rules: &Rules) -> Option<&Write<Version>> {
+        let mut live = self.content.live_values();
+        let (first, version) = live.next()?;
+        if live.next().is_none() && version.deleted.is_none() {
+            return Some(first);
+        }
+        let contents = super::show::contents_of(&self.content);
+        let shown = match self.names.is_empty() {
+            true => tree::live_contents(&contents, rules),
+            false => tree::contents(&contents, rules),
+        };
+        self.content_of(shown.first()?.0.dot)
+    }
+
+    /// The value of [`NodeRow::current`].
+    pub fn current_version(&self, rules: &Rules) -> Option<&Version> {
+        self.current(rules).and_then(|write| write.value.as_ref())
+    }
+
+    /// The content that a [`ShownFile`] of this node shows; `None`: it is gone.
+    pub fn shown_content(&self, content: Option<Dot>, rules: &Rules) -> Option<&Write<Version>> {
+        match content {
+            Some(dot) => self.content_of(dot),
+            None => self.current(rules),
+        }
+    }
+
+    fn content_of(&self, dot: Dot) -> Option<&Write<Version>> {
+        self.content.live_values().map(|(write, _)| write).find(|write| write.dot == dot)
+    }
+
+    /// The dots of the contents that a change of this file replaces: that of the one that shows, first; if the policy keeps one winner, also all others.
+    pub(super) fn replaced_contents(&self, rules: &Rules) -> SmallVec<[Dot; 2]> {
+        let current: SmallVec<[Dot; 2]> = self.current(rules).map(|write| write.dot).into_iter().collect();
+        if rules.keeps_both() || current.is_empty() {
+            return current;
+        }
+        let first = current.first().copied();
+        let others =
+            self.content.live_values().filter(|(write, version)| version.deleted.is_none() && Some(write.dot) != first);
+        current.iter().copied().chain(others.map(|(write, _)| write.dot)).collect()
     }
 
     /// Whether nothing is left in the row.

@@ -19,7 +19,7 @@ use super::txn::Txn;
 use super::version::Version;
 use super::{BucketState, Place, is_directory_name};
 use crate::error::Result;
-use crate::id::{NodeId, SegmentId};
+use crate::id::NodeId;
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::register::{Dot, Register, Write};
 use crate::tree::{self, ContentValue, DirectoryWish, EntryKind, EntryValue, FileWish, Rules};
@@ -36,7 +36,7 @@ pub async fn show(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
     let mut pass = Pass {
         number: bucket.number,
         bucket,
-        rules: rules(bucket),
+        rules: bucket.rules(),
         contentions: Contentions::new(bucket.number, snapshot.clone()),
         cycles: Cycles::new(bucket.number),
         snapshot,
@@ -62,17 +62,12 @@ pub async fn show(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
     Ok(())
 }
 
-/// The rules that a bucket's registers are read by.
-pub(super) fn rules(bucket: &BucketState) -> Rules<'static> {
-    Rules::new(bucket.policy().conflicts, SegmentId::default())
-}
-
 /// A node's contents as the tree sees them.
 pub(super) fn contents_of(register: &Register<Version>) -> Register<ContentValue<()>> {
     register.view(|version| ContentValue {
         at: tree::Place::new(version.at.0, version.at.1.clone()),
         payload: (),
-        deleted: None,
+        deleted: version.deleted,
     })
 }
 
@@ -80,10 +75,7 @@ pub(super) fn contents_of(register: &Register<Version>) -> Register<ContentValue
 pub(super) fn shown_file(row: &NodeRow, place: &tree::Place, file: &tree::ShownFile) -> Option<Shown> {
     let write = row.content.ordered().iter().find(|write| write.dot == file.content)?;
     let version = write.value.as_ref()?;
-    let is_plain = file.is_main
-        && file.conflict.is_none()
-        && *place == file.place
-        && row.content.shown().is_some_and(|shown| shown.dot == file.content);
+    let is_plain = file.is_main && file.conflict.is_none() && *place == file.place;
     let mut shown = ShownFile::of(file.node, (!is_plain).then_some(file.content), version);
     if is_plain
         && let Some((time, of)) = row.attributes.value().and_then(|a| a.modified_ns)
@@ -96,6 +88,7 @@ pub(super) fn shown_file(row: &NodeRow, place: &tree::Place, file: &tree::ShownF
 
 /// The object that an explicit directory shows as, where `now` shows so far.
 pub(super) fn shown_object(row: &NodeRow, now: Option<&Shown>) -> ExplicitDirectory {
+    // A directory's content is taken away with a plain tombstone, and all policies are the same for directories.
     match (row.content.value(), now) {
         (Some(v), _) => ExplicitDirectory { size: v.size, modified_ns: v.modified_ns, etag: v.etag.clone() },
         (None, Some(Shown::Directory { explicit: Some(object), .. })) => object.clone(),
@@ -126,7 +119,8 @@ fn stray_places(row: &NodeRow) -> Vec<Place> {
     if !row.names.is_empty() || !row.home.is_empty() {
         return Vec::new();
     }
-    let places = row.content.live_values().map(|(_, version)| version.at.clone());
+    let live = row.content.live_values().filter(|(_, version)| version.deleted.is_none());
+    let places = live.map(|(_, version)| version.at.clone());
     places.filter(|(_, name)| tree::is_file_name(name)).collect()
 }
 

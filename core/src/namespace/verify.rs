@@ -3,7 +3,7 @@
 use super::contention;
 use super::keys::{self, BucketNumber};
 use super::rows::{EntryRow, NodeRow, Shown};
-use super::show::{contents_of, named_files, rules, shown_file, shown_object};
+use super::show::{contents_of, named_files, shown_file, shown_object};
 use super::{BucketState, Ledger, Place};
 use crate::error::Result;
 use crate::id::NodeId;
@@ -21,7 +21,7 @@ const SCAN_ROWS: usize = 1024;
 pub async fn verify(ledger: &Ledger, bucket: &BucketState) -> Result<Vec<String>> {
     let snapshot = ledger.store().snapshot().await?;
     let whole = Whole::load(ledger, &snapshot, bucket.number).await?;
-    let tree = tree::derive_loose(&whole.registers()?, &rules(bucket));
+    let tree = tree::derive_loose(&whole.registers()?, &bucket.rules());
     let mut differences = Vec::new();
     let mut differ = |what: String, stored: String, derived: String| {
         if stored != derived {
@@ -29,6 +29,15 @@ pub async fn verify(ledger: &Ledger, bucket: &BucketState) -> Result<Vec<String>
         }
     };
     let mut wanted = whole.shown(&tree);
+    // P6: who has a name and a content is to be found.
+    let found: BTreeSet<NodeId> = tree.files.values().map(|file| file.node).collect();
+    let lost = tree.conflicts.iter().map(|conflict| conflict.node).collect::<BTreeSet<_>>();
+    for (node, row) in &whole.nodes {
+        let is_file = !row.names.is_empty() && row.home.is_empty() && !row.content.is_empty();
+        if is_file && !found.contains(node) && !lost.contains(node) {
+            differ(format!("the file {node}, which has a name"), "nothing".into(), format!("{:?}", row.content));
+        }
+    }
     let (mut usage, mut counts) = (Usage::default(), BTreeMap::<Bytes, i64>::new());
     for shown in wanted.values() {
         if let Some(size) = shown.object_size() {

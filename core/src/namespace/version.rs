@@ -2,9 +2,11 @@
 
 use super::codec::Reader;
 use crate::error::{Error, Result};
-use crate::id::{NodeId, VersionId};
+use crate::id::{NodeId, SegmentId, VersionId};
 use crate::manifest::Manifest;
 use crate::object::{Checksum, Etag, FileType, Metadata, Tags, TimeNs};
+use crate::register::{Dot, Write};
+use crate::tree::WriteId;
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, HashMap};
@@ -52,6 +54,9 @@ pub struct Version {
     pub is_marker: bool,
     /// The directory and name it was written under.
     pub at: (NodeId, Bytes),
+    /// Set where this is what a file's deletion keeps: the write whose content it was. It counts as no content, unless the file turns out to have a name
+    /// that somebody gave it meanwhile, and nothing else to show.
+    pub deleted: Option<WriteId>,
 }
 
 impl Version {
@@ -72,12 +77,28 @@ impl Version {
             id: None,
             is_marker: true,
             at,
+            deleted: None,
         }
     }
 
     /// The id of this version when `write` is the id of the write that carries it.
     pub fn version_id(&self, write: VersionId) -> VersionId {
         if self.is_null { VersionId::Null } else { self.id.unwrap_or(write) }
+    }
+
+    /// What to write in place of `write` when its content is deleted and another segment may have given the file a name meanwhile. `None`: a plain
+    /// tombstone, because there is no content, or nobody else can have seen it.
+    pub fn deleting(write: &Write<Version>) -> Option<Version> {
+        let version = write.value.as_ref().filter(|_| !write.dot.is_pending())?;
+        // A content that was deleted before, and showed all the same, remains what it was.
+        let first = version.deleted.unwrap_or(WriteId { stamp_time: write.stamp_time, dot: write.dot });
+        // It may show again, and then is the version that it was.
+        let id = (!version.is_null).then(|| {
+            let carried =
+                VersionId::Id { stamp: write.stamp_time, segment: write.dot.segment, sequence: write.dot.sequence };
+            version.version_id(carried)
+        });
+        Some(Version { deleted: Some(first), id, ..version.clone() })
     }
 
     /// Appends the row form.
@@ -108,6 +129,11 @@ impl Version {
             at_parent: Bytes::copy_from_slice(&self.at.0.0),
             at_name: self.at.1.clone(),
             hole_bytes: self.hole_bytes,
+            deleted: self.deleted.map(|write| WriteRecord {
+                segment: Bytes::copy_from_slice(&write.dot.segment.0),
+                sequence: write.dot.sequence,
+                stamp_time: write.stamp_time,
+            }),
         };
         out.reserve(record.encoded_len());
         // Encoding into a Vec can't run out of room.
@@ -152,6 +178,7 @@ impl Version {
             id: if record.id.is_empty() { None } else { Some(VersionId::from_bytes(&record.id)?) },
             is_marker: record.is_marker,
             at: (NodeId::from_slice(&record.at_parent)?, record.at_name),
+            deleted: record.deleted.map(|write| write.decode()).transpose()?,
         })
     }
 }
@@ -259,6 +286,26 @@ struct Record {
     at_name: Bytes,
     #[prost(uint64, tag = "17")]
     hole_bytes: u64,
+    #[prost(message, optional, tag = "18")]
+    deleted: Option<WriteRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WriteRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    segment: Bytes,
+    #[prost(uint64, tag = "2")]
+    sequence: u64,
+    #[prost(uint64, tag = "3")]
+    stamp_time: u64,
+}
+
+impl WriteRecord {
+    fn decode(self) -> Result<WriteId> {
+        let bad = |_| Error::damaged("a version record names a write of no segment");
+        let segment = SegmentId(self.segment.as_ref().try_into().map_err(bad)?);
+        Ok(WriteId { stamp_time: self.stamp_time, dot: Dot { segment, sequence: self.sequence } })
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -3,11 +3,13 @@
 //! A snapshot is a commit number. A row that was written later is looked up in [`Space::Past`], where the commit that first
 //! overwrote it put the old bytes; a row that is neither old enough nor there did not exist.
 
+use super::BucketState;
 use super::keys::{self, BucketNumber};
 use super::rows::{EntryRow, HistoryRow, NodeRow, Shown, row_commit};
 use crate::error::{Error, Result, Subject};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space, end_of_prefix};
+use crate::tree::Rules;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -20,6 +22,7 @@ pub struct View {
     own: SegmentId,
     bucket: BucketNumber,
     at: Option<u64>,
+    rules: Rules<'static>,
 }
 
 /// An entry found by a view.
@@ -34,9 +37,14 @@ pub struct Found {
 }
 
 impl View {
-    /// The bucket as the store's `snapshot` has it; `at`: as it was after that commit.
-    pub fn new(snapshot: Arc<dyn Snapshot>, own: SegmentId, bucket: BucketNumber, at: Option<u64>) -> View {
-        View { snapshot, own, bucket, at }
+    /// The bucket as the store's `snapshot` has it; `at`: as it was after that commit (read by the rules that hold now).
+    pub fn new(snapshot: Arc<dyn Snapshot>, own: SegmentId, bucket: &BucketState, at: Option<u64>) -> View {
+        View { snapshot, own, bucket: bucket.number, at, rules: bucket.rules() }
+    }
+
+    /// The rules that registers are read by.
+    pub fn rules(&self) -> &Rules<'static> {
+        &self.rules
     }
 
     /// The store's snapshot below.

@@ -9,7 +9,7 @@ use super::rows::{HistoryRow, NodeRow, Shown};
 use super::show::node_of;
 use super::txn::{Field, Row, Txn};
 use super::version::{Content, Version};
-use super::{Ledger, Place, View, contention};
+use super::{BucketState, Ledger, Place, View, contention};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space};
@@ -99,12 +99,30 @@ pub(super) fn want(
 ) {
     let own = *txn.own();
     for (write, version) in now.live_values() {
-        // What was written here needs no fetching.
-        let is_new = !before.contains(&write.dot) && write.dot.segment != own;
+        // What was written here needs no fetching, and what a deletion kept none as long as it does not show.
+        let is_new = !before.contains(&write.dot) && write.dot.segment != own && version.deleted.is_none();
         if is_new && manifest_of(version).is_some() {
             txn.put(Space::Meta, wanted_key(bucket, &write.dot, field, row_key), Bytes::new());
         }
     }
+}
+
+/// Notes the contents that a deletion kept and that show all the same, because their files have names: as far as this transaction has changed that.
+pub(super) async fn want_revived(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
+    let rules = bucket.rules();
+    for key in txn.changed_nodes(bucket.number) {
+        let (node, _) = keys::parse_entry(&key)?;
+        let before = txn.node_before(&key).and_then(|row| row.current(&rules)).map(|write| write.dot);
+        // Also one that was deleted here, maybe before its bytes had come.
+        let revived = txn.node(bucket.number, &node).await?.current(&rules).and_then(|write| {
+            let version = write.value.as_ref().filter(|version| version.deleted.is_some())?;
+            manifest_of(version).is_some().then_some(write.dot)
+        });
+        if let Some(dot) = revived.filter(|dot| Some(*dot) != before) {
+            txn.put(Space::Meta, wanted_key(bucket.number, &dot, Field::Content, &key), Bytes::new());
+        }
+    }
+    Ok(())
 }
 
 /// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted.
@@ -130,12 +148,13 @@ pub async fn data_vector(
 /// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone.
 pub async fn wanted(
     ledger: &Ledger,
-    bucket: BucketNumber,
+    bucket: &BucketState,
     after: Option<Bytes>,
     limit: usize,
 ) -> Result<(Vec<Wanted>, Vec<Bytes>)> {
     let snapshot = ledger.store().snapshot().await?;
     let view = View::new(snapshot.clone(), *ledger.own(), bucket, None);
+    let bucket = bucket.number;
     let prefix = wanted_prefix(bucket);
     let (mut found, mut gone) = (Vec::new(), Vec::new());
     let mut range = match after {
@@ -175,7 +194,7 @@ async fn read(view: &View, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber, k
     let row = NodeRow::decode(row, view.own())?;
     let Some((manifest, size, at)) = find(&row.content) else { return Ok(None) };
     let (node, _) = keys::parse_entry(&row_key)?;
-    let is_main = row.content.shown().is_some_and(|write| write.dot == dot);
+    let is_main = row.current(view.rules()).is_some_and(|write| write.dot == dot);
     let mut path = None;
     for place in row.names.iter().chain([&at]) {
         if let Some(shows) = shows_at(view, snapshot, bucket, place, &node, &dot, is_main).await? {

@@ -1,5 +1,6 @@
 //! Putting a version under a key, and changing what goes with it.
 
+use super::content::{Goes, drop_copy, take_losers, write_content};
 use super::directory::{find_directory, make_directories, make_directory, make_explicit, write_entry};
 use super::history::{drop_null_version, retire, trim};
 use super::rows::{AttributesValue, ExplicitDirectory, NodeRow, Shown, ShownFile, TagsValue};
@@ -58,15 +59,19 @@ pub async fn put(
     let mut version = new.version;
     version.at = place.clone();
     version.id = None;
+    version.deleted = None;
     version.is_null = policy.versioning != Versioning::On;
     if is_directory_name(&place.1) {
         version.file_type = FileType::Directory;
         return put_directory(txn, bucket, key, &place, entry, version, new.attributes, condition).await;
     }
+    if entry.is_some() {
+        take_losers(txn, bucket, &place).await?;
+    }
     match entry {
         Some(Shown::File(file)) if file.content.is_none() => {
             let row = txn.node(bucket.number, &file.node).await?.clone();
-            let current = current_write(&row, &place.1)?;
+            let current = current_write(&row, bucket, &place.1)?;
             if !condition.is_empty() {
                 condition.check(Some(&info(txn.own(), key.clone(), file.node, current, &row, true)?))?;
             }
@@ -82,11 +87,10 @@ pub async fn put(
         found => {
             if let Some(Shown::File(copy)) = found {
                 let row = txn.node(bucket.number, &copy.node).await?.clone();
-                let write = row.content.live_values().find(|(w, _)| Some(w.dot) == copy.content);
-                let write =
-                    write.map(|(w, _)| w).ok_or_else(|| Error::damaged("an entry shows a content that is gone"))?;
+                let write = row.shown_content(copy.content, &bucket.rules());
+                let write = write.ok_or_else(|| Error::damaged("an entry shows a content that is gone"))?;
                 condition.check(Some(&info(txn.own(), key.clone(), copy.node, write, &row, true)?))?;
-                super::remove::drop_content(txn, bucket, &place, &copy).await?;
+                drop_copy(txn, bucket, &place, &copy, Goes::Rewritten).await?;
             } else {
                 condition.check(None)?;
             }
@@ -166,13 +170,11 @@ pub(super) async fn replace_content(
     row: &NodeRow,
     version: Version,
 ) -> Result<Dot> {
-    let (dot, own) = (txn.dot(), *txn.own());
     let names = row.names.clone();
     let change = i64::try_from(version.size).unwrap_or(i64::MAX) - i64::try_from(file.size).unwrap_or(i64::MAX);
     let shown = ShownFile::of(file.node, None, &version);
-    let row = txn.edit_node(bucket.number, &file.node).await?;
-    let old: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();
-    row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version)), &old);
+    let old = row.replaced_contents(&bucket.rules());
+    let dot = write_content(txn, bucket, &file.node, Some(version), &old).await?;
     for (parent, name) in &names {
         // Where another file has the name this one is in conflict with it, see `show`.
         if has_name(&txn.entry(bucket.number, parent, name).await?.shown, &file.node) {
@@ -265,10 +267,8 @@ async fn put_directory(
     }
     let change = i64::try_from(version.size).unwrap_or(i64::MAX) - i64::try_from(old_size).unwrap_or(i64::MAX);
     txn.count(bucket.number, |u| u.logical_bytes += change);
-    let (dot, own) = (txn.dot(), *txn.own());
-    let row = txn.edit_node(bucket.number, &node).await?;
-    let old: Vec<_> = row.content.shown().map(|w| w.dot).into_iter().collect();
-    row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version.clone())), &old);
+    let old: Vec<_> = txn.node(bucket.number, &node).await?.content.shown().map(|w| w.dot).into_iter().collect();
+    let dot = write_content(txn, bucket, &node, Some(version.clone()), &old).await?;
     let attributes = set_attributes(txn, bucket, &node, attributes, None).await?;
     trim(txn, bucket, place).await?;
     Ok(Stored { node, dot, version, attributes, links: 1 })
@@ -319,7 +319,7 @@ pub async fn set_modified(txn: &mut Txn, bucket: &BucketState, place: &Place, mo
     match txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() {
         Some(Shown::File(file)) => {
             let row = txn.node(bucket.number, &file.node).await?.clone();
-            let written = row.content.value().map_or(0, |v| v.modified_ns);
+            let written = row.current_version(&bucket.rules()).map_or(0, |v| v.modified_ns);
             set_attributes(txn, bucket, &file.node, None, Some((modified_ns, written))).await?;
             show_time(txn, bucket, &file.node, &row.names, modified_ns).await
         }
@@ -376,7 +376,7 @@ pub async fn set_tags(
     };
     if let Some(node) = node {
         let row = txn.node(bucket.number, &node).await?;
-        let current = row.content.shown().filter(|w| w.value.is_some()).map_or(VersionId::Null, version_id);
+        let current = row.current(&bucket.rules()).map_or(VersionId::Null, version_id);
         if version.is_none_or(|v| v == current) {
             let (dot, own) = (txn.dot(), *txn.own());
             let row = txn.edit_node(bucket.number, &node).await?;
@@ -401,8 +401,8 @@ pub async fn set_tags(
 }
 
 /// The write of the content that shows.
-pub(super) fn current_write<'a>(row: &'a NodeRow, name: &[u8]) -> Result<&'a Write<Version>> {
-    row.content.shown().filter(|w| w.value.is_some()).ok_or_else(|| {
+pub(super) fn current_write<'a>(row: &'a NodeRow, bucket: &BucketState, name: &[u8]) -> Result<&'a Write<Version>> {
+    row.current(&bucket.rules()).ok_or_else(|| {
         Error::damaged(format!("'{}' shows, but its node has no content", String::from_utf8_lossy(name)))
     })
 }

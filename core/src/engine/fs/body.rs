@@ -308,7 +308,7 @@ impl Loaded {
             return Ok(None);
         };
         let row = NodeRow::decode(row, &segment.id())?;
-        let shown = row.content.shown().filter(|_| !row.names.is_empty());
+        let shown = row.current(&bucket.state().rules()).filter(|_| !row.names.is_empty());
         let Some((dot, version)) = shown.and_then(|write| write.value.as_ref().map(|version| (write.dot, version)))
         else {
             return Ok(None);

@@ -177,7 +177,8 @@ impl FileSystem {
     /// The target of a symbolic link.
     pub async fn read_link(&self, node: &NodeId) -> Result<Bytes> {
         let row = self.node_row(node).await?;
-        let version = row.content.value().filter(|v| v.file_type == FileType::Symlink);
+        let version = row.current_version(&self.bucket.state().rules());
+        let version = version.filter(|v| v.file_type == FileType::Symlink);
         match version.map(|v| &v.content) {
             Some(Content::Inline(target)) => Ok(target.clone()),
             Some(Content::Manifest(_)) => Err(Error::invalid("the link's target is too long").about(Subject::Length)),

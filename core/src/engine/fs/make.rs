@@ -272,6 +272,7 @@ impl FileSystem {
             is_null: false,
             id: None,
             is_marker: false,
+            deleted: None,
             at: (NodeId::ROOT, Bytes::new()),
         }
     }

@@ -114,7 +114,7 @@ impl FileSystem {
             if row.names.is_empty() {
                 return None;
             }
-            let version = row.content.value()?;
+            let version = row.current_version(&state.rules())?;
             let by_hand = set.and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns);
             attributes.file_type = version.file_type;
             attributes.links = u32::try_from(row.names.len()).unwrap_or(u32::MAX);

@@ -67,6 +67,7 @@ impl Row {
             is_null: true,
             id: None,
             is_marker: false,
+            deleted: None,
             at: (NodeId::ROOT, Bytes::new()),
         };
         version.encode(&mut out);
@@ -251,7 +252,7 @@ impl Segment {
             if let Some(bucket) = &bucket {
                 bucket.require(&mut txn).await?;
                 let there = txn.node(number, &node).await?;
-                let is_based = there.content.shown().is_some_and(|write| write.dot == row.base);
+                let is_based = there.current(&bucket.state().rules()).is_some_and(|write| write.dot == row.base);
                 if is_based && !there.names.is_empty() {
                     is_recovered =
                         namespace::replace(&mut txn, bucket.state(), &node, row.content.clone()).await?.is_some();

@@ -58,7 +58,8 @@ impl FileSystem {
             let modified = time(set.modified, now);
             // A time set by hand holds for the content it was set on; a directory's for the state of its entries.
             let of = if before.file_type == FileType::Directory { now.max(before.modified_ns) } else { 0 };
-            let written = txn.node(state.number, node).await?.content.value().map_or(of, |v| v.modified_ns);
+            let written =
+                txn.node(state.number, node).await?.current_version(&state.rules()).map_or(of, |v| v.modified_ns);
             let value = namespace::edit_attributes(&mut txn, state, node, |value| {
                 value.attributes.mode = mode.or(value.attributes.mode);
                 value.attributes.uid = set.uid.or(value.attributes.uid);

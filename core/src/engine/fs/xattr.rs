@@ -5,7 +5,7 @@ use super::{Access, Caller, FileAttributes, FileSystem};
 use crate::engine::transact;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
-use crate::namespace::{self, NodeRow};
+use crate::namespace::{self, NodeRow, Version};
 use crate::object::FileType;
 use bytes::Bytes;
 
@@ -66,8 +66,8 @@ fn unsupported(name: &str) -> Error {
     Error::invalid(format!("'{name}' is in no name space of extended attributes that is kept")).about(Subject::Support)
 }
 
-fn of_object(row: &NodeRow, name: &str) -> Option<Bytes> {
-    let metadata = &row.content.value()?.metadata;
+fn of_object(version: &Version, name: &str) -> Option<Bytes> {
+    let metadata = &version.metadata;
     let value = match (name.strip_prefix(OBJECT_META), name.strip_prefix(OBJECT_HEADER)) {
         (Some(name), _) => metadata.user.get(name),
         (_, Some(name)) => metadata.headers.get(name),
@@ -85,6 +85,10 @@ impl FileSystem {
         }
     }
 
+    fn version_of<'a>(&self, row: &'a NodeRow) -> Option<&'a Version> {
+        row.current_version(&self.bucket.state().rules())
+    }
+
     /// An extended attribute. `NotFound` about [`Subject::Attribute`] (ENODATA).
     pub async fn xattr(&self, caller: &Caller, node: &NodeId, name: &str) -> Result<Bytes> {
         let there = self.attributes(node).await?;
@@ -95,7 +99,7 @@ impl FileSystem {
         read.check(caller, &there)?;
         let row = self.row_of(node).await?;
         let set = row.attributes.value().and_then(|value| value.attributes.xattrs.get(name).cloned());
-        set.or_else(|| of_object(&row, name)).ok_or_else(|| missing(name))
+        set.or_else(|| self.version_of(&row).and_then(|version| of_object(version, name))).ok_or_else(|| missing(name))
     }
 
     /// All names of extended attributes that the caller may see.
@@ -107,7 +111,7 @@ impl FileSystem {
             let seen = |name: &&String| needs(name).is_some_and(|(read, _)| read != Need::Root || caller.uid == 0);
             names.extend(value.attributes.xattrs.keys().filter(seen).cloned());
         }
-        if let Some(version) = row.content.value().filter(|v| v.file_type == FileType::Regular) {
+        if let Some(version) = self.version_of(&row).filter(|v| v.file_type == FileType::Regular) {
             let said = version.metadata.user.keys().map(|name| format!("{OBJECT_META}{name}"));
             let said = said.chain(version.metadata.headers.keys().map(|name| format!("{OBJECT_HEADER}{name}")));
             names.extend(said.filter(|name| name.len() <= NAME_BYTES_MAX));
