@@ -14,7 +14,8 @@ use crate::output::Output;
 use crate::serve::{Signals, end_at_once};
 use keys::Keys;
 use site::Site;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -146,9 +147,7 @@ impl Root {
     /// `dir`, made if it is not there, or a temporary directory.
     fn open(dir: Option<&Path>) -> Result<Root> {
         let Some(dir) = dir else {
-            // It will hold users' secrets.
-            let private = std::fs::Permissions::from_mode(0o700);
-            let made = tempfile::Builder::new().prefix("tombolo-demo-").permissions(private).tempdir();
+            let made = tempfile::Builder::new().prefix("tombolo-demo-").permissions(private()).tempdir();
             let temporary = made.map_err(|e| Error::io("a temporary directory cannot be made", e))?;
             return Ok(Root { path: temporary.path().to_path_buf(), temporary: Some(temporary) });
         };
@@ -159,7 +158,7 @@ impl Root {
             )));
         }
         let failed = |e| Error::io(format!("the directory {} cannot be used", dir.display()), e);
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(private().mode()).create(dir).map_err(failed)?;
         // What is printed is to work from any directory.
         Ok(Root { path: dir.canonicalize().map_err(failed)?, temporary: None })
     }
@@ -175,6 +174,11 @@ impl Root {
             .close()
             .map_err(|e| Error::io(format!("the temporary directory {} cannot be removed", self.path.display()), e))
     }
+}
+
+/// The directory has the mounts in it, too, and everybody on this host could look into those.
+fn private() -> Permissions {
+    Permissions::from_mode(0o700)
 }
 
 fn tenant(cluster: &str) -> Result<TenantPath> {
