@@ -6,6 +6,7 @@
 pub mod command;
 pub mod content;
 pub mod door;
+pub mod linked;
 pub mod model;
 pub mod mount;
 pub mod nfs;

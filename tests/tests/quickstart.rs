@@ -54,7 +54,7 @@ fn the_first_start_prints_what_a_client_needs_and_prints_it_once() {
 #[test]
 fn the_commands_in_the_readme_are_the_ones_that_are_tested() {
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    assert!(readme.contains("cargo run --release --bin tombolo -- serve --dir "), "the first command");
+    assert!(readme.contains("\ncargo run --release --bin tombolo -- demo\n"), "the first command");
     assert!(readme.contains("\n./test\n"), "the second command");
     for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".ci/run", "test"] {
         assert!(repository().join(name).is_file(), "{name} is missing");

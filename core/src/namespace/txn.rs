@@ -328,8 +328,12 @@ impl Txn {
         self.history.get(key).is_some_and(|cell| cell.row.register.is_tombstone_only())
     }
 
-    /// A row of any space, as it is; the commit fails if it changes before.
+    /// A row of any space, as it is or as this transaction has put it; the commit fails if it changes before.
     pub async fn read(&mut self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
+        let own = self.raw.iter().rev().find(|(other, name, _)| *other == space && name == key);
+        if let Some((_, _, value)) = own {
+            return Ok(value.clone());
+        }
         self.watch(space, key);
         self.ledger.store().get(space, key).await
     }

@@ -100,17 +100,40 @@ impl<P> Lane<P> {
         self.retry_ms = RETRY_MS;
     }
 
-    /// The peer says where it stands, at the start.
+    /// The peer says where it stands, at the start or because its terms have changed.
     pub(super) fn announced(&mut self, vector: VersionVector, receives: bool) {
+        if self.peer_receives.is_none() {
+            // It may be a peer that was restored from a backup: it stands where it says, not where it once was.
+            self.theirs = vector.clone();
+            self.announced = vector.clone();
+            self.sent = vector;
+        } else {
+            // What is under way on this connection still is, and will be answered.
+            self.peer_is_at(&vector);
+        }
         self.peer_receives = Some(receives);
-        // It may be a peer that was restored from a backup: it stands where it says, not where it once was.
-        self.theirs = vector.clone();
-        self.announced = vector.clone();
-        self.sent = vector;
-        self.in_flight = 0;
         self.is_dirty = true;
         // Even with nothing to send, so that the peer stands where this segment has said that it stands.
         self.is_forced = true;
+        self.retry_at_ms = 0;
+        self.retry_ms = RETRY_MS;
+    }
+
+    /// The bucket does not go over the link any more, as far as this segment is concerned. What the peer has announced stays, because it won't announce it
+    /// again on this connection. Returns how many deltas of the peer's must be refused.
+    pub(super) fn unshared(&mut self) -> usize {
+        self.terms = None;
+        self.refuse_waiting()
+    }
+
+    /// What waits can't be taken in, because something before it was not. Returns how many deltas that are.
+    pub(super) fn refuse_waiting(&mut self) -> usize {
+        std::mem::take(&mut self.waiting).len()
+    }
+
+    /// Whether there is nothing in it to remember.
+    pub(super) fn is_idle(&self) -> bool {
+        self.terms.is_none() && self.peer_receives.is_none() && !self.is_cutting
     }
 
     pub(super) fn soil(&mut self) {
@@ -124,8 +147,12 @@ impl<P> Lane<P> {
 
     /// If a delta is due: after which vector to cut it.
     pub(super) fn start_cut(&mut self, now_ms: u64) -> Option<VersionVector> {
-        let may_send = self.terms.is_some_and(|terms| terms.sends) && self.peer_receives == Some(true);
-        if !may_send || !self.is_dirty || self.is_cutting || self.in_flight >= WINDOW || now_ms < self.retry_at_ms {
+        if !self.may_send()
+            || !self.is_dirty
+            || self.is_cutting
+            || self.in_flight >= WINDOW
+            || now_ms < self.retry_at_ms
+        {
             return None;
         }
         self.is_dirty = false;
@@ -134,11 +161,16 @@ impl<P> Lane<P> {
         Some(self.sent.clone())
     }
 
+    fn may_send(&self) -> bool {
+        self.terms.is_some_and(|terms| terms.sends) && self.peer_receives == Some(true)
+    }
+
     /// A delta was cut. Returns whether it is to be sent.
     pub(super) fn cut(&mut self, piece: &Piece<P>) -> bool {
         self.is_cutting = false;
-        if self.peer_receives != Some(true) || piece.from != self.sent {
-            // The lane has started anew, or the peer has moved, while this was being cut.
+        // A peer that has moved on meanwhile stands at `from` too.
+        if !self.may_send() || !self.sent.dominates(&piece.from) {
+            // The lane has started anew while this was being cut.
             self.is_dirty = true;
             self.is_forced |= self.cut_is_forced;
             return false;
@@ -148,7 +180,7 @@ impl<P> Lane<P> {
             // Nothing for the peer. Its vector stays as it is: the next delta starts from what it has.
             return false;
         }
-        self.sent = piece.to.clone();
+        self.sent.merge(&piece.to);
         self.in_flight += 1;
         true
     }
@@ -203,9 +235,12 @@ impl<P> Lane<P> {
     fn fail(&mut self, now_ms: u64, reason: String) {
         self.sent = self.theirs.clone();
         self.is_dirty = true;
-        self.retry_at_ms = now_ms.saturating_add(self.retry_ms);
-        self.retry_ms = (self.retry_ms * 2).min(RETRY_MS_MAX);
         self.problem = Some(reason);
+        // All that was under way fails with the first of it, and that counts once.
+        if self.retry_at_ms <= now_ms {
+            self.retry_at_ms = now_ms.saturating_add(self.retry_ms);
+            self.retry_ms = (self.retry_ms * 2).min(RETRY_MS_MAX);
+        }
     }
 
     /// When it wants to be looked at again, if it waits for a time.

@@ -4,15 +4,15 @@ use super::lane::{Lane, LaneStatus};
 use super::{Action, Event, Message, UNKNOWN_BUCKETS_MAX, WINDOW};
 use crate::id::{BucketId, SegmentId};
 use crate::register::VersionVector;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// See the module `sync`.
 pub struct Machine<P> {
     now_ms: u64,
     connected: HashSet<SegmentId>,
     lanes: BTreeMap<(BucketId, SegmentId), Lane<P>>,
-    /// Buckets into which a delta is being taken.
-    applying: HashSet<BucketId>,
+    /// Buckets into which a delta is being taken; the value: whose, if the connection that it came by is still there.
+    applying: HashMap<BucketId, Option<SegmentId>>,
     /// Whose delta was taken last: others come first now.
     turn: SegmentId,
 }
@@ -23,7 +23,7 @@ impl<P> Default for Machine<P> {
             now_ms: 0,
             connected: HashSet::new(),
             lanes: BTreeMap::new(),
-            applying: HashSet::new(),
+            applying: HashMap::new(),
             turn: SegmentId([0; 16]),
         }
     }
@@ -50,9 +50,11 @@ impl<P> Machine<P> {
             }
             Event::Disconnected { peer } => {
                 self.connected.remove(&peer);
-                // What the peer announced of buckets that are not carried here means nothing without it.
-                self.lanes.retain(|(_, other), lane| *other != peer || lane.terms.is_some());
                 self.lanes_of(&peer).for_each(|(_, lane)| lane.disconnected());
+                // What the peer announced of buckets that are not carried here means nothing without it.
+                self.lanes.retain(|_, lane| !lane.is_idle());
+                // An answer on the next connection would be taken for one to something else.
+                self.applying.values_mut().filter(|from| **from == Some(peer)).for_each(|from| *from = None);
             }
             Event::Share { peer, bucket, terms, vector } => {
                 let lane = self.lanes.entry((bucket, peer)).or_default();
@@ -64,7 +66,12 @@ impl<P> Machine<P> {
                 self.advance((bucket, peer), actions);
             }
             Event::Unshare { peer, bucket } => {
-                self.lanes.remove(&(bucket, peer));
+                let Some(lane) = self.lanes.get_mut(&(bucket, peer)) else { return };
+                let refused = lane.unshared();
+                if lane.is_idle() {
+                    self.lanes.remove(&(bucket, peer));
+                }
+                self.refuse(peer, bucket, "this bucket does not go over this link any more", refused, actions);
             }
             Event::Received { peer, message } => {
                 if self.connected.contains(&peer) {
@@ -84,23 +91,32 @@ impl<P> Machine<P> {
                     }
                     Err(reason) => lane.cut_failed(now_ms, reason),
                 }
+                if self.lanes.get(&(bucket, peer)).is_some_and(Lane::is_idle) {
+                    self.lanes.remove(&(bucket, peer));
+                }
                 self.advance((bucket, peer), actions);
             }
             Event::Applied { peer, bucket, outcome } => {
-                self.applying.remove(&bucket);
+                let is_connected = self.applying.remove(&bucket).flatten() == Some(peer);
                 match outcome {
                     Ok(vector) => {
                         if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                             lane.trouble(None);
                         }
-                        self.send(peer, Message::Ack { bucket, vector }, actions);
+                        if is_connected {
+                            self.send(peer, Message::Ack { bucket, vector }, actions);
+                        }
                         self.soil(&bucket, Some(&peer), actions);
                     }
                     Err(reason) => {
+                        let mut refused = usize::from(is_connected);
                         if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                             lane.trouble(Some(reason.clone()));
+                            if is_connected {
+                                refused += lane.refuse_waiting();
+                            }
                         }
-                        self.send(peer, Message::Refused { bucket, reason }, actions);
+                        self.refuse(peer, bucket, &reason, refused, actions);
                     }
                 }
                 self.apply_next(bucket, actions);
@@ -138,14 +154,19 @@ impl<P> Machine<P> {
                 self.lanes.entry((bucket, peer)).or_default().announced(vector, receives);
                 self.advance((bucket, peer), actions);
             }
-            Message::Delta { bucket, to, payload, .. } => {
+            Message::Delta { bucket, from, to, payload } => {
                 let receives = self.lanes.get(&(bucket, peer)).and_then(|lane| lane.terms).is_some_and(|t| t.receives);
                 let Some(lane) = self.lanes.get_mut(&(bucket, peer)).filter(|_| receives) else {
                     let reason = "this bucket is not received over this link".into();
                     self.send(peer, Message::Refused { bucket, reason }, actions);
                     return;
                 };
-                lane.peer_is_at(&to);
+                // In the rest of `to` it says what it knows of this segment.
+                let mut news = VersionVector::new();
+                to.dots().filter(|dot| !from.covers(dot)).for_each(|dot| {
+                    news.advance(dot);
+                });
+                lane.peer_is_at(&news);
                 lane.waiting.push_back(payload);
                 if lane.waiting.len() > WINDOW {
                     actions.push(Action::Close { peer, reason: "it sends faster than it may".into() });
@@ -178,8 +199,9 @@ impl<P> Machine<P> {
             Message::Stand { bucket, nonce, vector } => {
                 if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                     lane.peer_stands(&vector);
-                    actions.push(Action::Stands { peer, bucket, nonce, vector });
                 }
+                // The bucket may have gone since it was asked.
+                actions.push(Action::Stands { peer, bucket, nonce, vector });
             }
         }
     }
@@ -209,7 +231,7 @@ impl<P> Machine<P> {
 
     /// Takes the next delta that waits into the bucket, if none is on its way into it.
     fn apply_next(&mut self, bucket: BucketId, actions: &mut Vec<Action<P>>) {
-        if self.applying.contains(&bucket) {
+        if self.applying.contains_key(&bucket) {
             return;
         }
         let all = (bucket, SegmentId([0; 16]))..=(bucket, SegmentId([0xff; 16]));
@@ -218,9 +240,16 @@ impl<P> Machine<P> {
         let next = waits.iter().find(|peer| **peer > self.turn).or(waits.first()).copied();
         let Some(peer) = next else { return };
         if let Some(payload) = self.lanes.get_mut(&(bucket, peer)).and_then(|lane| lane.waiting.pop_front()) {
-            self.applying.insert(bucket);
+            self.applying.insert(bucket, Some(peer));
             self.turn = peer;
             actions.push(Action::Apply { peer, bucket, payload });
+        }
+    }
+
+    /// Answers `count` deltas that were not taken in.
+    fn refuse(&self, peer: SegmentId, bucket: BucketId, reason: &str, count: usize, actions: &mut Vec<Action<P>>) {
+        for _ in 0..count {
+            self.send(peer, Message::Refused { bucket, reason: reason.into() }, actions);
         }
     }
 

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 /// A live write with its value.
 pub type Live<'r, V> = (&'r Write<V>, &'r V);
 
-/// Where a write stands among rivals, see [`Rules::rank`].
+/// Where a write stands among rivals, see `Rules::rank`.
 pub type Rank = (bool, Stamp, u64);
 
 /// What a bucket's policy says about conflicts, and what segments are called in conflict names.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
 use tombolo_core::{Result, Segment};
+use tombolo_link::{LinkDoor, LinkLimits, LinkOptions};
 use tombolo_nfs::{Export, Exports, NfsDoor, NfsLimits, NfsOptions};
 use tombolo_s3::{S3Door, S3Limits, S3Options};
 
@@ -45,4 +46,9 @@ pub(crate) async fn nfs(
     let addresses = door.addresses()?;
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     Ok(Door { addresses, serving: Box::pin(door.serve(stopped)) })
+}
+
+/// Opens the link door: it listens on `addresses` for segments that dial (none: nobody can), and dials the segments that it has links to.
+pub(crate) async fn link(segment: Segment, addresses: &[SocketAddr]) -> Result<LinkDoor> {
+    LinkDoor::open(segment, LinkOptions { listen: addresses.to_vec(), limits: LinkLimits::default() }).await
 }

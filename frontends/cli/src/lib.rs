@@ -11,10 +11,12 @@
 mod arguments;
 mod backend;
 mod control;
+mod demo;
 mod doors;
 mod execute;
 mod failure;
 mod fstab;
+mod hosted;
 mod logging;
 mod mounts;
 mod output;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
-use tombolo_core::{Error, ErrorKind, Result, Segment};
+use tombolo_core::{Result, Segment};
 use tombolo_fuse::{Mount, MountOptions, MountPath};
 
 /// Mounts by their points. Cheap to clone; all clones are one list.
@@ -54,9 +54,4 @@ impl Mounts {
             }
         }
     }
-}
-
-/// A mount asked for in a command that has no daemon to ask.
-pub(crate) fn no_daemon() -> Error {
-    Error::new(ErrorKind::Failed, "only a daemon mounts")
 }

@@ -315,14 +315,16 @@ async fn serve(hub: &Arc<Hub>, (peer, outbox, queues): Admitted, stream: Box<dyn
     let writing = outbox.write(queues, writer, peer.traffic.clone(), hub.limits.transfer_timeout);
     let reading = session::read(hub, &peer, &outbox, reader, is_control);
     tokio::pin!(writing);
-    let ended = tokio::select! {
-        ended = reading => ended,
-        ended = &mut writing => ended,
+    let (ended, is_writing) = tokio::select! {
+        ended = reading => (ended, true),
+        ended = &mut writing => (ended, false),
     };
     let reason = ended.err().map(|error| error.to_string()).unwrap_or_default();
     outbox.close(&reason);
-    // Whatever is still to be said, if the other side listens.
-    let _ = timeout(Duration::from_secs(1), writing).await;
+    if is_writing {
+        // Whatever is still to be said, if the other side listens.
+        let _ = timeout(Duration::from_secs(1), writing).await;
+    }
     if is_control {
         tracing::info!(peer = peer.name, reason, "disconnected");
         peer.close(&reason);

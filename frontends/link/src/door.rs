@@ -192,7 +192,11 @@ async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadline: Instant)
     let buckets = hub.segment.catalog().all_buckets().await?;
     for info in buckets.iter().filter(|info| link.scope.covers(&info.path) && scope.covers(&info.path)) {
         let target = probe(hub, &link.peer, Some(info.id), deadline).await.ok_or_else(|| late("not connected"))?;
-        let bucket = hub.segment.catalog().bucket_with_id(&info.id).await?;
+        let bucket = match hub.segment.catalog().bucket_with_id(&info.id).await {
+            // It has gone meanwhile, by what came from there perhaps.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            found => found?,
+        };
         loop {
             let are_names_here = bucket.vector().await?.dominates(&target);
             let wants_data = hub.wants_data(&info.path);

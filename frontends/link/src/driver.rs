@@ -29,7 +29,7 @@ struct Driver {
     started: Instant,
     /// What goes over the link to whom, and on which terms.
     shares: BTreeMap<(SegmentId, BucketId), Terms>,
-    tasks: JoinSet<Option<Event<Payload>>>,
+    tasks: JoinSet<Event<Payload>>,
     probes: Probes,
     catalog_due: Option<Instant>,
 }
@@ -57,8 +57,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
             },
             changed = next(&mut watch) => driver.changed(changed).await,
             Some(done) = driver.tasks.join_next() => match done {
-                Ok(Some(event)) => driver.handle(event),
-                Ok(None) => {}
+                Ok(event) => driver.handle(event),
                 Err(error) => tracing::error!(%error, "a task of the link door broke off"),
             },
             _ = links.changed() => driver.links_changed().await,
@@ -113,8 +112,7 @@ impl Driver {
         match input {
             Input::Connected(peer) => {
                 // It may take the place of a connection whose end has not been noticed.
-                self.shares.retain(|(id, _), _| *id != peer.id);
-                self.handle(Event::Disconnected { peer: peer.id });
+                self.disconnected(&peer.id);
                 self.handle(Event::Connected { peer: peer.id });
                 self.send_catalog(&peer).await;
                 self.share(&peer).await;
@@ -123,8 +121,7 @@ impl Driver {
             Input::Disconnected(peer) => {
                 // Its place may have been taken meanwhile.
                 if self.hub.peer(&peer.id).is_none() {
-                    self.shares.retain(|(id, _), _| *id != peer.id);
-                    self.handle(Event::Disconnected { peer: peer.id });
+                    self.disconnected(&peer.id);
                     if self.hub.peers().is_empty() {
                         self.hub.bulk.give_up();
                     }
@@ -151,6 +148,8 @@ impl Driver {
             }
             Input::CatalogProbe(peer, nonce) => {
                 self.send_catalog(&peer).await;
+                // What the peer asks about next goes over the link by then.
+                self.share(&peer).await;
                 peer.say(Body::Stand(Place { nonce, ..Place::default() }));
             }
             Input::CatalogStand(nonce) => self.answer_probe(nonce, VersionVector::new()),
@@ -160,6 +159,11 @@ impl Driver {
                 let _ = answer.send(lanes);
             }
         }
+    }
+
+    fn disconnected(&mut self, peer: &SegmentId) {
+        self.shares.retain(|(id, _), _| id != peer);
+        self.handle(Event::Disconnected { peer: *peer });
     }
 
     fn is_current(&self, peer: &Arc<Peer>) -> bool {
@@ -231,12 +235,9 @@ impl Driver {
         let terms = Terms { sends: link.direction.sends(), receives: link.direction.receives() };
         let covered: BTreeSet<BucketId> =
             buckets.iter().filter(|info| link.scope.covers(&info.path)).map(|info| info.id).collect();
-        let gone: Vec<_> = self
-            .shares
-            .range((peer.id, BucketId([0; 16]))..=(peer.id, BucketId([0xff; 16])))
-            .map(|((_, bucket), _)| *bucket)
-            .filter(|bucket| !covered.contains(bucket))
-            .collect();
+        // The machine remembers lanes of an earlier connection, for status.
+        let lanes = self.machine.status().filter(|(_, id, _)| **id == peer.id).map(|(bucket, ..)| *bucket);
+        let gone: Vec<_> = lanes.filter(|bucket| !covered.contains(bucket)).collect();
         for bucket in gone {
             self.shares.remove(&(peer.id, bucket));
             self.handle(Event::Unshare { peer: peer.id, bucket });
@@ -277,7 +278,7 @@ impl Driver {
             Action::Cut { peer, bucket, from } => {
                 self.tasks.spawn(async move {
                     let outcome = cut(&hub, &peer, &bucket, from).await.map_err(|error| error.to_string());
-                    Some(Event::Cut { peer, bucket, outcome })
+                    Event::Cut { peer, bucket, outcome }
                 });
             }
             Action::Apply { peer, bucket, payload } => {
@@ -286,18 +287,14 @@ impl Driver {
                     if let Err(reason) = &outcome {
                         tracing::warn!(%bucket, %reason, "changes were not taken in");
                     }
-                    Some(Event::Applied { peer, bucket, outcome })
+                    Event::Applied { peer, bucket, outcome }
                 });
             }
             Action::Read { peer, bucket, nonce } => {
                 self.tasks.spawn(async move {
-                    match vector(&hub, &bucket).await {
-                        Ok(vector) => Some(Event::Read { peer, bucket, nonce, vector }),
-                        Err(error) => {
-                            tracing::debug!(%bucket, %error, "a probe was not answered");
-                            None
-                        }
-                    }
+                    // A bucket that has gone meanwhile is nowhere.
+                    let vector = vector(&hub, &bucket).await.unwrap_or_default();
+                    Event::Read { peer, bucket, nonce, vector }
                 });
             }
             Action::Stands { nonce, vector, .. } => self.answer_probe(nonce, vector),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tombolo_core::sync::LaneStatus;
-use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Result, SegmentId, VersionVector};
+use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Result, SegmentId, VersionVector, Wanted};
 
 /// Missing versions that a status counts; there may be more.
 const COUNTED_MAX: usize = 10_000;
@@ -180,14 +180,16 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
 async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
     let wants_data = hub.wants_data(bucket.path());
     let wanted = bucket.wanted(None, COUNTED_MAX).await?;
-    let failures = hub.failures.lock();
-    let missing = wanted.iter().take(NAMED_MAX).map(|version| MissingObject {
-        path: version.path.clone(),
-        size: version.size,
-        reason: failures.get(&version.key).cloned().unwrap_or_else(|| "on its way".into()),
-    });
-    let missing: Vec<_> = missing.collect();
-    drop(failures);
+    let missing = {
+        let failures = hub.failures.lock();
+        let reason = |version: &Wanted| failures.get(&version.key).cloned().unwrap_or_else(|| "on its way".into());
+        let named = wanted.iter().take(NAMED_MAX).map(|version| MissingObject {
+            path: version.path.clone(),
+            size: version.size,
+            reason: reason(version),
+        });
+        named.collect()
+    };
     Ok(BucketStatus {
         path: bucket.path().clone(),
         vector: bucket.vector().await?,

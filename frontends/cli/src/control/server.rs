@@ -2,7 +2,7 @@
 
 use super::{SOCKET_NAME, ShortDirectory};
 use crate::execute::{Exchange, refusal};
-use crate::mounts::Mounts;
+use crate::hosted::Hosted;
 use crate::wire::{Frame, FrameReader, Operation, PROTOCOL, decode, write_frame};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -66,8 +66,9 @@ impl ControlDoor {
         self.metrics.clone()
     }
 
-    /// Serves until `stop` turns true and the operations under way have ended.
-    pub(crate) async fn serve(self, segment: Segment, mounts: Mounts, mut stop: watch::Receiver<bool>) {
+    /// Serves until the daemon stops and the operations under way have ended.
+    pub(crate) async fn serve(self, segment: Segment, hosted: Hosted) {
+        let mut stop = hosted.stopped.clone();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
         loop {
@@ -86,10 +87,10 @@ impl ControlDoor {
                     continue;
                 }
             };
-            let (segment, mounts) = (segment.clone(), mounts.clone());
+            let (segment, hosted) = (segment.clone(), hosted.clone());
             let (metrics, stop) = (self.metrics.clone(), stop.clone());
             connections.spawn(async move {
-                if let Err(error) = serve_connection(stream, segment, mounts, metrics, stop).await {
+                if let Err(error) = serve_connection(stream, segment, hosted, metrics, stop).await {
                     tracing::debug!(%error, "a control connection ended");
                 }
                 drop(place);
@@ -116,7 +117,7 @@ async fn accept(listener: &UnixListener, places: &Arc<Semaphore>) -> std::io::Re
 async fn serve_connection(
     stream: UnixStream,
     segment: Segment,
-    mounts: Mounts,
+    hosted: Hosted,
     metrics: Arc<ControlMetrics>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -158,7 +159,7 @@ async fn serve_connection(
         };
         metrics.operations.fetch_add(1, Ordering::Relaxed);
         let takes_input = operation.takes_input();
-        let exchange = Exchange::start(&segment, Some(mounts.clone()), operation);
+        let exchange = Exchange::start(&segment, Some(hosted.clone()), operation);
         let outcome = pass(exchange, takes_input, &mut reader, &mut writer).await;
         match outcome? {
             Outcome::Done => {}

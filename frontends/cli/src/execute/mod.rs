@@ -2,9 +2,10 @@
 //! the daemon on behalf of commands. Content passes through bounded channels; dropping the [`Exchange`] cancels the work.
 
 mod catalog;
+mod link;
 mod objects;
 
-use crate::mounts::{Mounts, no_daemon};
+use crate::hosted::{Hosted, no_daemon};
 use crate::wire::{Frame, Operation, Refusal, ScrubRecord, SnapshotRecord, StatusRecord, encode};
 use bytes::Bytes;
 use std::ffi::OsStr;
@@ -25,13 +26,13 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Starts `operation` on `segment`. `mounts`: what the daemon has mounted, if this is one.
-    pub(crate) fn start(segment: &Segment, mounts: Option<Mounts>, operation: Operation) -> Exchange {
+    /// Starts `operation` on `segment`. `hosted`: what the daemon has beside it, if this is one.
+    pub(crate) fn start(segment: &Segment, hosted: Option<Hosted>, operation: Operation) -> Exchange {
         let (input, mut taken) = mpsc::channel(FRAMES_IN_FLIGHT);
         let (given, output) = mpsc::channel(FRAMES_IN_FLIGHT);
         let segment = segment.clone();
         let task = tokio::spawn(async move {
-            let last = match execute(&segment, mounts, operation, &mut taken, &given).await {
+            let last = match execute(&segment, hosted, operation, &mut taken, &given).await {
                 Ok(reply) => Frame::Done(reply),
                 Err(error) => refusal(&error),
             };
@@ -70,7 +71,7 @@ pub(crate) fn refusal(error: &Error) -> Frame {
 
 async fn execute(
     segment: &Segment,
-    mounts: Option<Mounts>,
+    hosted: Option<Hosted>,
     operation: Operation,
     input: &mut mpsc::Receiver<Frame>,
     output: &mpsc::Sender<Frame>,
@@ -89,8 +90,8 @@ async fn execute(
         }
         Operation::Gc => encode(&crate::wire::GcRecord::from(segment.gc().await?)),
         Operation::Mount { path, point, options } => {
-            let mounts = mounts.ok_or_else(no_daemon)?;
-            mounts.add(segment, &path, Path::new(OsStr::from_bytes(&point.0)), &options).await?;
+            let hosted = hosted.ok_or_else(|| no_daemon("mounts"))?;
+            hosted.mounts.add(segment, &path, Path::new(OsStr::from_bytes(&point.0)), &options).await?;
             encode(&())
         }
         Operation::CreateSnapshot { bucket, name } => {
@@ -123,6 +124,7 @@ async fn execute(
         | Operation::CreateUser { .. }
         | Operation::DeleteUser { .. }
         | Operation::Users { .. } => catalog::execute(segment, operation).await,
+        Operation::Links(operation) => link::execute(segment, hosted, operation, output).await,
         Operation::Put(request) => objects::put(segment, *request, input).await,
         Operation::Get { at, unless_linked } => objects::get(segment, at, unless_linked, output).await,
         other => objects::execute(segment, other).await,

@@ -1,6 +1,7 @@
 //! Figures in Prometheus' text format, version 0.0.4.
 
 use crate::control::ControlMetrics;
+use crate::wire::data_complete;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,24 +9,35 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tombolo_core::{Result, Segment};
+use tombolo_link::{LinkDoor, SyncStatus};
 
 /// Buckets that get figures of their own; labels without bound would burden whoever scrapes.
 const BUCKETS_MAX: usize = 1000;
 /// Figures of buckets are read again when they are older than this.
 const BUCKETS_AGE: Duration = Duration::from_secs(10);
+/// The same for figures of links, which change faster.
+const LINKS_AGE: Duration = Duration::from_secs(1);
 
 /// Where the figures come from.
 pub(super) struct Metrics {
     segment: Segment,
+    links: LinkDoor,
     control: Arc<ControlMetrics>,
     stopped: watch::Receiver<bool>,
     started: Instant,
     buckets: Mutex<Option<(Instant, String)>>,
+    link_figures: Mutex<Option<(Instant, String)>>,
 }
 
 impl Metrics {
-    pub(super) fn new(segment: Segment, control: Arc<ControlMetrics>, stopped: watch::Receiver<bool>) -> Metrics {
-        Metrics { segment, control, stopped, started: Instant::now(), buckets: Mutex::new(None) }
+    pub(super) fn new(
+        segment: Segment,
+        links: LinkDoor,
+        control: Arc<ControlMetrics>,
+        stopped: watch::Receiver<bool>,
+    ) -> Metrics {
+        let (buckets, link_figures) = (Mutex::new(None), Mutex::new(None));
+        Metrics { segment, links, control, stopped, started: Instant::now(), buckets, link_figures }
     }
 
     /// Whether requests are taken: the segment answers and nobody asked to stop. `Err` says why not.
@@ -71,7 +83,20 @@ impl Metrics {
             figure(&mut out, "process_resident_memory_bytes", "Resident memory.", false, bytes as f64);
         }
         out.push_str(&self.buckets().await?);
+        out.push_str(&self.link_figures().await?);
         Ok(out)
+    }
+
+    async fn link_figures(&self) -> Result<String> {
+        let mut kept = self.link_figures.lock().await;
+        if let Some((read, text)) = kept.as_ref()
+            && read.elapsed() < LINKS_AGE
+        {
+            return Ok(text.clone());
+        }
+        let text = link_figures(&self.links.status().await?);
+        *kept = Some((Instant::now(), text.clone()));
+        Ok(text)
     }
 
     async fn buckets(&self) -> Result<String> {
@@ -112,6 +137,59 @@ impl Metrics {
         *kept = Some((Instant::now(), out.clone()));
         Ok(out)
     }
+}
+
+/// Figures of links and of how far they have come. Names have letters, digits, '.', '-' and '_' only: nothing to escape.
+fn link_figures(status: &SyncStatus) -> String {
+    let mut out = String::new();
+    let links = |value: fn(&tombolo_link::LinkStatus) -> u64| {
+        status.links.iter().map(|link| (format!("peer=\"{}\"", link.name), value(link))).collect::<Vec<_>>()
+    };
+    let buckets = || status.buckets.iter().take(BUCKETS_MAX);
+    let bucket = |path: &tombolo_core::BucketPath| format!("bucket=\"{path}\"");
+    let names = buckets().flat_map(|status| {
+        let label = bucket(&status.path);
+        status.peers.iter().map(move |peer| (format!("{label},peer=\"{}\"", peer.name), u64::from(peer.is_here)))
+    });
+    let data = buckets().filter_map(|status| Some((bucket(&status.path), u64::from(data_complete(status)?))));
+    for (name, help, is_counter, values) in [
+        ("tombolo_link_connected", "1 while the link is up.", false, links(|link| u64::from(link.is_connected))),
+        ("tombolo_link_sent_bytes_total", "Bytes sent over the link.", true, links(|link| link.sent_bytes)),
+        (
+            "tombolo_link_received_bytes_total",
+            "Bytes that came over the link.",
+            true,
+            links(|link| link.received_bytes),
+        ),
+        (
+            "tombolo_sync_missing_objects",
+            "Objects whose bytes are not here yet.",
+            false,
+            buckets().map(|status| (bucket(&status.path), status.missing_objects)).collect(),
+        ),
+        (
+            "tombolo_sync_missing_bytes",
+            "Bytes of these.",
+            false,
+            buckets().map(|status| (bucket(&status.path), status.missing_bytes)).collect(),
+        ),
+        (
+            "tombolo_sync_names_complete",
+            "1 while every change that the peer is known to have is here by name.",
+            false,
+            names.collect(),
+        ),
+        ("tombolo_sync_data_complete", "1 while all bytes are here, in buckets that want them.", false, data.collect()),
+    ] {
+        if !values.is_empty() {
+            head(&mut out, name, help, is_counter);
+        }
+        for (labels, value) in values {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{name}{{{labels}}} {value}");
+        }
+    }
+    out
 }
 
 fn head(out: &mut String, name: &str, help: &str, is_counter: bool) {

@@ -3,12 +3,14 @@
 mod catalog;
 mod copy;
 mod init;
+mod link;
 mod list;
 mod maintenance;
 mod mount;
 mod remove;
 mod show;
 mod snapshot;
+mod sync;
 mod transfer;
 mod tree;
 mod user;
@@ -47,6 +49,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::Init(args) => init::init(&mut output, &dir?, args).await,
         Verb::Serve(args) => crate::serve::serve(&mut output, &dir?, args).await,
         Verb::Mount(args) => mount::mount(&mut output, &dir?, args).await,
+        // Its two segments are in directories of their own.
+        Verb::Demo(args) => crate::demo::demo(&mut output, dir.ok().as_deref(), args).await,
         Verb::Umount { point } => mount::unmount(&mut output, &point).await,
         verb => {
             let dir = dir?;
@@ -66,7 +70,12 @@ impl Session {
     async fn run(&mut self, verb: Verb) -> Outcome {
         match verb {
             // These have no segment yet; `run` took them.
-            Verb::Completions { .. } | Verb::Init(_) | Verb::Serve(_) | Verb::Mount(_) | Verb::Umount { .. } => Ok(()),
+            Verb::Completions { .. }
+            | Verb::Init(_)
+            | Verb::Serve(_)
+            | Verb::Mount(_)
+            | Verb::Umount { .. }
+            | Verb::Demo(_) => Ok(()),
             Verb::Cluster(verb) => catalog::cluster(self, verb).await,
             Verb::Tenant(verb) => catalog::tenant(self, verb).await,
             Verb::Bucket(verb) => catalog::bucket(self, verb).await,
@@ -82,6 +91,8 @@ impl Session {
             Verb::Import(args) => tree::import(self, args).await,
             Verb::Export(args) => tree::export(self, args).await,
             Verb::Snapshot(verb) => snapshot::snapshot(self, verb).await,
+            Verb::Link(verb) => link::link(self, verb).await,
+            Verb::Sync(verb) => sync::sync(self, verb).await,
             Verb::Status(args) => maintenance::status(self, args).await,
             Verb::Scrub(args) => maintenance::scrub(self, args).await,
             Verb::Gc => maintenance::gc(self).await,

@@ -7,11 +7,13 @@
 //! one that takes input ends its connection when it fails, since input may still be under way.
 
 mod frame;
+mod link;
 mod operation;
 mod record;
 mod text;
 
 pub(crate) use frame::{Frame, FrameReader, write_frame};
+pub(crate) use link::*;
 pub(crate) use operation::{Operation, PutRequest, Refusal, decode, encode, kind_word};
 pub(crate) use record::*;
 pub(crate) use text::{Raw, SecretText};

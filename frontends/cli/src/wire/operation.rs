@@ -1,5 +1,6 @@
 //! What can be asked of a segment, here or in a daemon, and how a refusal travels.
 
+use super::link::LinkOperation;
 use super::record::{AttributesRecord, Named};
 use super::text::{Raw, SecretText};
 use bytes::Bytes;
@@ -181,6 +182,9 @@ pub(crate) enum Operation {
         target: String,
         snapshot: Option<String>,
     },
+
+    /// Something to do with links.
+    Links(LinkOperation),
 }
 
 impl Operation {

@@ -5,7 +5,7 @@ use tombolo_link::{Mode, Scope};
 const DATA: &str = "SF/lab/data";
 
 async fn keys(site: &Site, bucket: &str) -> Vec<String> {
-    let listed = site.bucket(bucket).await.list(ListOptions::default()).await.unwrap();
+    let listed = site.bucket(bucket).await.list(ListOptions { limit: 1000, ..Default::default() }).await.unwrap();
     let key = |item: &ListItem| match item {
         ListItem::Object(object) => String::from_utf8_lossy(&object.key).into_owned(),
         ListItem::Prefix(prefix) => String::from_utf8_lossy(prefix).into_owned(),
@@ -168,7 +168,7 @@ async fn buckets_that_are_deleted_stay_so_unless_something_was_put_there() {
     assert_eq!(sf.get("SF/lab/used", "k").await.unwrap(), "kept");
     let gone = async |site: &Site| {
         let found = site.segment.bucket(&"SF/lab/empty".parse().unwrap()).await;
-        assert_eq!(found.err().map(|e| e.kind()), Some(ErrorKind::NotFound));
+        assert_eq!(found.err().map(|e| e.kind()), Some(ErrorKind::NotFound), "{}", site.name);
     };
     gone(&sf).await;
     gone(&ny).await;

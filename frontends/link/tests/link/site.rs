@@ -104,9 +104,10 @@ impl Site {
 
 /// Waits for a condition.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
     let waiting = async {
         while !condition().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            looks.tick().await;
         }
     };
     assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{what} did not happen");

@@ -1,12 +1,15 @@
 //! The command line: verbs, flags and their help.
 
-use crate::quantity::{parse_duration, parse_size};
+mod link;
+mod serve;
+
+pub(crate) use link::{AcceptArgs, DemoArgs, InviteArgs, LinkVerb, SyncVerb};
+pub(crate) use serve::{MountArgs, ServeArgs};
+
+use crate::quantity::parse_size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
-use tombolo_nfs::Export;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -20,7 +23,7 @@ Exit codes:
 Paths are CLUSTER/TENANT/BUCKET[/KEY]. When a daemon (tombolo serve) has the data directory, commands go through the
 socket in it; otherwise they open the directory themselves.";
 
-/// Stores objects and files in a segment, one data directory, and serves them over S3.
+/// Stores objects and files in a segment, one data directory, serves them over S3, NFS and FUSE, and links it to segments elsewhere.
 #[derive(Debug, Parser)]
 #[command(name = "tombolo", version, max_term_width = 120, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -65,6 +68,7 @@ pub(crate) enum Verb {
 Examples:
   tombolo serve --dir ./data                                   S3 on 127.0.0.1:9000
   tombolo serve --dir ./data --s3 0.0.0.0:9000 --admin 127.0.0.1:9001 --log-format json
+  tombolo serve --dir ./data --s3 127.0.0.1:9000 --link 0.0.0.0:7000
 
 On the admin address: GET /metrics (Prometheus), /healthz (the process lives), /readyz (it takes requests).")]
     Serve(Box<ServeArgs>),
@@ -178,6 +182,21 @@ Between buckets an object is copied (sharing its content) and then deleted; dire
     /// Make, list and delete snapshots of a bucket, and clone from them. None of it copies data.
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Link this segment to others, so that they carry the same buckets.
+    #[command(subcommand, after_long_help = link::LINK_HELP)]
+    Link(LinkVerb),
+    /// Show how far linked segments have come, and wait for them.
+    #[command(subcommand)]
+    Sync(SyncVerb),
+    /// Run two linked segments on this host, with every door open, and say what to type to see it work.
+    ///
+    /// The sites are sanfrancisco and newyork. Both serve S3 and NFS on loopback, and are mounted if this user may mount. Ctrl-C ends both. Without --dir
+    /// everything is in a temporary directory that is removed at the end; with it the data stays, and the same command goes on with it.
+    #[command(after_long_help = "\
+Examples:
+  tombolo demo
+  tombolo demo --dir ./demo --port-base 19000")]
+    Demo(DemoArgs),
     /// Show what the segment holds and how it is doing.
     Status(StatusArgs),
     /// Read and verify everything stored. Ends with 5 when it finds damage.
@@ -200,99 +219,6 @@ pub(crate) struct InitArgs {
     /// The cluster that buckets made through S3 belong to.
     #[arg(long, value_name = "NAME", default_value = "Local")]
     pub(crate) cluster: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Serve S3 on this address. Default when no other door is asked for: 127.0.0.1:9000.
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) s3: Option<SocketAddr>,
-    /// Serve NFS version 3 on this address; mount with port=PORT,mountport=PORT,nolock.
-    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:2049")]
-    pub(crate) nfs: Option<SocketAddr>,
-    /// Export a bucket or a directory of one over NFS, with options as in exports(5): ro, root_squash (default), no_root_squash, all_squash, anonuid=,
-    /// anongid=, secure (default), insecure, client=ADDRESS[/BITS]. Can be given several times. Without it: every bucket, to this host alone.
-    #[arg(long, value_name = "/PATH[:OPTIONS]", requires = "nfs")]
-    pub(crate) nfs_export: Vec<Export>,
-    /// Mount on POINT: everything, or what is at PATH (CLUSTER[/TENANT[/BUCKET[/DIRECTORY]]]). Can be given several times.
-    #[arg(long, value_name = "[PATH=]POINT", value_parser = parse_mount)]
-    pub(crate) mount: Vec<(String, PathBuf)>,
-    /// Options for these mounts, see tombolo mount --help.
-    #[arg(long, value_name = "OPTIONS", default_value = "")]
-    pub(crate) mount_options: String,
-    /// Serve metrics and health on this address, without authentication; keep it on loopback or a trusted network.
-    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:9001")]
-    pub(crate) admin: Option<SocketAddr>,
-    /// On the first start: the segment's name. Default: the host's name.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) segment: Option<String>,
-    /// On the first start: the segment's cluster.
-    #[arg(long, value_name = "NAME", default_value = "Local")]
-    pub(crate) cluster: String,
-    /// On the first start: the tenant to make.
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    pub(crate) tenant: String,
-    /// On the first start: the user to make.
-    #[arg(long, value_name = "NAME", default_value = "admin")]
-    pub(crate) user: String,
-    /// Drop multipart uploads that were started longer ago; 0: never.
-    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = parse_duration)]
-    pub(crate) upload_expiry: Duration,
-    /// Collect garbage this often, when anything was written or deleted in between; 0: never.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
-    pub(crate) gc_interval: Duration,
-    /// How long to wait for requests under way when shutting down.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
-    pub(crate) shutdown_timeout: Duration,
-    /// Memory for verified chunks.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) chunk_cache: Option<u64>,
-    /// Memory for metadata.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) metadata_cache: Option<u64>,
-    /// Memory for contents on their way in, all clients together.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) write_buffer: Option<u64>,
-    /// Refuse writes when the file system has less free than this.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) reserve: Option<u64>,
-    /// Threads that cut, hash and compress; 0: one per core.
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) workers: Option<usize>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MountArgs {
-    /// What to mount, CLUSTER[/TENANT[/BUCKET[/DIRECTORY]]] (without it: everything), and where.
-    #[arg(value_name = "[PATH] POINT", num_args = 1..=2, required = true)]
-    pub(crate) places: Vec<OsString>,
-    /// Options, comma-separated.
-    #[arg(short = 'o', value_name = "OPTIONS")]
-    pub(crate) options: Vec<String>,
-    /// When this process becomes the daemon: leave it in the background and return once it is mounted; it logs to mount.log in the data directory.
-    #[arg(long)]
-    pub(crate) background: bool,
-}
-
-impl ServeArgs {
-    /// As `tombolo serve` without arguments.
-    pub(crate) fn defaults() -> ServeArgs {
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            serve: ServeArgs,
-        }
-        Line::parse_from(["tombolo"]).serve
-    }
-}
-
-/// `[PATH=]POINT`.
-fn parse_mount(text: &str) -> Result<(String, PathBuf), String> {
-    let (path, point) = text.split_once('=').unwrap_or(("", text));
-    if point.is_empty() {
-        return Err("it takes [PATH=]POINT".into());
-    }
-    Ok((path.to_owned(), point.into()))
 }
 
 #[derive(Debug, Subcommand)]
@@ -658,11 +584,46 @@ mod tests {
             "export C/t/b d",
             "snapshot clone C/t/b C/t/c --snapshot s",
             "completions zsh",
+            "serve --link 127.0.0.1:0 --link [::1]:0",
+            "link invite",
+            "link invite --address a.example:7000 --address [::1]:7000 --scope A --scope B/c/d --mode metadata --direction send --valid-for 2d",
+            "link invite --scope A B/c /",
+            "link accept tombolo1-abc --mode full --direction receive --scope A,B",
+            "link accept -",
+            "link invites",
+            "link cancel 0011",
+            "link list --json",
+            "link show newyork",
+            "link set newyork mode=full rate=none",
+            "link pause newyork",
+            "link resume newyork",
+            "link delete newyork",
+            "sync status",
+            "sync status A/b/c --json",
+            "sync wait",
+            "sync wait A --timeout 60s",
+            "demo",
+            "demo --dir d --port-base 0 --no-mount",
         ] {
             let parsed = Cli::try_parse_from(std::iter::once("tombolo").chain(line.split(' ')));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
-        for line in ["", "fly", "user create C/t u --access-key K", "bucket set a/b/c", "bucket set a/b/c x", "put -"] {
+        for line in [
+            "",
+            "fly",
+            "user create C/t u --access-key K",
+            "bucket set a/b/c",
+            "bucket set a/b/c x",
+            "put -",
+            "link accept",
+            "link invite --mode some",
+            "link invite --direction up",
+            "link invite --valid-for soon",
+            "link set newyork",
+            "serve --link here",
+            "sync wait --timeout never",
+            "demo --port-base 99999",
+        ] {
             assert!(Cli::try_parse_from(std::iter::once("tombolo").chain(line.split(' '))).is_err(), "{line}");
         }
     }

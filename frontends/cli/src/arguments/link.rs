@@ -1,0 +1,186 @@
+//! `link`, `sync` and `demo`.
+
+use super::parse_setting;
+use crate::quantity::parse_duration;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use std::ffi::OsString;
+use std::time::Duration;
+use tombolo_link::{Direction, Mode};
+
+pub(super) const LINK_HELP: &str = "\
+A link joins two segments. One makes a code, the other accepts it; from then on both carry the buckets in the link's scope. Both need a daemon
+(tombolo serve); the one that invites listens for links (--link ADDR).
+
+Examples:
+  tombolo link invite --address sf.example.org:7000 --scope SanFrancisco      prints a code
+  tombolo link accept tombolo1-…                                              at the other segment
+  tombolo link list
+  tombolo sync status
+
+Codes and keys travel as they should: a code is used once and expires, each segment has a key of its own, and the other side remembers it.";
+
+const INVITE_HELP: &str = "\
+Examples:
+  tombolo link invite --address sf.example.org:7000
+  tombolo link invite --scope SanFrancisco/lab --mode metadata --valid-for 2d
+
+The code is a secret until it is used: whoever has it can link to this segment. JSON: code, addresses, scope, mode, direction, expires.";
+
+const ACCEPT_HELP: &str = "\
+Examples:
+  tombolo link accept tombolo1-…
+  tombolo link accept - --mode metadata < code
+  tombolo link accept tombolo1-… --scope SanFrancisco/lab/raw --direction receive
+
+It ends with 4 when the segment that made the code can't be reached, with 1 when it refuses the code (used, withdrawn or expired).";
+
+const SET_HELP: &str = "\
+What can be set, KEY=VALUE:
+  mode        full, metadata or gather (which this version treats as full)
+  direction   both, send or receive, seen from this segment
+  scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
+  addresses   where to dial the other segment, HOST:PORT, with a comma between; nothing: it dials
+  rate        the most bytes a second that are sent (also 10M, 1G), or none
+
+All of them change at once, and while data flows. Example:
+  tombolo link set newyork mode=metadata rate=10M";
+
+/// What links bring and which way, as an option.
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(Mode::ALL.map(Mode::as_str)).try_map(|text| text.parse::<Mode>())
+}
+
+fn direction() -> impl TypedValueParser<Value = Direction> {
+    PossibleValuesParser::new(Direction::ALL.map(Direction::as_str)).try_map(|text| text.parse::<Direction>())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LinkVerb {
+    /// Make a one-time code that another segment accepts, and print it.
+    #[command(after_long_help = INVITE_HELP)]
+    Invite(InviteArgs),
+    /// List the codes that wait to be used, without their secrets.
+    Invites,
+    /// Withdraw a code.
+    Cancel {
+        /// As link invites shows it.
+        id: String,
+    },
+    /// Link this segment to the one that made a code.
+    #[command(after_long_help = ACCEPT_HELP)]
+    Accept(AcceptArgs),
+    /// List the links and how they are doing.
+    #[command(
+        after_long_help = "JSON: name, peer, connected, connected_to, rtt_ms, mode, direction, scope, addresses, paused, problem, …"
+    )]
+    List,
+    /// Show everything about a link.
+    Show {
+        /// The other segment's name, or its id.
+        name: String,
+    },
+    /// Change a link.
+    #[command(after_long_help = SET_HELP)]
+    Set {
+        /// The other segment's name, or its id.
+        name: String,
+        /// What to change.
+        #[arg(value_name = "KEY=VALUE", required = true, value_parser = parse_setting)]
+        values: Vec<(String, String)>,
+    },
+    /// Let nothing go over a link until it is resumed. Both sides go on working; what differs then is merged.
+    Pause {
+        /// The other segment's name, or its id.
+        name: String,
+    },
+    /// Let a paused link go on.
+    Resume {
+        /// The other segment's name, or its id.
+        name: String,
+    },
+    /// Delete a link. What came over it stays; to link again takes a new code.
+    Delete {
+        /// The other segment's name, or its id.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InviteArgs {
+    /// Where the other segment finds this one, at most 8 times. Default: where the daemon listens for links.
+    #[arg(long, value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',')]
+    pub(crate) address: Vec<String>,
+    /// What the other segment may see and change: clusters, tenants or buckets. Default: everything.
+    #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',')]
+    pub(crate) scope: Vec<String>,
+    /// What comes over the link: names and data, or names and just the data that is read.
+    #[arg(long, value_name = "MODE", default_value = "full", value_parser = mode())]
+    pub(crate) mode: Mode,
+    /// Which way changes go, seen from this segment.
+    #[arg(long, value_name = "DIRECTION", default_value = "both", value_parser = direction())]
+    pub(crate) direction: Direction,
+    /// How long the code may wait, at most 30d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub(crate) valid_for: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptArgs {
+    /// The code, or - to read it from standard input, where no other process sees it.
+    pub(crate) code: String,
+    /// What comes here: names and data, or names and just the data that is read. Default: what the code says.
+    #[arg(long, value_name = "MODE", value_parser = mode())]
+    pub(crate) mode: Option<Mode>,
+    /// Which way changes go, seen from this segment. Default: what the code says.
+    #[arg(long, value_name = "DIRECTION", value_parser = direction())]
+    pub(crate) direction: Option<Direction>,
+    /// Carry only these clusters, tenants or buckets of what the code offers. Can be given several times.
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    pub(crate) scope: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SyncVerb {
+    /// Show for each bucket and linked segment how far names and data have come, and what is missing and why.
+    ///
+    /// Names are complete when every change that the other segment is known to have is here; data is complete when every byte of it is here as well. In
+    /// a bucket whose data comes when it is read (mode metadata) data says "on demand".
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync status
+  tombolo sync status --json SanFrancisco/lab/data
+
+JSON: links, and buckets with vector, data_vector, names_complete, data_complete (null: on demand), missing objects and bytes, and peers.")]
+    Status {
+        /// A cluster, tenant or bucket; everything without it.
+        #[arg(default_value = "")]
+        path: OsString,
+    },
+    /// Wait until all that the linked segments had when it began is here, names and data. It ends with 4 when that is not so in time.
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync wait
+  tombolo sync wait SanFrancisco/lab/data --timeout 60s && make-report
+
+A linked segment that can't be reached may have anything, so then it ends with 4, too.")]
+    Wait {
+        /// A cluster, tenant or bucket; everything without it.
+        #[arg(default_value = "")]
+        path: OsString,
+        /// How long to wait; 0: as long as it takes.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// First of the ports: S3 is on PORT and PORT+1, NFS on PORT+3049 and PORT+3050. A port that is taken is replaced by a free one; 0: all of them are free
+    /// ones.
+    #[arg(long, value_name = "PORT", default_value_t = 9000, value_parser = clap::value_parser!(u16).range(..=62_000))]
+    pub(crate) port_base: u16,
+    /// Don't mount, even if this user may.
+    #[arg(long)]
+    pub(crate) no_mount: bool,
+}

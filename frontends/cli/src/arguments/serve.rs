@@ -1,0 +1,106 @@
+//! `serve` and `mount`.
+
+use crate::quantity::{parse_duration, parse_size};
+use clap::{Args, Parser};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tombolo_nfs::Export;
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Serve S3 on this address. Default when no other door is asked for: 127.0.0.1:9000.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) s3: Option<SocketAddr>,
+    /// Serve NFS version 3 on this address; mount with port=PORT,mountport=PORT,nolock.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:2049")]
+    pub(crate) nfs: Option<SocketAddr>,
+    /// Export a bucket or a directory of one over NFS, with options as in exports(5): ro, root_squash (default), no_root_squash, all_squash, anonuid=,
+    /// anongid=, secure (default), insecure, client=ADDRESS[/BITS]. Can be given several times. Without it: every bucket, to this host alone.
+    #[arg(long, value_name = "/PATH[:OPTIONS]", requires = "nfs")]
+    pub(crate) nfs_export: Vec<Export>,
+    /// Listen for links from other segments on this address, which they must reach; only segments that were invited get past the greeting. Can be
+    /// given several times. Without it links that were accepted here are dialled all the same. See tombolo link --help.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) link: Vec<SocketAddr>,
+    /// Mount on POINT: everything, or what is at PATH (CLUSTER[/TENANT[/BUCKET[/DIRECTORY]]]). Can be given several times.
+    #[arg(long, value_name = "[PATH=]POINT", value_parser = parse_mount)]
+    pub(crate) mount: Vec<(String, PathBuf)>,
+    /// Options for these mounts, see tombolo mount --help.
+    #[arg(long, value_name = "OPTIONS", default_value = "")]
+    pub(crate) mount_options: String,
+    /// Serve metrics and health on this address, without authentication; keep it on loopback or a trusted network.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:9001")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// On the first start: the segment's name. Default: the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) segment: Option<String>,
+    /// On the first start: the segment's cluster.
+    #[arg(long, value_name = "NAME", default_value = "Local")]
+    pub(crate) cluster: String,
+    /// On the first start: the tenant to make.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub(crate) tenant: String,
+    /// On the first start: the user to make.
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub(crate) user: String,
+    /// Drop multipart uploads that were started longer ago; 0: never.
+    #[arg(long, value_name = "AGE", default_value = "7d", value_parser = parse_duration)]
+    pub(crate) upload_expiry: Duration,
+    /// Collect garbage this often, when anything was written or deleted in between; 0: never.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub(crate) gc_interval: Duration,
+    /// How long to wait for requests under way when shutting down.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub(crate) shutdown_timeout: Duration,
+    /// Memory for verified chunks.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) chunk_cache: Option<u64>,
+    /// Memory for metadata.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) metadata_cache: Option<u64>,
+    /// Memory for contents on their way in, all clients together.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) write_buffer: Option<u64>,
+    /// Refuse writes when the file system has less free than this.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) reserve: Option<u64>,
+    /// Threads that cut, hash and compress; 0: one per core.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) workers: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// What to mount, CLUSTER[/TENANT[/BUCKET[/DIRECTORY]]] (without it: everything), and where.
+    #[arg(value_name = "[PATH] POINT", num_args = 1..=2, required = true)]
+    pub(crate) places: Vec<OsString>,
+    /// Options, comma-separated.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<String>,
+    /// When this process becomes the daemon: leave it in the background and return once it is mounted; it logs to mount.log in the data directory.
+    #[arg(long)]
+    pub(crate) background: bool,
+}
+
+impl ServeArgs {
+    /// As `tombolo serve` without arguments.
+    pub(crate) fn defaults() -> ServeArgs {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            serve: ServeArgs,
+        }
+        Line::parse_from(["tombolo"]).serve
+    }
+}
+
+/// `[PATH=]POINT`.
+fn parse_mount(text: &str) -> Result<(String, PathBuf), String> {
+    let (path, point) = text.split_once('=').unwrap_or(("", text));
+    if point.is_empty() {
+        return Err("it takes [PATH=]POINT".into());
+    }
+    Ok((path.to_owned(), point.into()))
+}

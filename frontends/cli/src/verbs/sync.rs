@@ -1,0 +1,172 @@
+//! `sync`
+
+use super::link::link_json;
+use super::{Session, place};
+use crate::arguments::SyncVerb;
+use crate::backend::Piece;
+use crate::failure::Outcome;
+use crate::path::{Place, show};
+use crate::quantity::size;
+use crate::wire::{BucketSyncRecord, Frame, LinkOperation, LinkRecord, Operation, PeerSyncRecord, decode};
+use serde_json::json;
+use std::ffi::OsStr;
+use tombolo_core::{Error, Result};
+use tombolo_link::Scope;
+
+pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
+    match verb {
+        SyncVerb::Status { path } => status(session, scope(&path)?).await,
+        SyncVerb::Wait { path, timeout } => {
+            let scope = scope(&path)?;
+            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let timeout_ms = (timeout_ms > 0).then_some(timeout_ms);
+            session.call::<()>(Operation::Links(LinkOperation::Wait { scope, timeout_ms })).await?;
+            session.output.answer(json!({ "complete": true }), "")
+        }
+    }
+}
+
+/// The part of the namespace that a path names, down to a bucket.
+fn scope(path: &OsStr) -> Result<Scope> {
+    match place(path)? {
+        Place::Root => Ok(Scope::everything()),
+        Place::Object(object) => {
+            Err(Error::invalid(format!("a bucket is in sync as a whole; give {} or what is above it", object.bucket)))
+        }
+        above => Scope::parse([above.to_string()]),
+    }
+}
+
+async fn status(session: &mut Session, scope: Scope) -> Outcome {
+    let mut call = session.begin(Operation::Links(LinkOperation::Status { scope })).await?;
+    let mut buckets: Vec<BucketSyncRecord> = Vec::new();
+    let links: Vec<LinkRecord> = loop {
+        match call.next().await? {
+            Piece::Frame(Frame::Record(json)) => buckets.push(decode(&json)?),
+            Piece::Frame(_) => {}
+            Piece::Reply(links) => break links,
+        }
+    };
+    if session.output.is_json() {
+        let json = json!({
+            "complete": is_complete(&links, &buckets),
+            "links": links.iter().map(link_json).collect::<Vec<_>>(),
+            "buckets": buckets,
+        });
+        return session.output.answer(json, "");
+    }
+    if links.is_empty() {
+        return session.output.line(b"This segment has no links; see tombolo link --help");
+    }
+    for link in &links {
+        if let Some(problem) = link.state.as_ref().and_then(|state| state.problem.as_ref()) {
+            session.output.line(format!("The link to {} has a problem: {problem}", link.link.name).as_bytes())?;
+        }
+    }
+    let rows = buckets.iter().flat_map(rows).map(|row| (json!(null), row)).collect();
+    session.output.table(&["BUCKET", "PEER", "NAMES", "DATA", ">MISSING", "REMARKS"], rows)?;
+    for bucket in &buckets {
+        for missing in &bucket.missing {
+            let key = missing.key.as_ref().map_or("an object without a name".into(), |key| show(&key.0));
+            let line = format!("{}/{key} ({}): {}", bucket.bucket, size(missing.size), missing.reason);
+            session.output.line(line.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether nothing is known to be missing, and every link that is to bring something is up.
+fn is_complete(links: &[LinkRecord], buckets: &[BucketSyncRecord]) -> bool {
+    let receiving = links.iter().filter(|link| link.link.direction.receives());
+    let are_up = receiving.into_iter().all(|link| link.state.as_ref().is_some_and(|state| state.connected));
+    are_up && buckets.iter().all(|bucket| bucket.names_complete && bucket.data_complete != Some(false))
+}
+
+/// A line for each peer of a bucket.
+fn rows(bucket: &BucketSyncRecord) -> Vec<Vec<String>> {
+    let data = match bucket.data_complete {
+        Some(true) => "complete",
+        Some(false) => "on its way",
+        None => "on demand",
+    };
+    let more = if bucket.missing_is_more { "at least " } else { "" };
+    let missing = match bucket.missing_objects {
+        0 => "0".into(),
+        count => format!("{more}{count} ({})", size(bucket.missing_bytes)),
+    };
+    let line = |peer: &PeerSyncRecord| {
+        let names = if peer.here { "complete" } else { "on their way" };
+        vec![bucket.bucket.clone(), peer.name.clone(), names.into(), data.into(), missing.clone(), remarks(peer)]
+    };
+    bucket.peers.iter().map(line).collect()
+}
+
+fn remarks(peer: &PeerSyncRecord) -> String {
+    let mut remarks = Vec::new();
+    if let Some(problem) = &peer.problem {
+        remarks.push(problem.clone());
+    } else if !peer.open {
+        remarks.push("not connected".into());
+    }
+    if !peer.there {
+        remarks.push(format!("changes from here have not reached {}", peer.name));
+    }
+    if peer.in_flight > 0 {
+        remarks.push(format!("{} requests under way", peer.in_flight));
+    }
+    remarks.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket() -> BucketSyncRecord {
+        BucketSyncRecord {
+            bucket: "C/t/b".into(),
+            vector: "0".into(),
+            data_vector: "0".into(),
+            names_complete: true,
+            data_complete: Some(true),
+            missing_objects: 0,
+            missing_bytes: 0,
+            missing_is_more: false,
+            missing: Vec::new(),
+            peers: vec![PeerSyncRecord {
+                peer: "01".repeat(16),
+                name: "newyork".into(),
+                open: true,
+                vector: "0".into(),
+                here: true,
+                there: true,
+                in_flight: 0,
+                problem: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_line_says_how_far_a_bucket_is() {
+        assert_eq!(rows(&bucket()), [["C/t/b", "newyork", "complete", "complete", "0", ""]]);
+        let mut behind = bucket();
+        behind.data_complete = Some(false);
+        (behind.missing_objects, behind.missing_bytes, behind.missing_is_more) = (1000, 1 << 20, true);
+        behind.peers.iter_mut().for_each(|peer| (peer.open, peer.here, peer.there) = (false, false, false));
+        let expected = "not connected; changes from here have not reached newyork";
+        assert_eq!(
+            rows(&behind),
+            [["C/t/b", "newyork", "on their way", "on its way", "at least 1000 (1.00 MiB)", expected]]
+        );
+        assert!(!is_complete(&[], &[behind]));
+        assert!(is_complete(&[], &[BucketSyncRecord { data_complete: None, ..bucket() }]));
+    }
+
+    #[test]
+    fn paths_are_scopes_down_to_buckets() {
+        let read = |text: &str| scope(OsStr::new(text));
+        assert_eq!(read("").unwrap(), Scope::everything());
+        assert_eq!(read("A").unwrap().to_string(), "A");
+        assert_eq!(read("A/b/c").unwrap().to_string(), "A/b/c");
+        assert!(read("A/b/c/key").unwrap_err().to_string().contains("A/b/c"));
+    }
+}

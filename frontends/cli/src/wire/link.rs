@@ -1,0 +1,309 @@
+//! Links and how far they have come, on their way between command and daemon.
+
+use super::text::{Raw, SecretText};
+use serde::{Deserialize, Serialize};
+use tombolo_core::VersionVector;
+use tombolo_link::{
+    BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Scope, SyncStatus,
+};
+
+/// One thing to do with links.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "link", rename_all = "kebab-case")]
+pub(crate) enum LinkOperation {
+    /// → `CodeRecord`; of daemons only. Without addresses: where the daemon listens
+    Invite {
+        addresses: Vec<String>,
+        scope: Scope,
+        mode: Mode,
+        direction: Direction,
+        valid_for_s: u64,
+    },
+    /// → `Vec<InviteRecord>`
+    Invites,
+    Cancel {
+        id: String,
+    },
+    /// → `LinkRecord`; of daemons only
+    Accept {
+        code: SecretText,
+        mode: Option<Mode>,
+        direction: Option<Direction>,
+        scope: Option<Scope>,
+    },
+    /// → `Vec<LinkRecord>`
+    List,
+    /// → `LinkRecord`
+    Show {
+        name: String,
+    },
+    /// → `LinkRecord`
+    Set {
+        name: String,
+        set: Vec<(String, String)>,
+    },
+    /// → `LinkRecord`
+    Pause {
+        name: String,
+        paused: bool,
+    },
+    Delete {
+        name: String,
+    },
+    /// `Record(BucketSyncRecord)` for each bucket in the scope, then → `Vec<LinkRecord>`; of daemons only
+    Status {
+        scope: Scope,
+    },
+    /// → `()` when all is here; of daemons only
+    Wait {
+        scope: Scope,
+        timeout_ms: Option<u64>,
+    },
+}
+
+/// A code that was just made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CodeRecord {
+    pub(crate) code: SecretText,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) expires_unix_s: u64,
+}
+
+/// A code that waits to be used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct InviteRecord {
+    pub(crate) id: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) scope: Scope,
+    pub(crate) mode: Mode,
+    pub(crate) direction: Direction,
+    pub(crate) expires_unix_s: u64,
+}
+
+impl From<Invite> for InviteRecord {
+    fn from(invite: Invite) -> Self {
+        let options = invite.options;
+        InviteRecord {
+            id: invite.id,
+            addresses: options.addresses,
+            scope: options.scope,
+            mode: options.mode,
+            direction: options.direction,
+            expires_unix_s: invite.expires_unix_s,
+        }
+    }
+}
+
+/// A link; how it is doing only when a daemon answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LinkRecord {
+    pub(crate) link: Link,
+    pub(crate) state: Option<LinkState>,
+}
+
+/// How a link is doing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LinkState {
+    pub(crate) connected: bool,
+    pub(crate) connected_to: Option<String>,
+    pub(crate) rtt_ms: Option<f64>,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    pub(crate) problem: Option<String>,
+}
+
+impl LinkRecord {
+    /// `link`, with its state if `status` has it.
+    pub(crate) fn new(link: Link, status: Option<&SyncStatus>) -> LinkRecord {
+        let state = status.and_then(|status| status.links.iter().find(|state| state.peer == link.peer));
+        LinkRecord { state: state.map(LinkState::from), link }
+    }
+}
+
+impl From<&LinkStatus> for LinkState {
+    fn from(status: &LinkStatus) -> Self {
+        LinkState {
+            connected: status.is_connected,
+            connected_to: status.connected_to.map(|address| address.to_string()),
+            rtt_ms: status.rtt_ms,
+            sent_bytes: status.sent_bytes,
+            received_bytes: status.received_bytes,
+            problem: status.problem.clone(),
+        }
+    }
+}
+
+/// How far a bucket has come here. Also its JSON on the terminal. Vectors are in their text form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BucketSyncRecord {
+    pub(crate) bucket: String,
+    pub(crate) vector: String,
+    pub(crate) data_vector: String,
+    /// Whether every peer's known changes are here.
+    pub(crate) names_complete: bool,
+    /// Whether all bytes of what is here by name are; `None`: they come when they are read.
+    pub(crate) data_complete: Option<bool>,
+    pub(crate) missing_objects: u64,
+    pub(crate) missing_bytes: u64,
+    /// Whether counting stopped early, so that more is missing.
+    pub(crate) missing_is_more: bool,
+    pub(crate) missing: Vec<MissingRecord>,
+    pub(crate) peers: Vec<PeerSyncRecord>,
+}
+
+/// A version whose bytes are not here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MissingRecord {
+    /// `None`: no name shows it.
+    pub(crate) key: Option<Raw>,
+    pub(crate) size: u64,
+    pub(crate) reason: String,
+}
+
+/// How far one bucket has come with one peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PeerSyncRecord {
+    pub(crate) peer: String,
+    pub(crate) name: String,
+    pub(crate) open: bool,
+    pub(crate) vector: String,
+    /// Whether all that the peer is known to have is here, by name.
+    pub(crate) here: bool,
+    /// Whether all that is here is known to be at the peer, by name.
+    pub(crate) there: bool,
+    pub(crate) in_flight: u64,
+    pub(crate) problem: Option<String>,
+}
+
+/// Whether all bytes of a bucket's names are here; `None`: they come when they are read, so nobody waits for them.
+pub(crate) fn data_complete(status: &BucketStatus) -> Option<bool> {
+    let is_here =
+        status.missing_objects == 0 && !status.missing_is_more && is_up_to(&status.data_vector, &status.vector);
+    status.wants_data.then_some(is_here)
+}
+
+fn is_up_to(vector: &VersionVector, other: &VersionVector) -> bool {
+    vector.dominates(other)
+}
+
+impl From<&BucketStatus> for BucketSyncRecord {
+    fn from(status: &BucketStatus) -> Self {
+        BucketSyncRecord {
+            bucket: status.path.to_string(),
+            vector: status.vector.to_string(),
+            data_vector: status.data_vector.to_string(),
+            names_complete: status.peers.iter().all(|peer| peer.is_here),
+            data_complete: data_complete(status),
+            missing_objects: status.missing_objects,
+            missing_bytes: status.missing_bytes,
+            missing_is_more: status.missing_is_more,
+            missing: status.missing.iter().map(MissingRecord::from).collect(),
+            peers: status.peers.iter().map(PeerSyncRecord::from).collect(),
+        }
+    }
+}
+
+impl From<&MissingObject> for MissingRecord {
+    fn from(missing: &MissingObject) -> Self {
+        MissingRecord { key: missing.path.clone().map(Raw), size: missing.size, reason: missing.reason.clone() }
+    }
+}
+
+impl From<&PeerBucketStatus> for PeerSyncRecord {
+    fn from(status: &PeerBucketStatus) -> Self {
+        PeerSyncRecord {
+            peer: status.peer.to_string(),
+            name: status.name.clone(),
+            open: status.is_open,
+            vector: status.peer_vector.to_string(),
+            here: status.is_here,
+            there: status.is_there,
+            in_flight: status.in_flight as u64,
+            problem: status.problem.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Operation, decode, encode};
+    use bytes::Bytes;
+    use tombolo_core::SegmentId;
+
+    fn vector(text: &str) -> VersionVector {
+        text.parse().unwrap()
+    }
+
+    fn status() -> BucketStatus {
+        let here = format!("{}-7", SegmentId([1; 16]));
+        BucketStatus {
+            path: "C/t/b".parse().unwrap(),
+            vector: vector(&here),
+            data_vector: vector(&here),
+            wants_data: true,
+            missing_objects: 0,
+            missing_bytes: 0,
+            missing_is_more: false,
+            missing: Vec::new(),
+            peers: vec![PeerBucketStatus {
+                peer: SegmentId([2; 16]),
+                name: "newyork".into(),
+                is_open: true,
+                peer_vector: vector(&here),
+                is_here: true,
+                is_there: true,
+                in_flight: 0,
+                problem: None,
+            }],
+        }
+    }
+
+    /// P8: nothing counts as complete while a byte is known to be missing, whichever of the signs says so.
+    #[test]
+    fn complete_is_said_only_when_nothing_is_missing() {
+        assert_eq!(data_complete(&status()), Some(true));
+        assert_eq!(data_complete(&BucketStatus { missing_objects: 1, ..status() }), Some(false));
+        assert_eq!(data_complete(&BucketStatus { missing_is_more: true, ..status() }), Some(false));
+        assert_eq!(data_complete(&BucketStatus { data_vector: VersionVector::new(), ..status() }), Some(false));
+        assert_eq!(data_complete(&BucketStatus { wants_data: false, ..status() }), None);
+        let mut behind = status();
+        assert!(BucketSyncRecord::from(&behind).names_complete);
+        behind.peers.iter_mut().for_each(|peer| peer.is_here = false);
+        assert!(!BucketSyncRecord::from(&behind).names_complete);
+    }
+
+    #[test]
+    fn records_survive_the_socket() {
+        let mut status = status();
+        status.missing.push(MissingObject {
+            path: Some(Bytes::from_static(b"a\xff")),
+            size: 3,
+            reason: "no linked segment has it".into(),
+        });
+        let record = BucketSyncRecord::from(&status);
+        let back: BucketSyncRecord = decode(&encode(&record).unwrap()).unwrap();
+        assert_eq!(back, record);
+        assert_eq!(vector(&back.vector), status.vector);
+    }
+
+    #[test]
+    fn operations_on_links_survive_the_socket_and_hide_codes() {
+        let accept = LinkOperation::Accept {
+            code: SecretText("tombolo1-hush".into()),
+            mode: Some(Mode::Metadata),
+            direction: None,
+            scope: Some(Scope::everything()),
+        };
+        let operation = Operation::Links(accept);
+        assert!(!format!("{operation:?}").contains("hush"));
+        let back: Operation = decode(&encode(&operation).unwrap()).unwrap();
+        let Operation::Links(LinkOperation::Accept { code, mode, direction, scope }) = back else {
+            panic!("{back:?}");
+        };
+        assert_eq!((code.0.as_str(), mode, direction), ("tombolo1-hush", Some(Mode::Metadata), None));
+        assert_eq!(scope, Some(Scope::everything()));
+        let bad = r#"{"do":"links","link":"wait","scope":["a/b/c/d"],"timeout_ms":1}"#;
+        assert!(decode::<Operation>(bad.as_bytes()).is_err());
+    }
+}
