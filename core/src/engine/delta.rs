@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::id::BucketId;
 use crate::kv::Space;
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{self, BucketWatch, DataWanted, Delta, DeltaLimit, Txn, Wanted};
+use crate::namespace::{self, BucketWatch, Conflict, DataWanted, Delta, DeltaLimit, Txn, Wanted};
 use crate::register::VersionVector;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -100,6 +100,13 @@ impl Bucket {
         let snapshot = self.segment().store().snapshot().await?;
         let vector = namespace::vector(self.segment().ledger(), &snapshot, self.state().number).await?;
         namespace::data_vector(&snapshot, self.state().number, &vector).await
+    }
+
+    /// What concurrent changes left for somebody to decide, in no order that means anything, at most `limit`; `after`: behind that
+    /// [`Conflict::position`]. Fewer than `limit`: there are no more. Costs by what is in conflict.
+    pub async fn conflicts(&self, after: Option<Bytes>, limit: usize) -> Result<Vec<Conflict>> {
+        self.settle_files().await;
+        namespace::conflicts(&self.view(None).await?, after, limit).await
     }
 
     /// All that differs between what the bucket's registers show and what its derived rows say, a line for each: empty, or something is wrong. Derives

@@ -4,12 +4,13 @@
 
 use super::directory::write_entry_of;
 use super::history::retire;
+use super::loser::loser_id;
 use super::rows::{Shown, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
 use super::{BucketState, Place, contention, keys};
 use crate::error::Result;
-use crate::id::NodeId;
+use crate::id::{NodeId, VersionId};
 use crate::kv::Space;
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
@@ -139,6 +140,32 @@ pub(super) async fn take_losers(txn: &mut Txn, bucket: &BucketState, place: &Pla
     if bucket.rules().keeps_both() || !bucket.is_shared() {
         return Ok(());
     }
+    drop_losers(txn, bucket, place, Losers::All).await?;
+    Ok(())
+}
+
+/// As [`take_losers`], but for a rename of the file that shows: its other contents go with it.
+pub(super) async fn take_rivals(txn: &mut Txn, bucket: &BucketState, place: &Place) -> Result<()> {
+    if bucket.rules().keeps_both() || !bucket.is_shared() {
+        return Ok(());
+    }
+    drop_losers(txn, bucket, place, Losers::OtherFiles).await?;
+    Ok(())
+}
+
+/// Which of those who lost a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Losers {
+    /// All.
+    All,
+    /// Those that are not contents of the file that shows.
+    OtherFiles,
+    /// The one with this version, for good.
+    One(VersionId),
+}
+
+/// Takes those away who lost `place` and show nowhere. Returns whether there was any.
+pub(super) async fn drop_losers(txn: &mut Txn, bucket: &BucketState, place: &Place, which: Losers) -> Result<bool> {
     let mut losers = conflicts_at(txn, bucket, place).await?;
     losers.retain(|conflict| conflict.shown.is_none());
     let entry = txn.entry(bucket.number, &place.0, &place.1).await?;
@@ -148,15 +175,28 @@ pub(super) async fn take_losers(txn: &mut Txn, bucket: &BucketState, place: &Pla
     };
     let named = super::show::named_files(&entry.register);
     let mut gone: BTreeSet<NodeId> = BTreeSet::new();
+    let mut is_any = false;
     for loser in losers {
         let Some(content) = loser.content else { continue };
         let write = txn.node(bucket.number, &loser.node).await?.shown_content(Some(content), &bucket.rules()).cloned();
         let Some(write) = write else { continue };
-        if bucket.versioning() == Versioning::On {
+        let is_meant = match which {
+            Losers::All => true,
+            Losers::OtherFiles => Some(loser.node) != winner,
+            Losers::One(version) => loser_id(&write) == version,
+        };
+        if !is_meant {
+            continue;
+        }
+        let is_for_good = matches!(which, Losers::One(_));
+        is_any = true;
+        if bucket.versioning() == Versioning::On && !is_for_good {
             retire(txn, bucket, place, &write).await?;
         }
         if !named.contains(&loser.node) {
             delete_contents(txn, bucket, &loser.node, &[content]).await?;
+        } else if is_for_good && is_one_of_several(txn, bucket, &loser).await? {
+            write_content(txn, bucket, &loser.node, None, &[content]).await?;
         } else if Some(loser.node) != winner && gone.insert(loser.node) {
             forget_name(txn, bucket, &loser.node, place).await?;
         }
@@ -167,7 +207,13 @@ pub(super) async fn take_losers(txn: &mut Txn, bucket: &BucketState, place: &Pla
         let value = EntryValue { node: winner, kind: EntryKind::File };
         write_entry_of(txn, bucket, place, Some(value), &gone).await?;
     }
-    Ok(())
+    Ok(is_any)
+}
+
+/// Whether a loser is not what its file shows elsewhere.
+async fn is_one_of_several(txn: &mut Txn, bucket: &BucketState, loser: &Conflict) -> Result<bool> {
+    let row = txn.node(bucket.number, &loser.node).await?;
+    Ok(row.current(&bucket.rules()).map(|write| write.dot) != loser.content)
 }
 
 /// As [`take_losers`], at all of `places` where `node` has the name.

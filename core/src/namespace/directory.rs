@@ -1,6 +1,6 @@
 //! Directories: made, implied, kept while something is below them, moved, removed.
 
-use super::content::{Goes, drop_copy, lost_name, take_losers};
+use super::content::{Goes, drop_copy, lost_name, take_rivals};
 use super::rows::{ExplicitDirectory, Shown, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
@@ -498,7 +498,7 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
     if file.content.is_some() {
         return rescue(txn, bucket, from, to, file).await;
     }
-    take_losers(txn, bucket, from).await?;
+    take_rivals(txn, bucket, from).await?;
     super::history::leave_marker(txn, bucket, from, &file).await?;
     let now = txn.now_ns();
     let row = txn.edit_node(bucket.number, &file.node).await?;
@@ -517,7 +517,7 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
 
 /// Gives a conflict copy a name, and a node, of its own.
 async fn rescue(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place, file: ShownFile) -> Result<()> {
-    take_losers(txn, bucket, from).await?;
+    take_rivals(txn, bucket, from).await?;
     if let Some(lost) = lost_name(txn, bucket, from, &file).await? {
         // A file that another has taken the name from gets this one instead.
         write_entry_of(txn, bucket, &lost, None, &[file.node]).await?;

@@ -178,6 +178,10 @@ pub async fn find_kept(
     let Some(parent) = view.any_directory(&directories).await? else {
         return Ok(None);
     };
+    let lost = super::loser::losers(view, &parent, &name).await?.into_iter().find(|loser| loser.id == version);
+    if let Some(lost) = lost {
+        return Ok(Some(lost.write));
+    }
     if let VersionId::Id { stamp, segment, sequence } = version {
         let key = keys::history(bucket, &parent, &name, &HistoryOrder::of(stamp, segment, sequence));
         let row = view.history(&key).await?;

@@ -2,6 +2,7 @@
 
 use super::history::kept_version_id;
 use super::keys;
+use super::loser::{Loser, losers};
 use super::rows::{HistoryRow, Shown};
 use super::view::{EntryCursor, View};
 use super::{is_directory_name, split};
@@ -333,6 +334,7 @@ async fn versions_of(
     let prefix = keys::history_of_name(bucket, parent, name);
     let mut range = KeyRange::prefix(&prefix);
     let mut is_newest = !has_current;
+    let mut losers = losers(view, parent, name).await?.into_iter().peekable();
     while out.len() < limit {
         let page = view.store_snapshot().scan(Space::History, range, 256, false).await?;
         for (row_key, value) in &page.rows {
@@ -340,13 +342,13 @@ async fn versions_of(
             let Some(write) = row.register.shown() else { continue };
             let Some(version) = &write.value else { continue };
             let id = kept_version_id(row_key, write)?;
-            let summary = ObjectSummary {
-                key: key.clone(),
-                size: version.size,
-                modified_ns: version.modified_ns,
-                etag: version.etag.clone(),
-                file_type: version.file_type,
-            };
+            let (_, _, order) = keys::parse_history(row_key)?;
+            while let Some(loser) = losers.next_if(|loser| loser.id.to_bytes() >= order.version().to_bytes()) {
+                if loser.id != id {
+                    push(&mut out, loser_item(key, &loser), loser.id);
+                }
+            }
+            let summary = summary_of(key, version);
             let segment = origin(id, write);
             let entry = item(summary, id, is_newest, version.is_marker, segment);
             is_newest = false;
@@ -357,7 +359,24 @@ async fn versions_of(
             _ => break,
         }
     }
+    for loser in losers {
+        push(&mut out, loser_item(key, &loser), loser.id);
+    }
     Ok(out)
+}
+
+fn loser_item(key: &Bytes, loser: &Loser) -> VersionItem {
+    item(summary_of(key, &loser.version), loser.id, false, false, loser.write.dot.segment)
+}
+
+fn summary_of(key: &Bytes, version: &super::Version) -> ObjectSummary {
+    ObjectSummary {
+        key: key.clone(),
+        size: version.size,
+        modified_ns: version.modified_ns,
+        etag: version.etag.clone(),
+        file_type: version.file_type,
+    }
 }
 
 fn origin(id: VersionId, write: &Write<super::Version>) -> SegmentId {

@@ -21,6 +21,7 @@ mod history;
 pub mod keys;
 mod ledger;
 mod list;
+mod loser;
 mod remove;
 mod replace;
 mod rows;
@@ -41,6 +42,7 @@ pub use directory::{
 pub use history::{find_kept, newest_kept};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
+pub use loser::{Conflict, conflicts};
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, replace};
 pub use rows::{

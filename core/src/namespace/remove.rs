@@ -1,6 +1,6 @@
 //! Taking things away: names, contents, single versions.
 
-use super::content::{Goes, drop_copy, forget_name, take_losers, write_content};
+use super::content::{Goes, Losers, drop_copy, drop_losers, forget_name, take_losers, write_content};
 use super::directory::{drop_empty_parents, find_directory, make_directories, make_implied, write_entry};
 use super::history::{drop_kept, drop_null_version, kept, put_marker, retire, trim};
 use super::rows::{Shown, ShownFile};
@@ -235,6 +235,9 @@ async fn delete_version(
         }
         bring_back(txn, bucket, place).await?;
         drop_empty_parents(txn, bucket, place.0, &place.1).await?;
+        return Ok(Deleted { existed: true, version: Some(version), is_marker: false });
+    }
+    if drop_losers(txn, bucket, place, Losers::One(version)).await? {
         return Ok(Deleted { existed: true, version: Some(version), is_marker: false });
     }
     let all = kept(txn, bucket, place, usize::MAX).await?;

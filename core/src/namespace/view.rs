@@ -42,6 +42,16 @@ impl View {
         View { snapshot, own, bucket: bucket.number, at, rules: bucket.rules() }
     }
 
+    /// The bucket's number.
+    pub fn bucket(&self) -> BucketNumber {
+        self.bucket
+    }
+
+    /// Whether it shows an earlier state.
+    pub fn is_snapshot(&self) -> bool {
+        self.at.is_some()
+    }
+
     /// The rules that registers are read by.
     pub fn rules(&self) -> &Rules<'static> {
         &self.rules

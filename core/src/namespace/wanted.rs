@@ -245,7 +245,7 @@ async fn derived_place(
 }
 
 /// The key of what is at `place`; `None`: a directory above does not show.
-async fn path_of(
+pub(super) async fn path_of(
     view: &View,
     snapshot: &Arc<dyn Snapshot>,
     bucket: BucketNumber,
