@@ -123,6 +123,11 @@ impl<P> Machine<P> {
             }
             Event::Read { peer, bucket, nonce, vector } => {
                 self.send(peer, Message::Stand { bucket, nonce, vector }, actions);
+                // Only what is cut from now on takes the peer all the way there.
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                    lane.force();
+                }
+                self.advance((bucket, peer), actions);
             }
             Event::Probe { peer, bucket, nonce } => self.send(peer, Message::Probe { bucket, nonce }, actions),
         }
@@ -187,10 +192,8 @@ impl<P> Machine<P> {
                 self.advance((bucket, peer), actions);
             }
             Message::Probe { bucket, nonce } => {
-                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)).filter(|lane| lane.terms.is_some()) {
-                    lane.force();
+                if self.lanes.get(&(bucket, peer)).is_some_and(|lane| lane.terms.is_some()) {
                     actions.push(Action::Read { peer, bucket, nonce });
-                    self.advance((bucket, peer), actions);
                 } else {
                     // Nothing of it goes over this link.
                     self.send(peer, Message::Stand { bucket, nonce, vector: VersionVector::new() }, actions);

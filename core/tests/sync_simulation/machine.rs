@@ -26,6 +26,8 @@ struct Node {
     /// Asked for by the machine, not done.
     pending: VecDeque<Action<Toy>>,
     closed: Vec<SegmentId>,
+    /// Answers to where a peer stands.
+    heard: Vec<VersionVector>,
 }
 
 impl Node {
@@ -75,6 +77,7 @@ impl Net {
             refuses: false,
             pending: VecDeque::new(),
             closed: Vec::new(),
+            heard: Vec::new(),
         });
         Net { nodes: nodes.collect(), lines: BTreeMap::new(), carried: 0, now_ms: 0 }
     }
@@ -163,7 +166,11 @@ impl Net {
             Action::Read { peer, bucket, nonce } => {
                 Event::Read { peer, bucket, nonce, vector: self.nodes[at].known.clone() }
             }
-            Action::Stands { .. } | Action::Send { .. } | Action::Close { .. } => return true,
+            Action::Stands { vector, .. } => {
+                self.nodes[at].heard.push(vector);
+                return true;
+            }
+            Action::Send { .. } | Action::Close { .. } => return true,
         };
         self.handle(at, event);
         true
@@ -392,4 +399,26 @@ fn directions_hold() {
     let heads =
         |net: &Net, at: usize| -> Vec<u64> { (0..3).map(|of| net.nodes[at].known.get(&net.nodes[of].id)).collect() };
     assert_eq!([heads(&net, 0), heads(&net, 1), heads(&net, 2)], [[2, 0, 0], [2, 2, 0], [2, 2, 2]]);
+}
+
+/// Whoever asks where a peer stands is taken there. A delta that was cut for the question before the answer was read did not go as far as the answer, and
+/// nothing followed, because what had come in between changed no register.
+#[test]
+fn whoever_asks_where_a_peer_stands_gets_there() {
+    let mut net = Net::new(2);
+    net.connect(0, 1, (BOTH, BOTH));
+    net.settle();
+    let (peer, bucket) = (net.nodes[1].id, BUCKET);
+    net.handle(0, Event::Probe { peer, bucket, nonce: 1 });
+    net.deliver(0, 1);
+    while let Some(at) = net.nodes[1].pending.iter().position(|action| matches!(action, Action::Cut { .. })) {
+        net.nodes[1].pending.rotate_left(at);
+        net.work(1);
+    }
+    // Its vector moves, without a change that the machine would be told of.
+    net.nodes[1].known.advance(Dot::new(peer, 1));
+    net.settle();
+    let heard = net.nodes[0].heard.pop().unwrap();
+    assert_eq!(heard.get(&peer), 1);
+    assert!(net.nodes[0].known.dominates(&heard), "{:?}", net.nodes[0].known);
 }
