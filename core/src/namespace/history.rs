@@ -37,11 +37,15 @@ pub(super) async fn retire(txn: &mut Txn, bucket: &BucketState, place: &Place, w
     let kept = Version { deleted: None, ..version.clone() };
     let row = txn.edit_history(keys::history(bucket.number, &place.0, &place.1, &order)).await?;
     let replaced = row.register.dots();
+    // Another segment may have retired it, and its row have come before what took its place.
+    let is_new = row.register.value().is_none();
     row.register.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(kept)), &replaced);
-    txn.count(bucket.number, |u| {
-        u.old_versions += 1;
-        u.old_bytes += size;
-    });
+    if is_new {
+        txn.count(bucket.number, |u| {
+            u.old_versions += 1;
+            u.old_bytes += size;
+        });
+    }
     Ok(())
 }
 
