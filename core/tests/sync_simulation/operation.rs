@@ -14,6 +14,8 @@ const NAMES: [&str; 3] = ["x", "y.txt", "z"];
 pub struct Done {
     pub what: String,
     pub about: BTreeSet<String>,
+    /// The key whose content there is once more now.
+    pub copied: Option<String>,
 }
 
 /// Whether a key belongs to the diaries, which only grow.
@@ -166,6 +168,7 @@ pub async fn operate(
             (format!("tag {key}"), bucket.set_tags(&key, None, tags).await.map(drop))
         }
     };
+    let copied = (what.starts_with("copy") && outcome.is_ok()).then_some(key);
     let refused = outcome.err().map(|error| format!(" refused: {error}")).unwrap_or_default();
-    Done { what: what + &refused, about }
+    Done { what: what + &refused, about, copied }
 }

@@ -54,6 +54,8 @@ pub struct World {
     made: BTreeMap<(usize, String), String>,
     /// Contents that an operation which saw them took away.
     gone: BTreeSet<(usize, String)>,
+    /// Contents that are there more than once. Each of them may go where another is still seen, so none of them is missed.
+    copied: BTreeSet<(usize, String)>,
     /// Diary entries: bucket, site and number; and how far each diary was when it was written.
     diaries: BTreeMap<(usize, usize, u64), Vec<u64>>,
     /// Answers to the question where a peer stands: who asked, about which bucket, and the answer.
@@ -111,6 +113,7 @@ impl World {
             now_ms: 0,
             made: BTreeMap::new(),
             gone: BTreeSet::new(),
+            copied: BTreeSet::new(),
             diaries: BTreeMap::new(),
             stood: Vec::new(),
             outcome: Outcome::default(),
@@ -185,6 +188,8 @@ impl World {
             (self.write_diary(at, bucket, &before).await, BTreeSet::new())
         } else {
             let done = operate(&self.sites[at], bucket, random, &before, &content).await;
+            let copied = done.copied.and_then(|key| before.get(&key));
+            self.copied.extend(copied.map(|content| (bucket, content.clone())));
             (done.what, done.about)
         };
         self.trace.push(format!("{at}/{bucket}: {what}"));
@@ -600,7 +605,8 @@ impl World {
                 if policy.conflicts == ConflictPolicy::KeepBoth && components.len() == 1 {
                     let there: BTreeSet<&String> = shows.values().collect();
                     for ((_, content), by) in self.made.iter().filter(|((of, _), _)| *of == bucket) {
-                        if !self.gone.contains(&(bucket, content.clone())) && !there.contains(content) {
+                        let known = (bucket, content.clone());
+                        if !self.gone.contains(&known) && !self.copied.contains(&known) && !there.contains(content) {
                             return Err(format!("P6: {content} ({by}) is lost: {shows:?}"));
                         }
                     }
