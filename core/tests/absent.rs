@@ -452,11 +452,10 @@ async fn a_collection_keeps_what_has_come_so_far() {
     assert!(object.bytes(0..u64::MAX).await.unwrap() == content);
     assert_eq!(link.times_asked().values().max(), Some(&1));
 
-    // When the name goes, so do the bytes.
+    // The deletion keeps what it deletes for whoever renames or links it at the same time elsewhere.
     drop(object);
     here.bucket.delete("big", DeleteOptions::default()).await.unwrap();
-    let dropped = here.segment.gc().await.unwrap().chunks_dropped;
-    assert!(dropped > 50, "{dropped} chunks were dropped");
+    assert_eq!(here.segment.gc().await.unwrap().chunks_dropped, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

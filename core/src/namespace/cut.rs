@@ -3,6 +3,9 @@
 //! A delta is cut at one instant: all registers after the receiver's vector, and the vector that it reaches. One that would be long is cut in steps: each
 //! is a delta by itself that takes the receiver to a vector in between, and says that it is not the whole. A step follows the index,
 //! segment by segment in order of sequence numbers, so what a vector in between claims is here or was superseded by something the next steps bring.
+//!
+//! While this segment itself catches up it has registers from beyond its vector, with gaps before them. They don't go on from here until the vector has
+//! reached them: a step that ended at one would claim the gap.
 
 use super::delta::{Delta, DeltaRegister, vector};
 use super::keys::{self, BucketNumber};
@@ -48,7 +51,7 @@ pub async fn changes_since(
         Step { snapshot, own, number: bucket.number, limit, bytes: 0, seen: HashSet::new(), taken: Vec::new() };
     let mut to = from.clone();
     for dot in whole.dots() {
-        match step.follow(&dot.segment, from.get(&dot.segment)).await? {
+        match step.follow(&dot, from.get(&dot.segment)).await? {
             // All of this segment's changes at the instant of the cut.
             None => {
                 to.advance(dot);
@@ -69,7 +72,10 @@ pub async fn has_changes_since(ledger: &Ledger, number: BucketNumber, from: &Ver
     for dot in vector(ledger, &snapshot, number).await?.dots() {
         let prefix = keys::index_of_segment(number, &own, &dot.segment);
         let after = keys::index(number, &own, &dot.segment, from.get(&dot.segment));
-        if !snapshot.scan(Space::Index, KeyRange::prefix_after(&prefix, after), 1, false).await?.rows.is_empty() {
+        let page = snapshot.scan(Space::Index, KeyRange::prefix_after(&prefix, after), 1, false).await?;
+        if let Some((key, _)) = page.rows.first()
+            && keys::parse_index(&own, key)?.1 <= dot.sequence
+        {
             return Ok(true);
         }
     }
@@ -88,19 +94,23 @@ struct Step {
 }
 
 impl Step {
-    /// Takes what `segment` changed after `after`. `None`: all of it; else the sequence number up to which, because the limit is reached.
-    async fn follow(&mut self, segment: &SegmentId, after: u64) -> Result<Option<u64>> {
-        let prefix = keys::index_of_segment(self.number, &self.own, segment);
-        let mut range = KeyRange::prefix_after(&prefix, keys::index(self.number, &self.own, segment, after));
+    /// Takes what a segment changed after `after`, up to `last`. `None`: all of it; else the sequence number up to which, because the limit is reached.
+    async fn follow(&mut self, last: &Dot, after: u64) -> Result<Option<u64>> {
+        let prefix = keys::index_of_segment(self.number, &self.own, &last.segment);
+        let mut range = KeyRange::prefix_after(&prefix, keys::index(self.number, &self.own, &last.segment, after));
         let mut reached = after;
         loop {
             let page = self.snapshot.scan(Space::Index, range, SCAN_ROWS, false).await?;
             for (key, target) in &page.rows {
+                let (_, sequence) = keys::parse_index(&self.own, key)?;
+                if sequence > last.sequence {
+                    return Ok(None);
+                }
                 if self.is_full() {
                     return Ok(Some(reached));
                 }
                 self.take(target).await?;
-                (_, reached) = keys::parse_index(&self.own, key)?;
+                reached = sequence;
             }
             match page.rows.last() {
                 Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),

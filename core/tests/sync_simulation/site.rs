@@ -1,0 +1,224 @@
+//! One segment of the simulated world: a real engine in a directory, its sync machine, and what the machine waits for.
+
+use crate::random::SeededEntropy;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use tombolo_core::register::VersionVector;
+use tombolo_core::sync::{Action, Event, Machine, Piece};
+use tombolo_core::*;
+
+pub type Packed = bytes::Bytes;
+
+/// A wall clock that is wrong by an amount that can change.
+pub struct SkewedClock {
+    pub now_ns: Arc<AtomicI64>,
+    pub skew_ns: AtomicI64,
+}
+
+impl Clock for SkewedClock {
+    fn now_ns(&self) -> i64 {
+        self.now_ns.load(Ordering::SeqCst) + self.skew_ns.load(Ordering::SeqCst)
+    }
+}
+
+struct Open {
+    segment: Segment,
+    buckets: Vec<Bucket>,
+}
+
+pub struct Site {
+    pub id: SegmentId,
+    pub clock: Arc<SkewedClock>,
+    pub machine: Machine<Packed>,
+    /// What the machine has asked for and was not done yet.
+    pub asked: Vec<Action<Packed>>,
+    /// What was done, and the machine was not told yet.
+    pub done: Vec<Event<Packed>>,
+    /// Buckets that have changed without the machine being told.
+    pub changed: BTreeSet<usize>,
+    /// Where each bucket really stands.
+    pub vectors: Vec<VersionVector>,
+    environment: Environment,
+    paths: Vec<BucketPath>,
+    open: Option<Open>,
+    dir: tempfile::TempDir,
+}
+
+fn options(environment: &Environment) -> OpenOptions {
+    OpenOptions {
+        chunk_cache_bytes: 1 << 20,
+        metadata_cache_bytes: 8 << 20,
+        write_buffer_bytes: 4 << 20,
+        file_buffer_bytes: 4 << 20,
+        reserve_bytes: 0,
+        workers: 1,
+        environment: environment.clone(),
+    }
+}
+
+impl Site {
+    /// Makes a segment with these buckets in it.
+    pub async fn new(name: String, seed: u64, clock: SkewedClock, buckets: &[(BucketPath, BucketPolicy)]) -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(clock);
+        let environment = Environment { clock: clock.clone(), entropy: Arc::new(SeededEntropy::new(seed)) };
+        let create = CreateOptions { name, cluster: "All".into() };
+        let segment = Segment::create(dir.path().join("s"), create, options(&environment)).await.unwrap();
+        segment.catalog().create_tenant(&buckets[0].0.tenant).await.unwrap();
+        let mut open = Vec::new();
+        for (path, policy) in buckets {
+            let bucket = segment.catalog().create_bucket(path, policy.clone()).await.unwrap();
+            // From the first delta on deletes leave tombstones.
+            bucket.changes_since(&VersionVector::new()).await.unwrap();
+            open.push(bucket);
+        }
+        let mut site = Site {
+            id: segment.id(),
+            clock,
+            machine: Machine::new(),
+            asked: Vec::new(),
+            done: Vec::new(),
+            changed: BTreeSet::new(),
+            vectors: vec![VersionVector::new(); buckets.len()],
+            environment,
+            paths: buckets.iter().map(|(path, _)| path.clone()).collect(),
+            open: Some(Open { segment, buckets: open }),
+            dir,
+        };
+        for at in 0..buckets.len() {
+            site.look(at).await;
+        }
+        site
+    }
+
+    pub fn bucket(&self, at: usize) -> &Bucket {
+        &self.open.as_ref().unwrap().buckets[at]
+    }
+
+    pub async fn bucket_id(&self, at: usize) -> BucketId {
+        self.bucket(at).info().await.unwrap().id
+    }
+
+    /// Reads where a bucket stands.
+    pub async fn look(&mut self, at: usize) -> VersionVector {
+        self.vectors[at] = self.bucket(at).vector().await.unwrap();
+        self.vectors[at].clone()
+    }
+
+    /// Stops, knowing nothing afterwards but what is on disk. `closes`: in good order.
+    pub async fn restart(&mut self, closes: bool) -> Result<(), String> {
+        let open = self.open.take().unwrap();
+        if closes {
+            open.segment.close().await.map_err(|error| format!("P1: it can't be closed: {error}"))?;
+        }
+        drop(open);
+        self.machine = Machine::new();
+        self.asked.clear();
+        self.done.clear();
+        self.changed.clear();
+        let opened = async {
+            loop {
+                match Segment::open(self.dir.path().join("s"), options(&self.environment)).await {
+                    Err(error) if error.kind() == ErrorKind::Busy => tokio::task::yield_now().await,
+                    opened => break opened,
+                }
+            }
+        };
+        let opened = tokio::time::timeout(Duration::from_secs(60), opened).await.map_err(|e| e.to_string())?;
+        let segment = opened.map_err(|error| format!("P1: it does not open again: {error}"))?;
+        let mut buckets = Vec::new();
+        for path in &self.paths {
+            buckets.push(segment.bucket(path).await.map_err(|error| format!("P1: {error}"))?);
+        }
+        self.open = Some(Open { segment, buckets });
+        for at in 0..self.paths.len() {
+            let before = self.vectors[at].clone();
+            if !self.look(at).await.dominates(&before) {
+                return Err(format!("P1: it stood at {before:?} and stands at {:?} after a crash", self.vectors[at]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a delta for a machine, and sends it through its binary form.
+    pub async fn cut(&self, at: usize, from: VersionVector, limit: DeltaLimit) -> Result<Piece<Packed>, String> {
+        let delta = self.bucket(at).changes_since_up_to(&from, limit).await.map_err(|error| error.to_string())?;
+        Ok(Piece {
+            from,
+            to: delta.to.clone(),
+            is_empty: delta.registers.is_empty(),
+            is_whole: delta.is_whole,
+            payload: delta.encode(&self.id).into(),
+        })
+    }
+
+    /// Takes a delta in, if it begins where this segment stands.
+    pub async fn apply(&mut self, at: usize, payload: Packed, sender: SegmentId) -> Result<VersionVector, String> {
+        let (delta, by) = Delta::decode(payload).map_err(|error| error.to_string())?;
+        assert_eq!(by, sender);
+        if !self.look(at).await.dominates(&delta.from) {
+            return Err("what comes before it is missing".into());
+        }
+        self.bucket(at).apply(&delta, DataWanted::No).await.map_err(|error| error.to_string())?;
+        Ok(self.look(at).await)
+    }
+
+    /// Keys and contents.
+    pub async fn shows(&self, at: usize) -> BTreeMap<String, String> {
+        let bucket = self.bucket(at);
+        let mut out = BTreeMap::new();
+        for key in self.keys(at).await {
+            let object = bucket.get(&key, GetOptions::default()).await.unwrap();
+            let text = object.bytes(0..u64::MAX).await.unwrap();
+            out.insert(key, String::from_utf8_lossy(&text).into_owned());
+        }
+        out
+    }
+
+    pub async fn keys(&self, at: usize) -> Vec<String> {
+        let (mut keys, mut after) = (Vec::new(), None);
+        loop {
+            let options = ListOptions { limit: 1000, after, ..ListOptions::default() };
+            let page = self.bucket(at).list(options).await.unwrap();
+            keys.extend(page.items.into_iter().filter_map(|item| match item {
+                ListItem::Object(object) => Some(String::from_utf8(object.key.to_vec()).unwrap()),
+                ListItem::Prefix(_) => None,
+            }));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return keys,
+            }
+        }
+    }
+
+    /// All that must be the same everywhere: objects with all their attributes, versions, bytes, sums.
+    pub async fn state(&self, at: usize) -> BTreeMap<String, String> {
+        let bucket = self.bucket(at);
+        let mut state = BTreeMap::new();
+        for (key, content) in self.shows(at).await {
+            let mut info = bucket.head(&key, GetOptions::default()).await.unwrap();
+            if key.ends_with('/') {
+                // A directory's time is derived from when its entries changed here.
+                info.modified_ns = 0;
+            }
+            state.insert(format!("{key:?}"), format!("{info:?} {content:?}"));
+        }
+        let options = ListVersionsOptions { limit: 10_000, ..ListVersionsOptions::default() };
+        for (at, item) in bucket.list_versions(options).await.unwrap().items.into_iter().enumerate() {
+            let text = match item {
+                VersionItem::Version { mut summary, version, is_current, is_marker, segment } => {
+                    if summary.key.ends_with(b"/") {
+                        summary.modified_ns = 0;
+                    }
+                    format!("{summary:?} {version} {is_current} {is_marker} {segment}")
+                }
+                VersionItem::Prefix(prefix) => format!("{prefix:?}"),
+            };
+            state.insert(format!("version {at:05}"), text);
+        }
+        state.insert("usage".into(), format!("{:?}", bucket.usage().await.unwrap()));
+        state
+    }
+}
