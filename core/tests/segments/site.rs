@@ -16,19 +16,31 @@ pub(crate) struct Sites {
     _dirs: Vec<tempfile::TempDir>,
 }
 
+fn options() -> OpenOptions {
+    OpenOptions { metadata_cache_bytes: 16 << 20, workers: 2, ..OpenOptions::default() }
+}
+
 impl Sites {
     pub(crate) async fn new(count: usize) -> Sites {
         let mut sites = Sites { segments: Vec::new(), _dirs: Vec::new() };
         for i in 0..count {
             let dir = tempfile::tempdir().unwrap();
             let create = CreateOptions { name: format!("site{i}"), cluster: "All".into() };
-            let options = OpenOptions { metadata_cache_bytes: 16 << 20, workers: 2, ..OpenOptions::default() };
-            let segment = Segment::create(dir.path().join("s"), create, options).await.unwrap();
+            let segment = Segment::create(dir.path().join("s"), create, options()).await.unwrap();
             segment.catalog().create_tenant(&"All/lab".parse().unwrap()).await.unwrap();
             sites.segments.push(segment);
             sites._dirs.push(dir);
         }
         sites
+    }
+
+    /// Closes a segment, which nobody may hold any more, and opens it again.
+    pub(crate) async fn reopen(&mut self, at: usize) {
+        let segment = self.segments.remove(at);
+        let dir = segment.dir().to_owned();
+        segment.close().await.unwrap();
+        drop(segment);
+        self.segments.insert(at, Segment::open(dir, options()).await.unwrap());
     }
 
     /// The same bucket in the first `count` of them.

@@ -1,6 +1,6 @@
 //! Where the policy keeps one winner: who lost is an older version of the name, until a change settles it.
 
-use crate::site::{Sites, in_conflict, versions};
+use crate::site::{Site, Sites, in_conflict, versions};
 use std::collections::BTreeMap;
 use tombolo_core::*;
 
@@ -101,7 +101,7 @@ async fn a_version_that_lost_can_be_deleted() {
     }
 }
 
-/// Another policy shows the conflicts that there are in another way, wherever it comes from, and also after the segment was closed.
+/// Another policy shows the conflicts that there are in another way, wherever it comes from.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_policy_shows_old_conflicts_anew() {
     let all = Sites::new(2).await;
@@ -130,4 +130,22 @@ async fn a_new_policy_shows_old_conflicts_anew() {
             }
         }
     }
+}
+
+/// Also when it came while the bucket was not in use: as a process that ended between the change of the policy and what follows from it leaves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_opens_by_its_newest_policy() {
+    let mut all = Sites::new(2).await;
+    let sites = in_conflict(&all, "opened", &BucketPolicy::default(), false).await;
+    let path = sites[0].bucket.path().clone();
+    drop(sites);
+    all.reopen(1).await;
+    let policy = BucketPolicy { conflicts: ConflictPolicy::OriginWins, ..BucketPolicy::default() };
+    let catalog = all.segments[0].catalog();
+    catalog.set_policy(&path, policy).await.unwrap();
+    let exported = catalog.export(&|_| true).await.unwrap();
+    all.segments[1].catalog().import(&exported, &|_| true).await.unwrap();
+    let site = Site { bucket: all.segments[1].bucket(&path).await.unwrap() };
+    site.check("opening").await;
+    assert_eq!(site.shows().await.into_values().collect::<Vec<_>>(), ["a"]);
 }
