@@ -141,6 +141,7 @@ impl Catalog {
                 );
             }
             txn.delete(Space::Meta, number_row(&state.id).into());
+            txn.delete(Space::Meta, namespace::rules_row(&state).0);
             remove(&mut txn, catalog::bucket_key(path), Subject::Bucket, &path.to_string()).await?
         })?;
         state.set_deleted();
@@ -205,8 +206,7 @@ impl Catalog {
             write(&mut txn, key, Some(value)).await?;
             made_at
         })?;
-        state.set_policy(policy, origin);
-        Ok(())
+        super::Bucket::new(self.0.clone(), state).follow_policy(policy, origin).await
     }
 
     /// Makes a user; keys that are not given are generated. Access keys are unique in the segment.

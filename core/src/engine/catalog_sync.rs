@@ -133,8 +133,8 @@ impl Catalog {
             let Some(state) = state else { continue };
             match self.info(path).await? {
                 Some((info, origin)) if info.id == state.id => {
-                    state.set_policy(info.policy, origin);
                     state.share();
+                    Bucket::new(self.0.clone(), state).follow_policy(info.policy, origin).await?;
                 }
                 _ => {
                     state.set_deleted();

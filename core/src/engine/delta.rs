@@ -1,13 +1,14 @@
 //! Deltas of a bucket, for whoever carries them to other segments.
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, checked};
 use super::segment::{Segment, shared_row};
 use super::transact;
 use crate::error::Result;
-use crate::id::BucketId;
+use crate::id::{BucketId, SegmentId};
 use crate::kv::Space;
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{self, BucketWatch, Conflict, DataWanted, Delta, DeltaLimit, Txn, Wanted};
+use crate::namespace::{self, BucketWatch, Conflict, DataWanted, Delta, DeltaLimit, Resolution, Txn, Wanted};
+use crate::policy::BucketPolicy;
 use crate::register::VersionVector;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -107,6 +108,48 @@ impl Bucket {
     pub async fn conflicts(&self, after: Option<Bytes>, limit: usize) -> Result<Vec<Conflict>> {
         self.settle_files().await;
         namespace::conflicts(&self.view(None).await?, after, limit).await
+    }
+
+    /// Decides the conflict whose loser shows at `key`; where the policy keeps one winner and losers do not show, the latest of those about `key`. What is
+    /// decided is a change like others, and reaches the other segments like others. [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if `key` is in no conflict,
+    /// `Invalid` for a directory unless both are kept.
+    pub async fn resolve(&self, key: impl AsRef<[u8]>, resolution: Resolution) -> Result<()> {
+        let key = checked(key)?;
+        self.settle_files().await;
+        transact!(self.segment(), txn, {
+            self.require(&mut txn).await?;
+            namespace::resolve(&mut txn, self.state(), &key, resolution).await?;
+            self.settle(&mut txn).await?;
+        })?;
+        self.segment().announce(self.state(), &key);
+        Ok(())
+    }
+
+    /// Follows a change of the policy: what is in conflict shows as the new one says.
+    pub(super) async fn follow_policy(&self, policy: BucketPolicy, origin: Option<SegmentId>) -> Result<()> {
+        // No delta is taken in meanwhile: it would leave conflicts behind that were derived by the old rules.
+        let _turn = self.state().deltas().await;
+        self.state().set_policy(policy, origin);
+        self.derive_conflicts().await
+    }
+
+    /// Derives the conflicts anew if that was last done by other rules.
+    pub(super) async fn derive_conflicts(&self) -> Result<()> {
+        let (key, row) = namespace::rules_row(self.state());
+        if !self.state().is_shared() || self.segment().store().get(Space::Meta, &key).await? == row {
+            return Ok(());
+        }
+        let mut after = None;
+        loop {
+            let (next, _) = transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                namespace::derive_conflicts(&mut txn, self.state(), after.clone()).await?
+            })?;
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// All that differs between what the bucket's registers show and what its derived rows say, a line for each: empty, or something is wrong. Derives

@@ -344,6 +344,10 @@ impl Segment {
         let origin = origin.as_deref().map(SegmentId::from_hex).transpose()?;
         let state = BucketState::new(number, id, path.clone(), *created_ns, policy.clone(), origin, is_shared);
         let state = Arc::new(state);
+        // The process may have ended between a change of the policy and what follows from it.
+        if let Err(error) = Bucket::new(self.clone(), state.clone()).derive_conflicts().await {
+            tracing::warn!(%error, bucket = %path, "conflicts show by an earlier policy until the bucket is opened again");
+        }
         self.0.buckets.write().insert(path.clone(), state.clone());
         Ok(state)
     }

@@ -5,13 +5,13 @@
 use super::directory::write_entry_of;
 use super::history::retire;
 use super::loser::loser_id;
+use super::place::conflicts_at;
 use super::rows::{Shown, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
-use super::{BucketState, Place, contention, keys};
+use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::{NodeId, VersionId};
-use crate::kv::Space;
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
 use crate::tree::{Conflict, EntryKind, EntryValue};
@@ -83,10 +83,23 @@ pub(super) async fn lost_name(
     file: &ShownFile,
 ) -> Result<Option<Place>> {
     let row = txn.node(bucket.number, &file.node).await?;
-    if row.current(&bucket.rules()).map(|write| write.dot) != file.content {
+    if row.names.is_empty() || row.current(&bucket.rules()).map(|write| write.dot) != file.content {
         return Ok(None);
     }
-    let names: Vec<Place> = row.names.iter().filter(|(parent, _)| *parent == place.0).cloned().collect();
+    name_in_contention(txn, bucket, place, file).await
+}
+
+/// The place that the copy at `place` is in conflict about; its own, if it was rescued there.
+pub(super) async fn name_in_contention(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    file: &ShownFile,
+) -> Result<Option<Place>> {
+    let row = txn.node(bucket.number, &file.node).await?;
+    let written = row.content.live_values().map(|(_, version)| &version.at);
+    let names: BTreeSet<Place> =
+        row.names.iter().chain(written).filter(|(parent, _)| *parent == place.0).cloned().collect();
     for lost in names {
         let here = |conflict: &Conflict| {
             conflict.node == file.node
@@ -98,13 +111,6 @@ pub(super) async fn lost_name(
         }
     }
     Ok(None)
-}
-
-async fn conflicts_at(txn: &mut Txn, bucket: &BucketState, place: &Place) -> Result<Vec<Conflict>> {
-    match txn.read(Space::Derived, &keys::contention(bucket.number, &place.0, &place.1)).await? {
-        Some(row) => contention::decode(&place.0, &place.1, row),
-        None => Ok(Vec::new()),
-    }
 }
 
 /// Takes a conflict copy away, and nothing else: the name that it has lost, or one content.

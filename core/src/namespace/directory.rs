@@ -1,6 +1,7 @@
 //! Directories: made, implied, kept while something is below them, moved, removed.
 
 use super::content::{Goes, drop_copy, lost_name, take_rivals};
+use super::place::directory_place_in;
 use super::rows::{ExplicitDirectory, Shown, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
@@ -8,8 +9,8 @@ use super::{BucketState, Place, is_directory_name, keys};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
 use crate::kv::{KeyRange, Space};
-use crate::register::Write;
-use crate::tree::{EntryKind, EntryValue, directory_id};
+use crate::register::{Register, Write};
+use crate::tree::{EntryKind, EntryValue, directory_candidates, directory_id};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -62,48 +63,62 @@ pub(super) async fn make_directory(
     shows: bool,
 ) -> Result<NodeId> {
     let is_explicit = explicit.is_some();
-    let entry = txn.entry(bucket.number, parent, name).await?.clone();
-    let hidden = entry.register.value().copied();
-    let node = match hidden {
-        // It is there without anything to show: below it is history, or its node came back.
-        Some(value) => {
-            if is_explicit && value.kind != (EntryKind::Directory { explicit: true }) {
-                write_entry(
-                    txn,
-                    bucket,
-                    parent,
-                    name,
-                    Some(EntryValue { node: value.node, kind: EntryKind::Directory { explicit: true } }),
-                )
-                .await?;
-            }
-            value.node
-        }
-        None => {
-            let mut replaced: Vec<_> = entry.register.dots().to_vec();
-            replaced.sort_unstable();
-            let mut node = directory_id(parent, name, &replaced);
-            // Where tombstones are not kept, a directory that was moved away from this name has the id already.
-            // Its home tells the two apart, in the same way on every segment.
-            while let Some(home) = txn.node(bucket.number, &node).await?.home.shown().map(|w| w.dot) {
-                node = directory_id(&node, name, &[home]);
-            }
-            let value = EntryValue { node, kind: EntryKind::Directory { explicit: is_explicit } };
-            write_entry(txn, bucket, parent, name, Some(value)).await?;
-            let (dot, own) = (txn.dot(), *txn.own());
-            let slot = dot.slot().unwrap_or_default();
-            let row = txn.edit_node(bucket.number, &node).await?;
-            let old = row.home.dots();
-            row.home.local_write(Write::pending(slot, own, Some((*parent, name.clone()))), &old);
-            node
-        }
+    let place = (*parent, name.clone());
+    let register = txn.entry(bucket.number, parent, name).await?.register.clone();
+    let node = directory_to_make(txn, bucket, &place, &register).await?;
+    let says = |value: &EntryValue| {
+        value.node == node && matches!(value.kind, EntryKind::Directory { explicit } if explicit || !is_explicit)
     };
+    if !register.live_values().any(|(_, value)| says(value)) {
+        // No directory shows here, so all that the entry names and that has arrived is out of date.
+        let mut stale = vec![node];
+        for (_, value) in register.live_values() {
+            if !txn.node(bucket.number, &value.node).await?.home.is_empty() {
+                stale.push(value.node);
+            }
+        }
+        let value = EntryValue { node, kind: EntryKind::Directory { explicit: is_explicit } };
+        write_entry_of(txn, bucket, &place, Some(value), &stale).await?;
+    }
+    if txn.node(bucket.number, &node).await?.home.is_empty() {
+        let (dot, own) = (txn.dot(), *txn.own());
+        let row = txn.edit_node(bucket.number, &node).await?;
+        row.home.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(place)), &[]);
+    }
     if shows {
         txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit });
         show_parents(txn, bucket, *parent).await?;
         txn.touch_directory(bucket.number, parent);
     }
     txn.watch(Space::Derived, &keys::directory_time(bucket.number, parent));
+    Ok(node)
+}
+
+/// The node of a directory to be made at `place`, where none shows: the one that was there before, or a new one whose id follows from the name and what was said
+/// about it, so that segments which make the same directory make the same node.
+async fn directory_to_make(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    register: &Register<EntryValue>,
+) -> Result<NodeId> {
+    let candidates = directory_candidates(&place.0, &place.1, register);
+    let mut node = directory_id(&place.0, &place.1, &[]);
+    for candidate in candidates {
+        let home = &txn.node(bucket.number, &candidate.node).await?.home;
+        let is_usable = match home.value() {
+            Some(home) => home == place && directory_place_in(txn, bucket, &candidate.node).await?.is_none(),
+            None => candidate.may_be_new && home.is_empty(),
+        };
+        if is_usable {
+            return Ok(candidate.node);
+        }
+        node = candidate.node;
+    }
+    // All of them live elsewhere. The last one's home tells which, in the same way on every segment.
+    while let Some(home) = txn.node(bucket.number, &node).await?.home.shown().map(|w| w.dot) {
+        node = directory_id(&node, &place.1, &[home]);
+    }
     Ok(node)
 }
 
@@ -176,6 +191,22 @@ pub(super) async fn write_entry_of(
     let replaces: Vec<_> = row.register.ordered().iter().filter(goes).map(|w| w.dot).collect();
     row.register.local_write(Write::pending(dot.slot().unwrap_or_default(), own, value), &replaces);
     Ok(())
+}
+
+/// Writes what is said about the directory `node`, which shows at `place`: in the entry at its home. Under a derived name it has none.
+async fn write_directory(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    node: &NodeId,
+    value: Option<EntryKind>,
+) -> Result<()> {
+    let value = value.map(|kind| EntryValue { node: *node, kind });
+    if !bucket.is_shared() {
+        return write_entry(txn, bucket, &place.0, &place.1, value).await;
+    }
+    let home = txn.node(bucket.number, node).await?.home.value().cloned();
+    write_entry_of(txn, bucket, &home.unwrap_or_else(|| place.clone()), value, &[*node]).await
 }
 
 /// Whether an entry near `name`, which this transaction takes away, shows. If so the directory stays, and the commit fails if that entry goes
@@ -295,11 +326,12 @@ pub(super) async fn drop_empty_parents(
     }
     let mut gone = gone.clone();
     while directory != NodeId::ROOT {
-        let Some((parent, name)) = txn.node(bucket.number, &directory).await?.home.value().cloned() else {
+        let Some(home) = txn.node(bucket.number, &directory).await?.home.value().cloned() else {
             return Ok(());
         };
+        let (parent, name) = directory_place_in(txn, bucket, &directory).await?.unwrap_or(home);
         let shown = txn.entry(bucket.number, &parent, &name).await?.shown.clone();
-        if matches!(&shown, Some(Shown::Directory { explicit: Some(_), .. })) {
+        if matches!(&shown, Some(Shown::Directory { explicit, node }) if explicit.is_some() || *node != directory) {
             return Ok(());
         }
         if has_witness(txn, bucket, &directory, &gone).await? {
@@ -327,7 +359,7 @@ pub async fn keep_directory(txn: &mut Txn, bucket: &BucketState, directory: &Nod
     if *directory == NodeId::ROOT {
         return Ok(());
     }
-    let Some((parent, name)) = txn.node(bucket.number, directory).await?.home.value().cloned() else {
+    let Some((parent, name)) = directory_place_in(txn, bucket, directory).await? else {
         return Ok(());
     };
     let shown = &txn.entry(bucket.number, &parent, &name).await?.shown;
@@ -349,7 +381,7 @@ async fn drop_directory(
     name: &Bytes,
     node: &NodeId,
 ) -> Result<()> {
-    write_entry(txn, bucket, parent, name, None).await?;
+    write_directory(txn, bucket, &(*parent, name.clone()), node, None).await?;
     txn.edit_entry(bucket.number, parent, name).await?.shown = None;
     if !bucket.is_shared() {
         *txn.edit_node(bucket.number, node).await? = Default::default();
@@ -388,8 +420,8 @@ pub(super) async fn make_explicit(
     node: NodeId,
     object: ExplicitDirectory,
 ) -> Result<()> {
-    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: true } }))
-        .await?;
+    let kind = EntryKind::Directory { explicit: true };
+    write_directory(txn, bucket, &(*parent, name.clone()), &node, Some(kind)).await?;
     txn.count(bucket.number, |u| u.objects += 1);
     txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit: Some(object) });
     Ok(())
@@ -403,8 +435,8 @@ pub(super) async fn make_implied(
     name: &Bytes,
     node: NodeId,
 ) -> Result<()> {
-    write_entry(txn, bucket, parent, name, Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } }))
-        .await?;
+    let kind = EntryKind::Directory { explicit: false };
+    write_directory(txn, bucket, &(*parent, name.clone()), &node, Some(kind)).await?;
     txn.count(bucket.number, |u| u.objects -= 1);
     txn.edit_entry(bucket.number, parent, name).await?.shown = Some(Shown::Directory { node, explicit: None });
     drop_empty_parents(txn, bucket, node, &Bytes::new()).await
@@ -433,14 +465,8 @@ pub async fn rmdir(txn: &mut Txn, bucket: &BucketState, parent: &NodeId, name: &
         });
     }
     if holds {
-        write_entry(
-            txn,
-            bucket,
-            parent,
-            name,
-            Some(EntryValue { node, kind: EntryKind::Directory { explicit: false } }),
-        )
-        .await?;
+        let kind = EntryKind::Directory { explicit: false };
+        write_directory(txn, bucket, &(*parent, name.clone()), &node, Some(kind)).await?;
         txn.edit_entry(bucket.number, parent, name).await?.shown = None;
     } else {
         drop_directory(txn, bucket, parent, name, &node).await?;
@@ -515,8 +541,14 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
     drop_empty_parents(txn, bucket, from.0, &from.1).await
 }
 
-/// Gives a conflict copy a name, and a node, of its own.
-async fn rescue(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place, file: ShownFile) -> Result<()> {
+/// Gives a conflict copy a name of its own, and a node if it is one of several contents of a file. `to` may be where it shows.
+pub(super) async fn rescue(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    from: &Place,
+    to: &Place,
+    file: ShownFile,
+) -> Result<()> {
     take_rivals(txn, bucket, from).await?;
     if let Some(lost) = lost_name(txn, bucket, from, &file).await? {
         // A file that another has taken the name from gets this one instead.
@@ -572,7 +604,19 @@ pub async fn rename_directory(txn: &mut Txn, bucket: &BucketState, from: &Place,
     if txn.entry(bucket.number, &to.0, &to.1).await?.shown.is_some() {
         rmdir_for_rename(txn, bucket, to).await?;
     }
-    write_entry(txn, bucket, &from.0, &from.1, None).await?;
+    move_directory(txn, bucket, from, to, node, explicit).await
+}
+
+/// Moves the directory `node` from where it shows to a place where none does, or gives it the derived name that it shows under.
+pub(super) async fn move_directory(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    from: &Place,
+    to: &Place,
+    node: NodeId,
+    explicit: Option<ExplicitDirectory>,
+) -> Result<()> {
+    write_directory(txn, bucket, from, &node, None).await?;
     txn.edit_entry(bucket.number, &from.0, &from.1).await?.shown = None;
     let value = EntryValue { node, kind: EntryKind::Directory { explicit: explicit.is_some() } };
     write_entry(txn, bucket, &to.0, &to.1, Some(value)).await?;

@@ -1,9 +1,9 @@
 //! Who lost a conflict about a name, where that can be read: older versions of the name where the policy keeps one winner, and the list of all conflicts.
 
 use super::keys;
+use super::place::path_of;
 use super::version::Version;
 use super::view::View;
-use super::wanted::path_of;
 use super::{Place, contention};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId, VersionId};
@@ -121,7 +121,7 @@ pub async fn conflicts(view: &View, after: Option<Bytes>, limit: usize) -> Resul
 async fn describe(view: &View, position: Bytes, conflict: tree::Conflict) -> Result<Option<Conflict>> {
     let path = |place: tree::Place| async move {
         let place: Place = (place.parent, place.name);
-        path_of(view, view.store_snapshot(), view.bucket(), &place).await
+        path_of(view, &place).await
     };
     let is_hidden = conflict.shown.is_none();
     let key = match conflict.shown {

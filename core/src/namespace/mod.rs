@@ -22,8 +22,10 @@ pub mod keys;
 mod ledger;
 mod list;
 mod loser;
+mod place;
 mod remove;
 mod replace;
+mod resolve;
 mod rows;
 mod show;
 mod txn;
@@ -43,13 +45,15 @@ pub use history::{find_kept, newest_kept};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
 pub use loser::{Conflict, conflicts};
+pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, replace};
+pub use resolve::{Resolution, resolve};
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
 };
-pub use show::show;
+pub use show::{derive_conflicts, rules_row, show};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};

@@ -21,6 +21,7 @@ use super::{BucketState, Place, is_directory_name};
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::kv::{KeyRange, Snapshot, Space};
+use crate::policy::ConflictPolicy;
 use crate::register::{Dot, Register, Write};
 use crate::tree::{self, ContentValue, DirectoryWish, EntryKind, EntryValue, FileWish, Rules};
 use bytes::Bytes;
@@ -32,6 +33,50 @@ const SCAN_ROWS: usize = 256;
 
 /// Derives what the changes of `txn` make of what shows, writes what differs, and counts it.
 pub async fn show(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
+    show_names(txn, bucket, BTreeMap::new()).await
+}
+
+/// Meta: `rules/` and the bucket, by which rules its conflicts were derived; what [`derive_conflicts`] writes there. No row: all losers show.
+pub fn rules_row(bucket: &BucketState) -> (Bytes, Option<Bytes>) {
+    let key = [&b"rules/"[..], &bucket.number.to_be_bytes()].concat();
+    let rules = bucket.rules();
+    let row = match rules.conflicts {
+        ConflictPolicy::KeepBoth => None,
+        ConflictPolicy::LastWriterWins => Some(Bytes::from_static(&[1])),
+        ConflictPolicy::OriginWins => Some([&[2][..], &rules.origin.0].concat().into()),
+    };
+    (key.into(), row)
+}
+
+/// Derives a page of the bucket's conflicts of files anew, because the rules have changed; `after`: behind the key that the page before returned. `None`: that
+/// was the last, and the rules have been noted.
+pub async fn derive_conflicts(txn: &mut Txn, bucket: &BucketState, after: Option<Bytes>) -> Result<Option<Bytes>> {
+    let snapshot = txn.ledger().store().snapshot().await?;
+    let prefix = keys::contentions(bucket.number);
+    let range = match after {
+        Some(after) => KeyRange::prefix_after(&prefix, after),
+        None => KeyRange::prefix(&prefix),
+    };
+    let page = snapshot.scan(Space::Derived, range, SCAN_ROWS, false).await?;
+    let mut files: BTreeMap<NodeId, BTreeSet<Bytes>> = BTreeMap::new();
+    for (key, _) in &page.rows {
+        let (directory, name) = keys::parse_contention(key)?;
+        if tree::is_file_name(name) {
+            files.entry(directory).or_default().insert(Bytes::copy_from_slice(name));
+        }
+    }
+    show_names(txn, bucket, files).await?;
+    let next = page.rows.last().filter(|_| page.more).map(|(last, _)| last.clone());
+    if next.is_none() {
+        match rules_row(bucket) {
+            (key, Some(row)) => txn.put(Space::Meta, key, row),
+            (key, None) => txn.delete(Space::Meta, key),
+        }
+    }
+    Ok(next)
+}
+
+async fn show_names(txn: &mut Txn, bucket: &BucketState, files: BTreeMap<NodeId, BTreeSet<Bytes>>) -> Result<()> {
     let snapshot = txn.ledger().store().snapshot().await?;
     let mut pass = Pass {
         number: bucket.number,
@@ -41,7 +86,7 @@ pub async fn show(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
         cycles: Cycles::new(bucket.number),
         snapshot,
         txn,
-        files: BTreeMap::new(),
+        files,
         strays: BTreeMap::new(),
         directories: BTreeMap::new(),
         homed: BTreeMap::new(),

@@ -5,11 +5,11 @@
 //! been replaced since is dropped when it is met.
 
 use super::keys::{self, BucketNumber};
+use super::place::{derived_place, path_of};
 use super::rows::{HistoryRow, NodeRow, Shown};
-use super::show::node_of;
 use super::txn::{Field, Row, Txn};
 use super::version::{Content, Version};
-use super::{BucketState, Ledger, Place, View, contention};
+use super::{BucketState, Ledger, Place, View};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space};
@@ -187,7 +187,7 @@ async fn read(view: &View, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber, k
         let Some(row) = snapshot.get(HistoryRow::SPACE, &row_key).await? else { return Ok(None) };
         let Some((manifest, size, _)) = find(&HistoryRow::decode(row, view.own())?.register) else { return Ok(None) };
         let (parent, name, _) = keys::parse_history(&row_key)?;
-        let path = path_of(view, snapshot, bucket, &(parent, name)).await?;
+        let path = path_of(view, &(parent, name)).await?;
         return Ok(Some(Wanted { key: key.clone(), node: None, dot, manifest, size, path }));
     }
     let Some(row) = snapshot.get(NodeRow::SPACE, &row_key).await? else { return Ok(None) };
@@ -198,7 +198,7 @@ async fn read(view: &View, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber, k
     let mut path = None;
     for place in row.names.iter().chain([&at]) {
         if let Some(shows) = shows_at(view, snapshot, bucket, place, &node, &dot, is_main).await? {
-            path = path_of(view, snapshot, bucket, &shows).await?;
+            path = path_of(view, &shows).await?;
             break;
         }
     }
@@ -226,52 +226,6 @@ async fn shows_at(
         _ => {}
     }
     derived_place(snapshot, bucket, place, node, Some(*dot)).await
-}
-
-/// Where a loser of `place` shows.
-async fn derived_place(
-    snapshot: &Arc<dyn Snapshot>,
-    bucket: BucketNumber,
-    place: &Place,
-    node: &NodeId,
-    content: Option<Dot>,
-) -> Result<Option<Place>> {
-    let Some(row) = snapshot.get(Space::Derived, &keys::contention(bucket, &place.0, &place.1)).await? else {
-        return Ok(None);
-    };
-    let conflicts = contention::decode(&place.0, &place.1, row)?;
-    let ours = conflicts.into_iter().find(|conflict| conflict.node == *node && conflict.content == content);
-    Ok(ours.and_then(|conflict| conflict.shown).map(|shown| (shown.parent, shown.name)))
-}
-
-/// The key of what is at `place`; `None`: a directory above does not show.
-pub(super) async fn path_of(
-    view: &View,
-    snapshot: &Arc<dyn Snapshot>,
-    bucket: BucketNumber,
-    place: &Place,
-) -> Result<Option<Bytes>> {
-    let mut names = vec![place.1.clone()];
-    let mut at = place.0;
-    let mut met = std::collections::BTreeSet::new();
-    while at != NodeId::ROOT {
-        let Some(row) = snapshot.get(NodeRow::SPACE, &keys::node(bucket, &at)).await? else { return Ok(None) };
-        let Some(home) = NodeRow::decode(row, view.own())?.home.value().cloned() else { return Ok(None) };
-        let shows = if node_of(&view.shown(&home.0, &home.1).await?) == Some(at) {
-            Some(home)
-        } else {
-            match derived_place(snapshot, bucket, &home, &at, None).await? {
-                Some(shows) => Some(shows),
-                // Taken out of a cycle it hangs under the root.
-                None => derived_place(snapshot, bucket, &(NodeId::ROOT, home.1), &at, None).await?,
-            }
-        };
-        let Some((parent, name)) = shows.filter(|_| met.insert(at)) else { return Ok(None) };
-        names.push(name);
-        at = parent;
-    }
-    names.reverse();
-    Ok(Some(names.concat().into()))
 }
 
 /// Drops rows: what they wanted is here, or gone.

@@ -138,6 +138,11 @@ impl FileSystem {
         }
         let row = self.node_row(directory).await?;
         let home = row.home.value().map(|(parent, _)| *parent);
+        if home.is_some() && self.bucket.state().is_shared() {
+            // It may hang elsewhere: what was taken out of a circle hangs under the root.
+            let place = namespace::directory_place(&self.bucket.view(None).await?, directory).await?;
+            return place.map(|(parent, _)| parent).ok_or_else(|| gone(directory));
+        }
         home.ok_or_else(|| Error::invalid("it is not a directory").about(Subject::NotDirectory))
     }
 

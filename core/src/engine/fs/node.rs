@@ -5,7 +5,7 @@ use super::{FileAttributes, FileSystem};
 use crate::error::{Error, Result, Subject};
 use crate::id::NodeId;
 use crate::kv::Space;
-use crate::namespace::{self, NodeRow, Shown, Txn, keys};
+use crate::namespace::{self, NodeRow, Txn, keys};
 use crate::object::{FileType, TimeNs};
 use crate::register::HybridClock;
 
@@ -32,13 +32,10 @@ impl FileSystem {
         let below = if is_directory(node, &row) { self.directories_in(node).await? } else { 0 };
         // Where deletes leave tombstones a directory's rows outlive it.
         if state.is_shared()
-            && let Some((parent, name)) = row.home.value()
+            && row.home.value().is_some()
+            && namespace::directory_place(&self.bucket.view(None).await?, node).await?.is_none()
         {
-            let entry = store.get(Space::Entries, &keys::entry(state.number, parent, name)).await?;
-            let shown = entry.map(namespace::EntryRow::decode_shown).transpose()?.and_then(|(_, shown, _)| shown);
-            if !matches!(shown, Some(Shown::Directory { node: there, .. }) if there == *node) {
-                return Err(gone(node));
-            }
+            return Err(gone(node));
         }
         match self.of_rows(node, &row, moved) {
             Some(attributes) => Ok(self.as_written(FileAttributes { links: attributes.links + below, ..attributes })),

@@ -1,0 +1,81 @@
+//! Local changes and deltas at the same time.
+
+use crate::site::{Site, Sites};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tombolo_core::*;
+
+const TASKS: u64 = 8;
+const CHANGES: u64 = 60;
+
+fn roll(state: &mut u64, sides: u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 8) % sides
+}
+
+/// Puts, deletes and renames of a few names that everybody uses.
+async fn changes(bucket: Bucket, seed: u64) {
+    let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut key = || format!("{}{}", ["", "p/", "p/q/"][roll(&mut dice, 3) as usize], roll(&mut dice, 5));
+    for nth in 0..CHANGES {
+        let (from, to) = (key(), key());
+        match nth % 5 {
+            0..=2 => drop(bucket.put(&from, format!("{seed}-{nth}"), PutOptions::default()).await.unwrap()),
+            3 => drop(bucket.delete(&from, DeleteOptions::default()).await.unwrap()),
+            // What it was about may be gone, or its new directory.
+            _ => drop(bucket.rename(&from, &to).await),
+        }
+    }
+}
+
+async fn write_beside_deltas(all: &Sites, name: &str, conflicts: ConflictPolicy) {
+    let policy = BucketPolicy { conflicts, ..BucketPolicy::default() };
+    let sites: Vec<Arc<Site>> = all.bucket(name, 2, &policy).await.into_iter().map(Arc::new).collect();
+    let is_done = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    let mut carriers = Vec::new();
+    for (at, site) in sites.iter().enumerate() {
+        for task in 0..TASKS {
+            writers.push(tokio::spawn(changes(site.bucket.clone(), at as u64 * TASKS + task + 1)));
+        }
+        let (site, from, is_done) = (site.clone(), sites[1 - at].clone(), is_done.clone());
+        carriers.push(tokio::spawn(async move {
+            let mut deltas = 0;
+            while !is_done.load(Ordering::Acquire) {
+                let vector = site.bucket.vector().await.unwrap();
+                let delta = from.bucket.changes_since(&vector).await.unwrap();
+                deltas += u64::from(!delta.registers.is_empty());
+                site.bucket.apply(&delta, DataWanted::No).await.unwrap();
+            }
+            deltas
+        }));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    is_done.store(true, Ordering::Release);
+    for carrier in carriers {
+        assert!(carrier.await.unwrap() > 0, "no delta came while there were changes: this tests nothing");
+    }
+    for site in &sites {
+        site.check("the changes").await;
+    }
+    for (at, from) in [(0, 1), (1, 0)] {
+        sites[at].pull(&sites[from]).await;
+    }
+    assert_eq!(sites[0].shows().await, sites[1].shows().await, "{name}");
+    assert_eq!(sites[0].conflicts().await, sites[1].conflicts().await, "{name}");
+    assert_eq!(sites[0].bucket.usage().await.unwrap(), sites[1].bucket.usage().await.unwrap(), "{name}");
+}
+
+/// Changes that are made while deltas are taken in leave what shows as the registers say, and both segments the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_and_deltas_at_once() {
+    let all = Sites::new(2).await;
+    let policies = [ConflictPolicy::KeepBoth, ConflictPolicy::LastWriterWins, ConflictPolicy::OriginWins];
+    for (nth, conflicts) in policies.into_iter().enumerate() {
+        write_beside_deltas(&all, &format!("beside-{nth}"), conflicts).await;
+    }
+}
