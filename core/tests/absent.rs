@@ -67,7 +67,7 @@ impl Site {
     /// The names of `from`, not the bytes.
     async fn follow(&self, from: &Site) {
         let delta = from.bucket.changes_since(&self.bucket.vector().await.unwrap()).await.unwrap();
-        self.bucket.apply(&delta, tombolo_core::DataWanted::No).await.unwrap();
+        self.bucket.apply(&delta).await.unwrap();
     }
 
     /// Reads what `from` has.

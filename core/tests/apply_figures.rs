@@ -83,7 +83,7 @@ async fn names_by_delta() {
     for first in (0..names()).step_by(STEP as usize) {
         let delta = step(id, from, first, STEP);
         let start = Instant::now();
-        bucket.apply(&delta, DataWanted::No).await.unwrap();
+        bucket.apply(&delta).await.unwrap();
         spent += start.elapsed();
         slowest = slowest.max(start.elapsed());
         if (first / STEP) % 10 == 9 {
@@ -101,7 +101,7 @@ async fn names_by_delta() {
     println!("one local put: {:?}", start.elapsed());
     let start = Instant::now();
     let again = step(id, from, 5, 10);
-    bucket.apply(&again, DataWanted::No).await.unwrap();
+    bucket.apply(&again).await.unwrap();
     println!("a delta of 10 that were here: {:?}", start.elapsed());
     assert_eq!(bucket.usage().await.unwrap().objects, names() + 1);
 }

@@ -7,7 +7,8 @@ use crate::catalog::{self, CatalogRow, CatalogValue};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
-use crate::namespace::{self, Txn, keys};
+use crate::namespace::keys::{self, BucketNumber};
+use crate::namespace::{self, Txn};
 use crate::object::{BucketInfo, Secret, UserInfo};
 use crate::path::{BucketPath, TenantPath, check_name};
 use crate::policy::BucketPolicy;
@@ -123,38 +124,44 @@ impl Catalog {
     /// Removes a bucket; [`ErrorKind::NotEmpty`] while it holds an object, a kept version, a snapshot or an upload.
     pub async fn delete_bucket(&self, path: &BucketPath) -> Result<()> {
         let state = self.0.bucket_state(path).await?;
-        let prefix = keys::bucket_prefix(state.number);
         transact!(self.0, txn, {
-            let snapshot = self.0.store().snapshot().await?;
-            let root = keys::entry(state.number, &crate::NodeId::ROOT, b"");
-            // Whatever is written later touches a directory, and every first entry of a bucket touches the root.
-            txn.watch(Space::Derived, &keys::directory_time(state.number, &crate::NodeId::ROOT));
-            let usage = self.0.ledger().usage(state.number);
-            let uploads = snapshot.scan(Space::Uploads, KeyRange::prefix(&prefix), 1, false).await?;
-            let snapshots = snapshot
-                .scan(Space::Catalog, KeyRange::prefix(&catalog::level_prefix(5, &[&state.id.to_string()])), 1, false)
-                .await?;
-            let _ = root;
-            if usage != Default::default() || !uploads.rows.is_empty() || !snapshots.rows.is_empty() {
+            if self.holds_something(&mut txn, &state.id, state.number).await? {
                 return Err(
                     Error::new(ErrorKind::NotEmpty, format!("the bucket {path} is not empty")).about(Subject::Bucket)
                 );
             }
             txn.delete(Space::Meta, number_row(&state.id).into());
-            txn.delete(Space::Meta, namespace::rules_row(&state).0);
             remove(&mut txn, catalog::bucket_key(path), Subject::Bucket, &path.to_string()).await?
         })?;
         state.set_deleted();
         self.0.0.buckets.write().remove(path);
-        self.0.ledger().forget_bucket(state.number);
-        self.erase(Space::Meta, &namespace::wanted_prefix(state.number)).await?;
+        self.erase_bucket(state.number).await
+    }
+
+    /// Whether a bucket can't go: it holds an object, a kept version, a snapshot or an upload.
+    pub(super) async fn holds_something(&self, txn: &mut Txn, id: &BucketId, number: BucketNumber) -> Result<bool> {
+        let view = self.0.store().snapshot().await?;
+        // Whatever is written later touches a directory, and every first entry of a bucket touches the root.
+        txn.watch(Space::Derived, &keys::directory_time(number, &crate::NodeId::ROOT));
+        let uploads = view.scan(Space::Uploads, KeyRange::prefix(&keys::bucket_prefix(number)), 1, false).await?;
+        let snapshots = KeyRange::prefix(&catalog::level_prefix(5, &[&id.to_string()]));
+        let snapshots = view.scan(Space::Catalog, snapshots, 1, false).await?;
+        let usage = self.0.ledger().usage(number);
+        Ok(usage != Default::default() || !uploads.rows.is_empty() || !snapshots.rows.is_empty())
+    }
+
+    /// Drops what is left of a removed bucket: hidden directories, tombstones, times. A crash on the way leaves garbage only.
+    pub(super) async fn erase_bucket(&self, number: BucketNumber) -> Result<()> {
+        self.0.ledger().forget_bucket(number);
+        for row in [namespace::wanted_prefix(number), namespace::keeping_row(number), namespace::rules_row(number)] {
+            self.erase(Space::Meta, &row).await?;
+        }
         for space in [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived] {
-            self.erase(space, &prefix).await?;
+            self.erase(space, &keys::bucket_prefix(number)).await?;
         }
         Ok(())
     }
 
-    /// Drops what is left of a removed bucket: hidden directories, tombstones, times. A crash on the way leaves garbage only.
     async fn erase(&self, space: Space, prefix: &Bytes) -> Result<()> {
         loop {
             let view = self.0.store().snapshot().await?;

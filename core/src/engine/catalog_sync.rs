@@ -9,10 +9,11 @@ use super::catalog::{self as change, Catalog};
 use super::segment::{number_row, shared_row};
 use super::{Bucket, transact};
 use crate::catalog::{self, CatalogRow, CatalogValue};
-use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::error::{Error, Result, Subject};
 use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
-use crate::namespace::{Txn, keys};
+use crate::namespace::Txn;
+use crate::namespace::keys::BucketNumber;
 use crate::object::BucketInfo;
 use crate::path::{BucketPath, NAME_BYTES_MAX, TenantPath, check_name};
 use crate::register::{HybridClock, Register};
@@ -59,6 +60,8 @@ pub struct CatalogChanges {
     pub removed: Vec<BucketPath>,
     /// Buckets that had to take another name: the old path and the new one.
     pub renamed: Vec<(BucketPath, BucketPath)>,
+    /// The numbers of those that are gone, whose rows are to be erased.
+    erased: Vec<BucketNumber>,
 }
 
 impl CatalogChanges {
@@ -128,6 +131,9 @@ impl Catalog {
                 state.set_deleted();
             }
         }
+        for number in &changes.erased {
+            self.erase_bucket(*number).await?;
+        }
         for path in &changes.changed {
             let state = self.0.0.buckets.read().get(path).cloned();
             let Some(state) = state else { continue };
@@ -159,7 +165,7 @@ impl Catalog {
         Ok(buckets)
     }
 
-    /// The bucket with this id; [`ErrorKind::NotFound`] about [`Subject::Bucket`] if there is none.
+    /// The bucket with this id; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) about [`Subject::Bucket`] if there is none.
     pub async fn bucket_with_id(&self, id: &BucketId) -> Result<Bucket> {
         let open = self.0.0.buckets.read().values().find(|state| state.id == *id).cloned();
         if let Some(state) = open.filter(|state| !state.is_deleted()) {
@@ -255,12 +261,14 @@ impl Catalog {
                 changes.changed.push(path.clone());
             }
             (Some(old), None) => {
-                if self.holds_something(txn, &old).await? {
+                let number = self.0.bucket_number(&old).await?;
+                if self.holds_something(txn, &old, number).await? {
                     change::write(txn, key.clone(), before).await?;
                     self.revive_above(txn, path).await?;
                 } else {
                     txn.delete(Space::Meta, number_row(&old).into());
                     changes.removed.push(path.clone());
+                    changes.erased.push(number);
                 }
             }
         }
@@ -303,19 +311,6 @@ impl Catalog {
         let other = path.tenant.bucket(&format!("{stem}{tail}"))?;
         change::write(txn, catalog::bucket_key(&other), value).await?;
         Ok(other)
-    }
-
-    async fn holds_something(&self, txn: &mut Txn, id: &BucketId) -> Result<bool> {
-        let number = match self.0.bucket_number(id).await {
-            Ok(number) => number,
-            // It has gone meanwhile.
-            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        txn.watch(Space::Derived, &keys::directory_time(number, &crate::NodeId::ROOT));
-        let uploads = self.0.store().snapshot().await?;
-        let uploads = uploads.scan(Space::Uploads, KeyRange::prefix(&keys::bucket_prefix(number)), 1, false).await?;
-        Ok(self.0.ledger().usage(number) != Default::default() || !uploads.rows.is_empty())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::id::{BucketId, SegmentId};
 use crate::kv::Space;
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{self, BucketWatch, Conflict, DataWanted, Delta, DeltaLimit, Resolution, Txn, Wanted};
+use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Keeping, Resolution, Txn, Wanted};
 use crate::policy::BucketPolicy;
 use crate::register::VersionVector;
 use bytes::Bytes;
@@ -60,17 +60,57 @@ impl Bucket {
     }
 
     /// Merges a delta of the same bucket, cut on another segment, by the merge rules; visible in one step. Returns how many registers
-    /// changed. Taking a delta in again, late or after others changes nothing about the outcome. `data`: whether the versions that are new here are to be
-    /// listed by [`Bucket::wanted`] until their bytes have come.
-    pub async fn apply(&self, delta: &Delta, data: DataWanted) -> Result<usize> {
+    /// changed. Taking a delta in again, late or after others changes nothing about the outcome.
+    pub async fn apply(&self, delta: &Delta) -> Result<usize> {
         self.share().await?;
         // One at a time: two deltas may touch different registers that together decide what shows.
         let _turn = self.state().deltas().await;
         let (changed, _) = transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
-            namespace::apply(&mut txn, self.state(), delta, data).await?
+            namespace::apply(&mut txn, self.state(), delta).await?
         })?;
         Ok(changed)
+    }
+
+    /// Whether all data of the bucket is to be here. From when this returns with `true`, all versions whose bytes may not be here are listed by [`Bucket::wanted`], those
+    /// included that came by name before; the first time this passes over the bucket's metadata. With `false` nothing that comes is listed.
+    pub async fn keep_data(&self, all: bool) -> Result<()> {
+        self.alive()?;
+        if self.keeping().await? == if all { Keeping::Listed } else { Keeping::NamesOnly } {
+            return Ok(());
+        }
+        let number = self.state().number;
+        let is_to_list = {
+            // A delta that is being taken in was told that nothing is to be listed; the pass must see what it brings.
+            let _turn = self.state().deltas().await;
+            let (is_to_list, _) = transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                namespace::keep(&mut txn, number, all).await?
+            })?;
+            is_to_list
+        };
+        if !is_to_list {
+            return Ok(());
+        }
+        for space in [Space::Nodes, Space::History] {
+            let mut after = None;
+            loop {
+                let (last, _) = transact!(self.segment(), txn, {
+                    namespace::list_page(&mut txn, self.segment().ledger(), self.state(), space, after.clone()).await?
+                })?;
+                after = last;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        transact!(self.segment(), txn, { namespace::listed(&mut txn, number).await? })?;
+        Ok(())
+    }
+
+    /// Whether all data is to be here, and whether all that may be missing is listed.
+    pub async fn keeping(&self) -> Result<Keeping> {
+        namespace::keeping(&self.segment().store().snapshot().await?, self.state().number).await
     }
 
     /// Versions whose bytes may not be here, at most `limit`, in the order of the segments and changes that made them; `after`: from the one behind that key
@@ -95,12 +135,12 @@ impl Bucket {
     }
 
     /// The highest vector at or below which no version is wanted: [`Bucket::vector`], but for each segment below the first of its versions whose bytes may
-    /// not be here.
+    /// not be here. Only this segment's own changes, unless [`Bucket::keeping`] says [`Keeping::Listed`].
     pub async fn data_vector(&self) -> Result<VersionVector> {
         self.alive()?;
         let snapshot = self.segment().store().snapshot().await?;
         let vector = namespace::vector(self.segment().ledger(), &snapshot, self.state().number).await?;
-        namespace::data_vector(&snapshot, self.state().number, &vector).await
+        namespace::data_vector(&snapshot, self.state().number, &self.segment().id(), &vector).await
     }
 
     /// What concurrent changes left for somebody to decide, in no order that means anything, at most `limit`; `after`: behind that
@@ -135,7 +175,7 @@ impl Bucket {
 
     /// Derives the conflicts anew if that was last done by other rules.
     pub(super) async fn derive_conflicts(&self) -> Result<()> {
-        let (key, row) = namespace::rules_row(self.state());
+        let (key, row) = (namespace::rules_row(self.state().number), namespace::rules_value(self.state()));
         if !self.state().is_shared() || self.segment().store().get(Space::Meta, &key).await? == row {
             return Ok(());
         }

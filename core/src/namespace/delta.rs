@@ -3,11 +3,12 @@
 //! Deltas are cut in `cut`. Merging is per register (see `register`), so deltas may come in any order, in parts and twice. What shows is derived
 //! anew in the same commit (see `show`), which costs work and memory by what the delta changes.
 
+use super::keep::{Keeping, keeping_in};
 use super::keys::{self, BucketNumber};
 use super::rows::{AttributesValue, TagsValue};
 use super::txn::{Field, Txn};
 use super::version::Version;
-use super::wanted::{DataWanted, want, want_revived};
+use super::wanted::{want, want_revived};
 use super::{BucketState, Ledger};
 use crate::error::{Error, Result};
 use crate::id::{BucketId, NodeId};
@@ -69,14 +70,20 @@ pub async fn vector(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: Bucke
 }
 
 /// Takes a delta in; returns how many registers changed. The bucket stands at the union of its vector and the delta's, if it stood at `from` at least.
-pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta, data: DataWanted) -> Result<usize> {
+pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result<usize> {
     if delta.bucket != bucket.id {
         return Err(Error::invalid("the delta is of another bucket"));
     }
+    let keeps_data = keeping_in(txn, bucket.number).await? != Keeping::NamesOnly;
     let mut changed = 0;
     let mut latest = 0;
+    let made = txn.ledger().sequence();
     for register in &delta.registers {
-        let (is_news, time) = merge(txn, bucket.number, register, data).await?;
+        // A peer that lies, or this directory is an old copy: the numbers it would give out next are in use elsewhere, for something else.
+        if context_of(register).get(txn.own()) > made {
+            return Err(Error::invalid("a delta has changes of this segment that it has not made; is it an old copy?"));
+        }
+        let (is_news, time) = merge(txn, bucket.number, register, keeps_data).await?;
         changed += usize::from(is_news);
         latest = latest.max(time);
     }
@@ -95,13 +102,23 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta, data: Dat
         txn.put(Space::Meta, vector_row(bucket.number), row);
     }
     super::show(txn, bucket).await?;
-    if data == DataWanted::Yes {
+    if keeps_data {
         want_revived(txn, bucket).await?;
     }
     Ok(changed)
 }
 
-async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, data: DataWanted) -> Result<(bool, u64)> {
+fn context_of(register: &DeltaRegister) -> &VersionVector {
+    match register {
+        DeltaRegister::Entry(_, _, register) => register.context(),
+        DeltaRegister::Home(_, register) => register.context(),
+        DeltaRegister::Content(_, register) | DeltaRegister::History(_, register) => register.context(),
+        DeltaRegister::Attributes(_, register) => register.context(),
+        DeltaRegister::Tags(_, register) => register.context(),
+    }
+}
+
+async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, keeps_data: bool) -> Result<(bool, u64)> {
     Ok(match register {
         DeltaRegister::Entry(parent, name, theirs) => {
             (txn.edit_entry(bucket, parent, name).await?.register.merge(theirs), theirs.time_max())
@@ -111,7 +128,7 @@ async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, da
             let register = &mut txn.edit_node(bucket, node).await?.content;
             let before = register.dots();
             let is_news = register.merge(theirs);
-            if data == DataWanted::Yes && is_news {
+            if keeps_data && is_news {
                 let now = register.clone();
                 want(txn, bucket, Field::Content, &keys::node(bucket, node), &before, &now);
             }
@@ -130,7 +147,7 @@ async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, da
             let before = register.value().map(|version| version.size);
             let is_news = register.merge(theirs);
             let now = register.value().map(|version| version.size);
-            if data == DataWanted::Yes && is_news {
+            if keeps_data && is_news {
                 let register = register.clone();
                 want(txn, bucket, Field::History, &key, &dots, &register);
             }

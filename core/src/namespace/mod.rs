@@ -18,6 +18,7 @@ mod delta;
 mod delta_codec;
 mod directory;
 mod history;
+mod keep;
 pub mod keys;
 mod ledger;
 mod list;
@@ -42,6 +43,7 @@ pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
 pub use history::{find_kept, newest_kept};
+pub use keep::{Keeping, keep, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
 pub use loser::{Conflict, conflicts};
@@ -53,12 +55,12 @@ pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
 };
-pub use show::{derive_conflicts, rules_row, show};
+pub use show::{derive_conflicts, rules_row, rules_value, show};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
 pub use view::{EntryCursor, Found, View};
-pub use wanted::{DataWanted, Wanted, data_arrived, data_vector, wanted, wanted_prefix};
+pub use wanted::{Wanted, data_arrived, data_vector, wanted, wanted_prefix};
 pub use write::{
     NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, info, put, set_attributes,
     set_modified, set_tags, show_modified,

@@ -36,16 +36,19 @@ pub async fn show(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
     show_names(txn, bucket, BTreeMap::new()).await
 }
 
-/// Meta: `rules/` and the bucket, by which rules its conflicts were derived; what [`derive_conflicts`] writes there. No row: all losers show.
-pub fn rules_row(bucket: &BucketState) -> (Bytes, Option<Bytes>) {
-    let key = [&b"rules/"[..], &bucket.number.to_be_bytes()].concat();
+/// Meta: `rules/` and the bucket, by which rules its conflicts were derived.
+pub fn rules_row(bucket: BucketNumber) -> Bytes {
+    [&b"rules/"[..], &bucket.to_be_bytes()].concat().into()
+}
+
+/// What [`derive_conflicts`] writes there. No row: all losers show.
+pub fn rules_value(bucket: &BucketState) -> Option<Bytes> {
     let rules = bucket.rules();
-    let row = match rules.conflicts {
+    match rules.conflicts {
         ConflictPolicy::KeepBoth => None,
         ConflictPolicy::LastWriterWins => Some(Bytes::from_static(&[1])),
         ConflictPolicy::OriginWins => Some([&[2][..], &rules.origin.0].concat().into()),
-    };
-    (key.into(), row)
+    }
 }
 
 /// Derives a page of the bucket's conflicts of files anew, because the rules have changed; `after`: behind the key that the page before returned. `None`: that
@@ -68,9 +71,9 @@ pub async fn derive_conflicts(txn: &mut Txn, bucket: &BucketState, after: Option
     show_names(txn, bucket, files).await?;
     let next = page.rows.last().filter(|_| page.more).map(|(last, _)| last.clone());
     if next.is_none() {
-        match rules_row(bucket) {
-            (key, Some(row)) => txn.put(Space::Meta, key, row),
-            (key, None) => txn.delete(Space::Meta, key),
+        match rules_value(bucket) {
+            Some(row) => txn.put(Space::Meta, rules_row(bucket.number), row),
+            None => txn.delete(Space::Meta, rules_row(bucket.number)),
         }
     }
     Ok(next)

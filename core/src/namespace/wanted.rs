@@ -4,6 +4,7 @@
 //! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row whose version has
 //! been replaced since is dropped when it is met.
 
+use super::keep::{Keeping, keeping};
 use super::keys::{self, BucketNumber};
 use super::place::{derived_place, path_of};
 use super::rows::{HistoryRow, NodeRow, Shown};
@@ -15,17 +16,9 @@ use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::manifest::{Manifest, Root};
 use crate::register::{Dot, Register, VersionVector};
+use crate::tree::Rules;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
-
-/// Whether whoever takes in a delta is going to fetch the bytes it names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DataWanted {
-    /// Names and manifests only.
-    No,
-    /// All versions' bytes are to be brought here; what may be missing is listed by [`Bucket::wanted`](crate::Bucket::wanted).
-    Yes,
-}
 
 /// A version whose bytes may not be here.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,25 +107,40 @@ pub(super) async fn want_revived(txn: &mut Txn, bucket: &BucketState) -> Result<
         let (node, _) = keys::parse_entry(&key)?;
         let before = txn.node_before(&key).and_then(|row| row.current(&rules)).map(|write| write.dot);
         // Also one that was deleted here, maybe before its bytes had come.
-        let revived = txn.node(bucket.number, &node).await?.current(&rules).and_then(|write| {
-            let version = write.value.as_ref().filter(|version| version.deleted.is_some())?;
-            manifest_of(version).is_some().then_some(write.dot)
-        });
-        if let Some(dot) = revived.filter(|dot| Some(*dot) != before) {
+        let now = revived(txn.node(bucket.number, &node).await?, &rules);
+        if let Some(dot) = now.filter(|dot| Some(*dot) != before) {
             txn.put(Space::Meta, wanted_key(bucket.number, &dot, Field::Content, &key), Bytes::new());
         }
     }
     Ok(())
 }
 
-/// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted.
+/// The content of a row that a deletion kept and that shows all the same.
+fn revived(row: &NodeRow, rules: &Rules) -> Option<Dot> {
+    let write = row.current(rules)?;
+    let version = write.value.as_ref().filter(|version| version.deleted.is_some())?;
+    manifest_of(version).is_some().then_some(write.dot)
+}
+
+/// Notes all versions of a node's row, as if they had just come.
+pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &NodeRow) {
+    want(txn, bucket.number, Field::Content, key, &[], &row.content);
+    if let Some(dot) = revived(row, &bucket.rules()) {
+        txn.put(Space::Meta, wanted_key(bucket.number, &dot, Field::Content, key), Bytes::new());
+    }
+}
+
+/// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted. Where not all data is kept, or not all that
+/// may be missing is listed yet, only this segment's own changes count: what was written here is here.
 pub async fn data_vector(
     snapshot: &Arc<dyn Snapshot>,
     bucket: BucketNumber,
+    own: &SegmentId,
     vector: &VersionVector,
 ) -> Result<VersionVector> {
+    let is_listed = keeping(snapshot, bucket).await? == Keeping::Listed;
     let mut complete = VersionVector::new();
-    for dot in vector.dots() {
+    for dot in vector.dots().filter(|dot| is_listed || dot.segment == *own) {
         let mut prefix = BytesMut::from(wanted_prefix(bucket).as_ref());
         prefix.put_slice(&dot.segment.0);
         let first = snapshot.scan(Space::Meta, KeyRange::prefix(&prefix), 1, false).await?.rows.into_iter().next();

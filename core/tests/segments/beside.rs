@@ -47,7 +47,7 @@ async fn write_beside_deltas(all: &Sites, name: &str, conflicts: ConflictPolicy)
                 let vector = site.bucket.vector().await.unwrap();
                 let delta = from.bucket.changes_since(&vector).await.unwrap();
                 deltas += u64::from(!delta.registers.is_empty());
-                site.bucket.apply(&delta, DataWanted::No).await.unwrap();
+                site.bucket.apply(&delta).await.unwrap();
             }
             deltas
         }));

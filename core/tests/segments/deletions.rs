@@ -69,7 +69,8 @@ async fn a_deleted_content_does_not_come_back_by_itself() {
     b.bucket.delete("x", DeleteOptions::default()).await.unwrap();
     a.pull(b).await;
     let delta = b.bucket.changes_since(&c.bucket.vector().await.unwrap()).await.unwrap();
-    c.bucket.apply(&delta, DataWanted::Yes).await.unwrap();
+    c.bucket.keep_data(true).await.unwrap();
+    c.bucket.apply(&delta).await.unwrap();
     assert_eq!(c.bucket.wanted(None, 10).await.unwrap(), []);
     for site in &sites {
         assert_eq!(site.shows().await.len(), 0);
@@ -96,9 +97,10 @@ async fn a_deleted_content_is_wanted_when_it_shows() {
     b.pull(a).await;
     a.bucket.link("x", "y").await.unwrap();
     b.bucket.delete("x", DeleteOptions::default()).await.unwrap();
+    c.bucket.keep_data(true).await.unwrap();
     for (from, paths) in [(b, &[][..]), (a, &[&b"y"[..]][..])] {
         let delta = from.bucket.changes_since(&c.bucket.vector().await.unwrap()).await.unwrap();
-        c.bucket.apply(&delta, DataWanted::Yes).await.unwrap();
+        c.bucket.apply(&delta).await.unwrap();
         let wanted = c.bucket.wanted(None, 10).await.unwrap();
         assert_eq!(wanted.iter().map(|w| w.path.clone().unwrap()).collect::<Vec<_>>(), paths);
     }

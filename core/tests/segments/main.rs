@@ -222,8 +222,13 @@ async fn data_is_wanted_until_it_arrives() {
     a.put("small", "inline", PutOptions::default()).await.unwrap();
     a.put("p/one", large(1), PutOptions::default()).await.unwrap();
     a.put("two", large(2), PutOptions::default()).await.unwrap();
+    // Names only at first: nothing of the other segment's is claimed. Then all data, what came before included.
     let delta = a.changes_since(&b.vector().await.unwrap()).await.unwrap();
-    b.apply(&delta, DataWanted::Yes).await.unwrap();
+    b.apply(&delta).await.unwrap();
+    assert_eq!(b.wanted(None, 10).await.unwrap(), []);
+    assert_eq!(b.data_vector().await.unwrap().get(&a.segment().id()), 0);
+    b.keep_data(true).await.unwrap();
+    assert_eq!(b.keeping().await.unwrap(), Keeping::Listed);
     let wanted = b.wanted(None, 10).await.unwrap();
     let paths: Vec<_> = wanted.iter().map(|w| w.path.clone().unwrap()).collect();
     assert_eq!(paths, ["p/one", "two"]);
@@ -234,7 +239,7 @@ async fn data_is_wanted_until_it_arrives() {
 
     // Again, and late: not wanted twice once it has come.
     b.data_arrived(&[wanted[0].key.clone()]).await.unwrap();
-    b.apply(&delta, DataWanted::Yes).await.unwrap();
+    b.apply(&delta).await.unwrap();
     assert_eq!(b.wanted(None, 10).await.unwrap()[..], wanted[1..]);
     assert_eq!(b.data_vector().await.unwrap().get(&at), wanted[1].dot.sequence - 1);
 
@@ -342,4 +347,27 @@ async fn a_version_retired_twice_counts_once() {
     let usage = a.usage().await.unwrap();
     assert_eq!(usage, b.usage().await.unwrap());
     assert_eq!(usage.old_bytes, "first".len() as u64);
+}
+
+/// A segment that was put back from an old copy is told so, and takes nothing in: the numbers it would give out next mean other changes elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_with_changes_that_this_segment_has_not_made_is_refused() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("old-copy", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0].bucket, &sites[1].bucket);
+    a.put("key", "value", PutOptions::default()).await.unwrap();
+    let mut delta = a.changes_since(&b.vector().await.unwrap()).await.unwrap();
+    let own = b.segment().id();
+    for register in &mut delta.registers {
+        if let DeltaRegister::Content(_, content) = register {
+            let mut beyond = content.clone();
+            let dot = tombolo_core::register::Dot::new(own, 1 << 40);
+            let version = content.value().cloned();
+            beyond.local_write(tombolo_core::register::Write { dot, stamp_time: 1, value: version }, &[]);
+            *content = beyond;
+        }
+    }
+    let refused = b.apply(&delta).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(b.get("key", GetOptions::default()).await.is_err());
 }

@@ -125,7 +125,7 @@ impl Site {
     }
 
     pub(crate) async fn apply(&self, delta: &Delta) {
-        self.bucket.apply(delta, DataWanted::No).await.unwrap();
+        self.bucket.apply(delta).await.unwrap();
         self.check("a delta").await;
     }
 

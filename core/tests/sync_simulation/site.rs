@@ -161,7 +161,7 @@ impl Site {
         if !self.look(at).await.dominates(&delta.from) {
             return Err("what comes before it is missing".into());
         }
-        self.bucket(at).apply(&delta, DataWanted::No).await.map_err(|error| error.to_string())?;
+        self.bucket(at).apply(&delta).await.map_err(|error| error.to_string())?;
         Ok(self.look(at).await)
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt, iter};
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_core::{Bucket, ChunkId, Error, Missing, Result, Wanted};
+use tombolo_core::{Bucket, ChunkId, Error, ErrorKind, Missing, Result, Wanted};
 
 /// Versions looked at together.
 const VERSIONS: usize = 256;
@@ -40,15 +40,18 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 
 /// One pass over all buckets that are to be here in full. Returns whether nothing is left to bring.
 async fn pass(hub: &Arc<Hub>) -> Result<bool> {
-    if hub.peers().is_empty() {
-        // Whoever connects wakes this.
-        return Ok(true);
-    }
     let mut is_complete = true;
     for info in hub.segment.catalog().all_buckets().await? {
-        if hub.wants_data(&info.path) {
-            // It may have gone meanwhile.
-            let Ok(bucket) = hub.segment.catalog().bucket_with_id(&info.id).await else { continue };
+        let bucket = match hub.segment.catalog().bucket_with_id(&info.id).await {
+            // It has gone meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            found => found?,
+        };
+        // The mode of a link may have changed.
+        let wants_data = hub.wants_data(&info.path);
+        bucket.keep_data(wants_data).await?;
+        // Whoever connects wakes this.
+        if wants_data && !hub.peers().is_empty() {
             is_complete &= bring_bucket(hub, &bucket).await?;
         }
     }

@@ -12,8 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tombolo_core::sync::{Action, Event, Machine, Piece, Terms};
 use tombolo_core::{
-    BucketId, CatalogName, Changed, DataWanted, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch,
-    VersionVector,
+    BucketId, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch, VersionVector,
 };
 
 /// Registers of one delta, at most.
@@ -340,10 +339,58 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
 async fn apply(hub: &Hub, bucket: &BucketId, payload: Payload) -> Result<VersionVector> {
     let (delta, _) = Delta::decode(payload.packed.unpack()?)?;
     let bucket = hub.segment.catalog().bucket_with_id(bucket).await?;
-    let data = if hub.wants_data(bucket.path()) { DataWanted::Yes } else { DataWanted::No };
-    bucket.apply(&delta, data).await?;
-    if data == DataWanted::Yes {
+    // What it was cut after must be here: else it would show before what it was written after (P7).
+    if !bucket.vector().await?.dominates(&delta.from) {
+        return Err(Error::new(ErrorKind::Precondition, "changes before these are not here"));
+    }
+    let wants_data = hub.wants_data(bucket.path());
+    bucket.keep_data(wants_data).await?;
+    bucket.apply(&delta).await?;
+    if wants_data {
         hub.wanted.notify_one();
     }
     bucket.vector().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, Invites, Links};
+    use tombolo_core::{BucketPolicy, CreateOptions, GetOptions, OpenOptions, PutOptions, Segment};
+
+    async fn hub(dir: &std::path::Path, name: &str) -> (Hub, tombolo_core::Bucket) {
+        let create = CreateOptions { name: name.into(), cluster: "C".into() };
+        let segment = Segment::create(dir.join(name), create, OpenOptions::default()).await.unwrap();
+        let path: tombolo_core::BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        let (dir, limits) = (segment.dir().to_owned(), Default::default());
+        let parts = (Identity::load_or_create(&dir), Links::open(&dir), Invites::open(&dir));
+        let (identity, links, invites) = (parts.0.unwrap(), parts.1.unwrap(), parts.2.unwrap());
+        (Hub::new(segment, identity, links, invites, limits, Vec::new(), 1, mpsc::channel(1).0), bucket)
+    }
+
+    /// P7: after a delta that was refused, the one behind it on the wire came first and was taken.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_delta_is_not_taken_before_what_it_was_cut_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let ((sender, from), (receiver, to)) = (hub(dir.path(), "a").await, hub(dir.path(), "b").await);
+        let payload = |delta: &Delta| {
+            let encoded = Bytes::from(delta.encode(&sender.segment.id()));
+            Payload { packed: Packed::pack(encoded), hold: None }
+        };
+        let start = to.vector().await.unwrap();
+        from.put("first", "1", PutOptions::default()).await.unwrap();
+        let first = from.changes_since(&start).await.unwrap();
+        from.put("second", "2", PutOptions::default()).await.unwrap();
+        let second = from.changes_since(&first.to).await.unwrap();
+        let id = second.bucket;
+        let refused = apply(&receiver, &id, payload(&second)).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Precondition);
+        assert!(to.get("second", GetOptions::default()).await.is_err());
+        for delta in [&first, &second] {
+            apply(&receiver, &id, payload(delta)).await.unwrap();
+        }
+        assert!(to.get("second", GetOptions::default()).await.is_ok());
+    }
 }

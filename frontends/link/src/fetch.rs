@@ -118,48 +118,51 @@ async fn ask(
     ids.iter().for_each(|id| named.put_slice(&id.0));
     let want = Want { request: 0, chunks: named.freeze(), is_interactive, hops };
     let (request, mut answers) = outbox.ask(want);
-    let mut stored = Vec::new();
+    // Kept until all of this answer is here: a chunk may come before the node that refers to it.
+    let import = hub.segment.chunk_import();
+    let mut waiting: HashSet<ChunkId> = ids.iter().copied().collect();
+    let mut brought = HashSet::new();
     let outcome = loop {
-        match timeout(STALL_TIMEOUT, answers.recv()).await {
-            Ok(Some(answer)) => {
-                for chunk in answer.chunks {
-                    match accept(ids, chunk) {
-                        Ok(chunk) => stored.push(chunk),
-                        Err(error) => {
-                            outbox.forget(request);
-                            peer.close("it sends chunks that nobody asked for");
-                            return Err(error);
-                        }
-                    }
-                }
-                if answer.is_last {
-                    break Ok(());
-                }
-            }
+        let answer = match timeout(STALL_TIMEOUT, answers.recv()).await {
+            Ok(Some(answer)) => answer,
             Ok(None) => break Err(Error::new(ErrorKind::Offline, "the connection ended before the answer did")),
             Err(_) => break Err(Error::new(ErrorKind::Offline, "the answer has stalled")),
+        };
+        let is_last = answer.is_last;
+        let stored = answer.chunks.into_iter().map(|chunk| accept(&mut waiting, chunk)).collect::<Result<Vec<_>>>();
+        let ids = stored.as_ref().map(|stored| stored.iter().map(|chunk| chunk.id).collect::<Vec<_>>());
+        let ids = ids.unwrap_or_default();
+        // Frame by frame, so that one frame of an answer is in memory, and its readers go on.
+        let imported = match stored {
+            Ok(stored) if stored.is_empty() => Ok(0),
+            Ok(stored) => import.import(stored).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = imported {
+            if matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Damaged) {
+                peer.close("it sends chunks that nobody asked for, or that are not what their names say");
+            }
+            break Err(error);
+        }
+        brought.extend(ids);
+        if is_last {
+            break Ok(());
         }
     };
     outbox.forget(request);
-    let brought: HashSet<ChunkId> = stored.iter().map(|chunk| chunk.id).collect();
-    if !stored.is_empty() {
-        if let Err(error) = hub.segment.import_chunks(stored).await {
-            if error.kind() == ErrorKind::Invalid {
-                peer.close("it sends chunks that are not what their names say");
-            }
-            return Err(error);
-        }
-        return Ok(brought);
+    // What has come is here, whatever became of the rest.
+    match outcome {
+        Err(error) if brought.is_empty() => Err(error),
+        _ => Ok(brought),
     }
-    outcome.map(|()| brought)
 }
 
-/// A chunk that was asked for, as the engine takes it; not verified yet.
-fn accept(ids: &[ChunkId], chunk: Chunk) -> Result<StoredChunk> {
+/// A chunk that was asked for and has not come yet, as the engine takes it; not verified.
+fn accept(waiting: &mut HashSet<ChunkId>, chunk: Chunk) -> Result<StoredChunk> {
     let bad = |what: &str| Error::damaged(format!("a chunk that was sent {what}"));
     let id = ChunkId::from_slice(&chunk.id)?;
-    if !ids.contains(&id) {
-        return Err(bad("was not asked for"));
+    if !waiting.remove(&id) {
+        return Err(bad("was not asked for, or comes twice"));
     }
     let codec = u8::try_from(chunk.codec).ok().and_then(Codec::from_byte);
     let codec = codec.ok_or_else(|| bad("is compressed in a way that this build does not know"))?;

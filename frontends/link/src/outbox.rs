@@ -36,7 +36,7 @@ struct Inner {
     bulk: mpsc::Sender<Bytes>,
     closed: watch::Sender<Option<String>>,
     /// Requests of ours on this connection that have not been answered in full.
-    requests: Mutex<HashMap<u64, mpsc::UnboundedSender<Chunks>>>,
+    requests: Mutex<HashMap<u64, mpsc::Sender<Chunks>>>,
     next_request: AtomicU64,
     rtt_us: AtomicU64,
     started: Instant,
@@ -87,9 +87,9 @@ impl Outbox {
     }
 
     /// Asks for chunks; the answers come by the receiver, which ends when the connection does.
-    pub(crate) fn ask(&self, mut want: wire::Want) -> (u64, mpsc::UnboundedReceiver<Chunks>) {
+    pub(crate) fn ask(&self, mut want: wire::Want) -> (u64, mpsc::Receiver<Chunks>) {
         let request = self.0.next_request.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(1);
         self.0.requests.lock().insert(request, sender);
         if self.is_closed() {
             self.0.requests.lock().clear();
@@ -104,15 +104,16 @@ impl Outbox {
         self.0.requests.lock().remove(&request);
     }
 
-    /// An answer has come. One that nobody waits for is dropped.
-    pub(crate) fn answered(&self, chunks: Chunks) {
-        let mut requests = self.0.requests.lock();
+    /// An answer has come. One that nobody waits for is dropped. Waits while whoever asked has not taken the one before.
+    pub(crate) async fn answered(&self, chunks: Chunks) {
         let (request, is_last) = (chunks.request, chunks.is_last);
-        if let Some(waiting) = requests.get(&request) {
-            let is_heard = waiting.send(chunks).is_ok();
-            if is_last || !is_heard {
-                requests.remove(&request);
-            }
+        let waiting = self.0.requests.lock().get(&request).cloned();
+        let is_heard = match waiting {
+            Some(waiting) => waiting.send(chunks).await.is_ok(),
+            None => return,
+        };
+        if is_last || !is_heard {
+            self.forget(request);
         }
     }
 

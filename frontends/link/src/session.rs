@@ -51,7 +51,7 @@ pub(crate) async fn read(
             match body {
                 Body::Ping(sent) => outbox.say(Body::Pong(sent), None),
                 Body::Pong(sent) => outbox.ponged(sent),
-                Body::Chunks(chunks) => outbox.answered(chunks),
+                Body::Chunks(chunks) => outbox.answered(chunks).await,
                 Body::Bye(reason) => {
                     let reason: String = reason.chars().take(500).collect();
                     return Err(Error::new(ErrorKind::Offline, format!("the other side ended it: {reason}")));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tombolo_core::sync::LaneStatus;
-use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Result, SegmentId, VersionVector, Wanted};
+use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Keeping, Result, SegmentId, VersionVector, Wanted};
 
 /// Missing versions that a status counts; there may be more.
 const COUNTED_MAX: usize = 10_000;
@@ -71,7 +71,7 @@ pub struct BucketStatus {
     pub missing_objects: u64,
     /// Their sizes together.
     pub missing_bytes: u64,
-    /// Whether counting stopped early.
+    /// Whether there may be more: counting stopped early, or what came by name before all data was to be here is still being listed.
     pub missing_is_more: bool,
     /// The first few.
     pub missing: Vec<MissingObject>,
@@ -114,7 +114,7 @@ pub struct PeerBucketStatus {
 impl BucketStatus {
     /// Whether every byte that is to be here is here.
     pub fn is_data_complete(&self) -> bool {
-        !self.wants_data || self.missing_objects == 0
+        !self.wants_data || self.missing_objects == 0 && !self.missing_is_more
     }
 }
 
@@ -197,7 +197,7 @@ async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
         wants_data,
         missing_objects: wanted.len() as u64,
         missing_bytes: wanted.iter().map(|version| version.size).sum(),
-        missing_is_more: wanted.len() == COUNTED_MAX,
+        missing_is_more: wanted.len() == COUNTED_MAX || wants_data && bucket.keeping().await? != Keeping::Listed,
         missing,
         peers: Vec::new(),
     })

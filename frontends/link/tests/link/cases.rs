@@ -175,3 +175,21 @@ async fn buckets_that_are_deleted_stay_so_unless_something_was_put_there() {
     sf.stop().await;
     ny.stop().await;
 }
+
+/// P8: names came without data while the link was so; from when all data is to be here, what is missing of those counts too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_names_becomes_a_whole_one() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    sf.put(DATA, "old", noise(7, 6 << 20)).await;
+    sf.link(&ny, Mode::Metadata).await;
+    ny.wait().await;
+    let object = ny.bucket(DATA).await.get("old", Default::default()).await.unwrap();
+    assert_eq!(object.local_bytes().await.unwrap().0, 0);
+    ny.door.set("sf", |link| link.mode = Mode::Full).await.unwrap();
+    ny.wait().await;
+    assert_eq!(object.local_bytes().await.unwrap(), (6 << 20, 6 << 20));
+    sf.stop().await;
+    assert_eq!(ny.get(DATA, "old").await.unwrap(), noise(7, 6 << 20));
+    ny.stop().await;
+}

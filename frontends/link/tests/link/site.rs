@@ -44,7 +44,14 @@ impl Site {
     pub(crate) async fn restart(self) -> Site {
         let address = self.door.addresses()[0];
         let (name, dir) = self.stop().await;
-        let segment = Segment::open(dir.path().join("data"), OpenOptions::default()).await.unwrap();
+        // Tasks that the door has ended let go of the directory when they are next looked at.
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        let segment = loop {
+            match Segment::open(dir.path().join("data"), OpenOptions::default()).await {
+                Err(error) if error.kind() == ErrorKind::Busy => looks.tick().await,
+                opened => break opened.unwrap(),
+            };
+        };
         Site::serve(&name, dir, segment, address).await
     }
 
