@@ -193,16 +193,16 @@ impl Bucket {
             )
         };
         let found = view.find(key).await?;
-        let current = match found.as_ref().map(|f| &f.shown) {
-            Some(Shown::File(file)) => {
+        let current = match found.as_ref().map(|f| (f, &f.shown)) {
+            Some((found, Shown::File(file))) => {
                 let row = view.node(&file.node).await?;
                 let write = row
                     .shown_content(file.content, view.rules())
                     .ok_or_else(|| Error::damaged(format!("'{}' has no content", String::from_utf8_lossy(key))))?;
-                let info = namespace::info(view.own(), key.clone(), file.node, write, &row, true)?;
+                let info = namespace::file_info(key.clone(), (&found.parent, &found.name), file, write, &row)?;
                 Some((info, write.value.as_ref().map(|v| v.content.clone())))
             }
-            Some(Shown::Directory { node, explicit: Some(object) }) => {
+            Some((_, Shown::Directory { node, explicit: Some(object) })) => {
                 let row = view.node(node).await?;
                 let info = namespace::directory_info(view.own(), key.clone(), *node, object, &row);
                 let content = row.content.value().map(|v| v.content.clone());
@@ -245,7 +245,7 @@ impl Bucket {
             )
             .with_marker(version));
         }
-        let mut info = namespace::info(view.own(), key.clone(), NodeId::ROOT, &write, &Default::default(), false)?;
+        let mut info = namespace::info(key.clone(), NodeId::ROOT, &write, &Default::default(), false)?;
         info.version = version;
         if let VersionId::Id { segment, .. } = version {
             info.segment = segment;
@@ -361,7 +361,8 @@ impl Bucket {
         self.settle_files().await;
         transact!(self.segment, txn, {
             self.require(&mut txn).await?;
-            namespace::set_tags(&mut txn, &self.state, &key, version, tags.clone()).await?
+            namespace::set_tags(&mut txn, &self.state, &key, version, tags.clone()).await?;
+            self.settle(&mut txn).await?;
         })?;
         self.head(&key, GetOptions { version, snapshot: None }).await
     }

@@ -152,7 +152,7 @@ impl Bucket {
             let row = view.node(&file.node).await?;
             let write =
                 row.shown_content(file.content, view.rules()).ok_or_else(|| Error::damaged("a file has no content"))?;
-            return namespace::info(view.own(), key, file.node, write, &row, true);
+            return namespace::file_info(key, (&parent, &to.name), &file, write, &row);
         }
         match view.shown(&parent, &with_slash(&to.name)).await? {
             Some(Shown::Directory { node, explicit }) => self.directory_stat(&view, key, node, explicit).await,
@@ -196,6 +196,9 @@ impl Bucket {
             self.require(&mut txn).await?;
             let number = self.state().number;
             let parent = self.parent(&mut txn, &to).await?;
+            if namespace::make_own_at(&mut txn, self.state(), &(parent, to.name.clone())).await? {
+                self.settle(&mut txn).await?;
+            }
             let file = txn.entry(number, &parent, &to.name).await?.shown.clone().filter(|_| !to.is_directory);
             let (name, shown) = match file {
                 Some(shown) => (to.name.clone(), Some(shown)),
@@ -242,8 +245,8 @@ impl Bucket {
             }
             out.push(match shown {
                 Shown::File(file) => DirEntry {
+                    node: file.identity(&node, &name),
                     name,
-                    node: file.node,
                     file_type: file.file_type,
                     size: file.size,
                     modified_ns: file.modified_ns,

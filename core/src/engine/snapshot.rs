@@ -148,7 +148,7 @@ impl Bucket {
                 let (directories, name) = namespace::split(key).place();
                 match shown {
                     Shown::File(file) => {
-                        if let Some(first) = nodes.get(&file.node).filter(|first| *first != key) {
+                        if let Some(first) = nodes.get(&file.node).filter(|first| *first != key && !file.is_apart) {
                             let from = namespace::split(first).place();
                             let parent = namespace::make_directories(&mut txn, self.state(), &from.0, true).await?;
                             let into = namespace::make_directories(&mut txn, self.state(), &directories, true).await?;
@@ -173,7 +173,7 @@ impl Bucket {
                         )
                         .await?;
                         cloned += 1;
-                        if row.names.len() > 1 {
+                        if row.names.len() > 1 && !file.is_apart {
                             nodes.insert(file.node, key.clone());
                         }
                     }

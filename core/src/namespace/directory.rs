@@ -480,25 +480,32 @@ pub async fn link(txn: &mut Txn, bucket: &BucketState, from: &Place, to: &Place)
     let Some(Shown::File(file)) = txn.entry(bucket.number, &from.0, &from.1).await?.shown.clone() else {
         return Err(Error::not_found(Subject::Key, format!("there is no file '{}'", String::from_utf8_lossy(&from.1))));
     };
+    let node = file.identity(&from.0, &from.1);
+    super::alias::make_own_at(txn, bucket, from).await?;
+    link_node(txn, bucket, &node, to).await
+}
+
+/// Gives the file `node` one more name.
+pub async fn link_node(txn: &mut Txn, bucket: &BucketState, node: &NodeId, to: &Place) -> Result<()> {
     if txn.entry(bucket.number, &to.0, &to.1).await?.shown.is_some() {
         return Err(Error::exists(Subject::Key, format!("'{}' exists", String::from_utf8_lossy(&to.1))));
     }
-    if file.content.is_some() {
-        return Err(Error::invalid("a conflict copy must be resolved (renamed or copied) before it can be linked"));
-    }
     let now = txn.now_ns();
-    let row = txn.edit_node(bucket.number, &file.node).await?;
+    let row = txn.edit_node(bucket.number, node).await?;
     if row.names.len() >= LINKS_MAX {
         return Err(Error::new(ErrorKind::Quota, format!("a file has at most {LINKS_MAX} names")).about(Subject::Link));
     }
+    let shown = super::show::plain_file(node, row, &bucket.rules()).filter(|_| !row.names.is_empty());
+    let shown =
+        shown.ok_or_else(|| Error::not_found(Subject::Node, format!("the file {node} has no name any more")))?;
     row.names.push(to.clone());
     row.names_changed_ns = now;
-    write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;
+    write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: *node, kind: EntryKind::File })).await?;
     txn.count(bucket.number, |u| {
         u.objects += 1;
-        u.logical_bytes += i64::try_from(file.size).unwrap_or(i64::MAX);
+        u.logical_bytes += i64::try_from(shown.size).unwrap_or(i64::MAX);
     });
-    txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown = Some(Shown::File(file));
+    txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown = Some(Shown::File(shown));
     txn.touch_directory(bucket.number, &to.0);
     show_parents(txn, bucket, to.0).await
 }
@@ -561,7 +568,7 @@ pub(super) async fn rescue(
         write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;
         txn.edit_entry(bucket.number, &from.0, &from.1).await?.shown = None;
         txn.edit_entry(bucket.number, &to.0, &to.1).await?.shown =
-            Some(Shown::File(ShownFile { content: None, ..file }));
+            Some(Shown::File(ShownFile { content: None, is_apart: false, ..file }));
         txn.touch_directory(bucket.number, &to.0);
         show_parents(txn, bucket, to.0).await?;
     } else {
@@ -570,9 +577,16 @@ pub(super) async fn rescue(
         let version = version.ok_or_else(|| Error::not_found(Subject::Key, "the conflict copy is gone"))?;
         // One of several contents becomes a file of its own.
         let version = Version { at: to.clone(), deleted: None, ..version };
+        let attributes = row.attributes.value().cloned();
         drop_copy(txn, bucket, from, &file, Goes::Rewritten).await?;
-        let node = super::write::fresh_node(txn);
+        // Whoever has the copy open, or knows its id, goes on with the file.
+        let node = if file.is_apart { file.identity(&from.0, &from.1) } else { super::write::fresh_node(txn) };
+        // Another segment may have made the same file of it.
+        txn.edit_node(bucket.number, &node).await?;
         super::write::show_new_file(txn, bucket, to, node, version).await?;
+        if let Some(attributes) = attributes {
+            super::write::edit_attributes(txn, bucket, &node, |value| *value = attributes).await?;
+        }
     }
     txn.touch_directory(bucket.number, &from.0);
     drop_empty_parents(txn, bucket, from.0, &from.1).await

@@ -87,6 +87,11 @@ pub fn homed_at(bucket: BucketNumber, parent: &NodeId, name: &[u8]) -> Bytes {
     key.freeze()
 }
 
+/// Derived: `[bucket]a[node]`, what a conflict copy is that goes by an id of its own.
+pub fn alias(bucket: BucketNumber, id: &NodeId) -> Bytes {
+    derived(bucket, b'a', id, b"")
+}
+
 fn derived(bucket: BucketNumber, kind: u8, node: &NodeId, name: &[u8]) -> Bytes {
     let mut key = BytesMut::with_capacity(21 + name.len());
     key.put_u32(bucket);

@@ -8,6 +8,7 @@
 //! * A file's node row lists exactly the entries that are live with it, and each of them shows its size, time and tag.
 //! * A directory that shows is either explicit or has something that shows below it.
 
+mod alias;
 mod bucket_watch;
 mod codec;
 mod content;
@@ -36,11 +37,13 @@ mod view;
 mod wanted;
 mod write;
 
+pub use alias::{is_copy, make_own, make_own_at, node_row, node_row_in};
 pub use bucket_watch::BucketWatch;
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
 pub use delta::{Delta, DeltaRegister, apply, vector};
 pub use directory::{
-    LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
+    LINKS_MAX, find_directory, keep_directory, link, link_node, make_directories, mkdir, rename_directory, rename_file,
+    rmdir,
 };
 pub use history::{find_kept, newest_kept};
 pub use keep::{Keeping, keep, keeping, keeping_row, list_page, listed};
@@ -62,8 +65,8 @@ pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_cont
 pub use view::{EntryCursor, Found, View};
 pub use wanted::{Wanted, data_arrived, data_vector, wanted, wanted_prefix};
 pub use write::{
-    NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, info, put, set_attributes,
-    set_modified, set_tags, show_modified,
+    NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, file_info, info, put,
+    set_attributes, set_modified, set_tags, show_modified,
 };
 
 use crate::id::{BucketId, NodeId, SegmentId};

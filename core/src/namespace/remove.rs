@@ -116,13 +116,13 @@ async fn check_condition(
         Some(Shown::File(file)) => {
             let row = txn.node(bucket.number, &file.node).await?;
             match row.shown_content(file.content, &bucket.rules()) {
-                Some(write) => Some(info(&crate::SegmentId::default(), key.clone(), file.node, write, row, true)?),
+                Some(write) => Some(info(key.clone(), file.node, write, row, true)?),
                 None => None,
             }
         }
         Some(Shown::Directory { node, explicit: Some(object) }) => {
             let row = txn.node(bucket.number, node).await?.clone();
-            Some(directory_info(txn.own(), key.clone(), *node, object, &row))
+            Some(directory_info(&crate::SegmentId::default(), key.clone(), *node, object, &row))
         }
         _ => None,
     };

@@ -31,6 +31,14 @@ pub enum Shown {
 }
 
 impl Shown {
+    /// The node that it is to whoever names things by their nodes, where it shows at a place.
+    pub fn identity(&self, parent: &NodeId, name: &[u8]) -> NodeId {
+        match self {
+            Shown::File(file) => file.identity(parent, name),
+            Shown::Directory { node, .. } => *node,
+        }
+    }
+
     /// The size of the object that shows; `None`: none does (an implied directory).
     pub fn object_size(&self) -> Option<u64> {
         match self {
@@ -80,6 +88,8 @@ pub struct ShownFile {
     pub node: NodeId,
     /// The content, if not the one that shows for the node (a conflict copy).
     pub content: Option<Dot>,
+    /// Whether it is a file by itself, because a change of its node is no change of it. See [`ShownFile::identity`].
+    pub is_apart: bool,
     /// Size of the content.
     pub size: u64,
     /// Modification time.
@@ -96,10 +106,19 @@ impl ShownFile {
         ShownFile {
             node,
             content,
+            is_apart: false,
             size: version.size,
             modified_ns: version.modified_ns,
             etag: version.etag.clone(),
             file_type: version.file_type,
+        }
+    }
+
+    /// The node that it is to whoever names files by their nodes, where it shows at `place`.
+    pub fn identity(&self, parent: &NodeId, name: &[u8]) -> NodeId {
+        match &self.content {
+            Some(dot) if self.is_apart => super::alias::id(&self.node, dot, parent, name),
+            _ => self.node,
         }
     }
 
@@ -224,7 +243,11 @@ impl EntryRow {
                 }
             }
             Some(Shown::File(file)) => {
-                out.push(if file.content.is_some() { 4 } else { 3 });
+                out.push(match (&file.content, file.is_apart) {
+                    (None, _) => 3,
+                    (Some(_), false) => 4,
+                    (Some(_), true) => 5,
+                });
                 out.extend_from_slice(&file.node.0);
                 if let Some(dot) = &file.content {
                     out.extend_from_slice(&dot.segment.0);
@@ -255,9 +278,9 @@ impl EntryRow {
                     etag: etag_from_bytes(&reader.bytes()?)?,
                 }),
             }),
-            3 | 4 => {
+            3..=5 => {
                 let node = NodeId(reader.array()?);
-                let content = if kind == 4 {
+                let content = if kind != 3 {
                     Some(Dot { segment: SegmentId(reader.array()?), sequence: reader.varint()? })
                 } else {
                     None
@@ -265,6 +288,7 @@ impl EntryRow {
                 Some(Shown::File(ShownFile {
                     node,
                     content,
+                    is_apart: kind == 5,
                     size: reader.varint()?,
                     modified_ns: i64::from_be_bytes(reader.array()?),
                     etag: etag_from_bytes(&reader.bytes()?)?,

@@ -21,6 +21,7 @@ use super::{BucketState, Place, is_directory_name};
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::kv::{KeyRange, Snapshot, Space};
+use crate::object::TimeNs;
 use crate::policy::ConflictPolicy;
 use crate::register::{Dot, Register, Write};
 use crate::tree::{self, ContentValue, DirectoryWish, EntryKind, EntryValue, FileWish, Rules};
@@ -125,13 +126,23 @@ pub(super) fn shown_file(row: &NodeRow, place: &tree::Place, file: &tree::ShownF
     let version = write.value.as_ref()?;
     let is_plain = file.is_main && file.conflict.is_none() && *place == file.place;
     let mut shown = ShownFile::of(file.node, (!is_plain).then_some(file.content), version);
-    if is_plain
-        && let Some((time, of)) = row.attributes.value().and_then(|a| a.modified_ns)
-        && of == version.modified_ns
-    {
-        shown.modified_ns = time;
+    shown.is_apart = !is_plain && (!file.is_main || file.entry.is_none());
+    if is_plain {
+        shown.modified_ns = modified_ns(row, version);
     }
     Some(Shown::File(shown))
+}
+
+/// When the content that shows for a node was modified: the time that was set by hand, or when it was written.
+fn modified_ns(row: &NodeRow, version: &Version) -> TimeNs {
+    let by_hand = row.attributes.value().and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns);
+    by_hand.map_or(version.modified_ns, |(time, _)| time)
+}
+
+/// What a file shows as under one of its names, if no other has that.
+pub(super) fn plain_file(node: &NodeId, row: &NodeRow, rules: &Rules) -> Option<ShownFile> {
+    let version = row.current_version(rules)?;
+    Some(ShownFile { modified_ns: modified_ns(row, version), ..ShownFile::of(*node, None, version) })
 }
 
 /// The object that an explicit directory shows as, where `now` shows so far.
@@ -569,7 +580,7 @@ impl Pass<'_> {
             return Ok(false);
         }
         let appears = now.is_some() != shown.is_some();
-        let is_other = node_of(now) != node_of(&shown);
+        let is_other = identity_of(now, directory, name) != identity_of(&shown, directory, name);
         self.txn.edit_entry(self.number, directory, name).await?.shown = shown;
         if is_other {
             self.txn.touch_directory(self.number, directory);
@@ -584,6 +595,10 @@ pub(super) fn node_of(shown: &Option<Shown>) -> Option<NodeId> {
         Shown::Directory { node, .. } => *node,
         Shown::File(file) => file.node,
     })
+}
+
+fn identity_of(shown: &Option<Shown>, directory: &NodeId, name: &[u8]) -> Option<NodeId> {
+    shown.as_ref().map(|shown| shown.identity(directory, name))
 }
 
 /// The contents of a file that has a name, the one that shows first.

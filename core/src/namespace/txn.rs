@@ -594,6 +594,18 @@ impl Txn {
                 writes.extend(new.map(|place| (Space::Derived, row(place), Some(Bytes::new()))));
             }
         }
+        let copies = self.entries.iter().filter(|(_, cell)| cell.is_dirty && cell.old.shown != cell.row.shown);
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for (key, cell) in copies {
+            let bucket = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+            let (parent, name) = keys::parse_entry(key)?;
+            let row = |shown: &Option<Shown>| {
+                super::alias::row(bucket, (&parent, name), shown.as_ref(), |dot| sequenced.number(&own, dot))
+            };
+            gone.extend(row(&cell.old.shown).map(|(key, _)| (Space::Derived, key, None)));
+            come.extend(row(&cell.row.shown).map(|(key, row)| (Space::Derived, key, Some(row))));
+        }
+        writes.extend(gone.into_iter().chain(come));
         seal(self.entries, &own, sequenced, snapshots, &mut writes)?;
         seal(self.nodes, &own, sequenced, snapshots, &mut writes)?;
         seal(self.history, &own, sequenced, snapshots, &mut writes)?;

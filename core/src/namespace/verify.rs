@@ -88,8 +88,19 @@ pub async fn verify(ledger: &Ledger, bucket: &BucketState) -> Result<Vec<String>
     for (node, row) in &whole.nodes {
         homed.extend(row.home.value().map(|(parent, name)| keys::homed(bucket.number, parent, name, node)));
     }
+    let mut copies: BTreeMap<Bytes, Bytes> = BTreeMap::new();
+    for ((parent, name), row) in &whole.entries {
+        copies.extend(super::alias::row(bucket.number, (parent, name), row.shown.as_ref(), |dot| dot));
+    }
     for (key, row) in whole.derived {
         match key.get(4) {
+            Some(b'a') => {
+                differ(
+                    format!("copy {key:?}"),
+                    format!("{row:?}"),
+                    format!("{:?}", copies.remove(&key).unwrap_or_default()),
+                );
+            }
             Some(b'c') => {
                 let (directory, name) = keys::parse_contention(&key)?;
                 if !name.is_empty() {
@@ -110,6 +121,9 @@ pub async fn verify(ledger: &Ledger, bucket: &BucketState) -> Result<Vec<String>
     }
     for (place, conflicts) in conflicts {
         differ(format!("conflicts at {}", text(&place)), "none".into(), format!("{conflicts:?}"));
+    }
+    for (key, row) in copies {
+        differ(format!("copy {key:?}"), "none".into(), format!("{row:?}"));
     }
     for (key, count) in counts {
         differ(format!("count {key:?}"), "none".into(), count.to_string());

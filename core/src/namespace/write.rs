@@ -73,7 +73,7 @@ pub async fn put(
             let row = txn.node(bucket.number, &file.node).await?.clone();
             let current = current_write(&row, bucket, &place.1)?;
             if !condition.is_empty() {
-                condition.check(Some(&info(txn.own(), key.clone(), file.node, current, &row, true)?))?;
+                condition.check(Some(&info(key.clone(), file.node, current, &row, true)?))?;
             }
             retire_current(txn, bucket, &place, current, policy.versioning).await?;
             if policy.versioning == Versioning::Suspended {
@@ -89,7 +89,7 @@ pub async fn put(
                 let row = txn.node(bucket.number, &copy.node).await?.clone();
                 let write = row.shown_content(copy.content, &bucket.rules());
                 let write = write.ok_or_else(|| Error::damaged("an entry shows a content that is gone"))?;
-                condition.check(Some(&info(txn.own(), key.clone(), copy.node, write, &row, true)?))?;
+                condition.check(Some(&info(key.clone(), copy.node, write, &row, true)?))?;
                 drop_copy(txn, bucket, &place, &copy, Goes::Rewritten).await?;
             } else {
                 condition.check(None)?;
@@ -152,7 +152,9 @@ pub(super) async fn show_new_file(
     write_entry(txn, bucket, &place.0, &place.1, Some(EntryValue { node, kind: EntryKind::File })).await?;
     txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown = Some(Shown::File(shown));
     let row = txn.new_node(bucket.number, &node);
-    row.names.push(place.clone());
+    if !row.names.contains(place) {
+        row.names.push(place.clone());
+    }
     row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version)), &[]);
     txn.count(bucket.number, |u| {
         u.objects += 1;
@@ -369,6 +371,7 @@ pub async fn set_tags(
     let (directories, name) = split(key).place();
     let parent = super::remove::find_hidden(txn, bucket, &directories).await?.ok_or_else(|| missing(Subject::Key))?;
     let place = (parent, name);
+    super::alias::make_own_at(txn, bucket, &place).await?;
     let node = match txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() {
         Some(Shown::File(file)) => Some(file.node),
         Some(Shown::Directory { node, explicit: Some(_) }) => Some(node),
@@ -414,14 +417,7 @@ pub(super) fn version_id(write: &Write<Version>) -> VersionId {
 }
 
 /// What doors hear about a version.
-pub fn info(
-    _own: &SegmentId,
-    key: Bytes,
-    node: NodeId,
-    write: &Write<Version>,
-    row: &NodeRow,
-    is_current: bool,
-) -> Result<ObjectInfo> {
+pub fn info(key: Bytes, node: NodeId, write: &Write<Version>, row: &NodeRow, is_current: bool) -> Result<ObjectInfo> {
     let version = write.value.as_ref().ok_or_else(|| Error::damaged("a tombstone was taken for a version"))?;
     let id = version_id(write);
     let attributes = row.attributes.value();
@@ -450,6 +446,21 @@ pub fn info(
     })
 }
 
+/// What doors hear about a file that shows at a place of `parent`.
+pub fn file_info(
+    key: Bytes,
+    (parent, name): (&NodeId, &[u8]),
+    file: &ShownFile,
+    write: &Write<Version>,
+    row: &NodeRow,
+) -> Result<ObjectInfo> {
+    let mut info = info(key, file.identity(parent, name), write, row, true)?;
+    if file.is_apart {
+        info.links = 1;
+    }
+    Ok(info)
+}
+
 /// When the entries of a directory last changed: `moved` as this segment saw it, unless a time was set by hand since; else when it was made.
 pub fn directory_modified_ns(row: &NodeRow, moved: Option<TimeNs>, made: TimeNs) -> TimeNs {
     let by_hand = row.attributes.value().and_then(|a| a.modified_ns);
@@ -470,7 +481,7 @@ pub fn directory_info(
     row: &NodeRow,
 ) -> ObjectInfo {
     if let Some(write) = row.content.shown().filter(|w| w.value.is_some())
-        && let Ok(mut info) = info(own, key.clone(), node, write, row, true)
+        && let Ok(mut info) = info(key.clone(), node, write, row, true)
     {
         info.file_type = FileType::Directory;
         info.modified_ns = object.modified_ns;

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
 
 mod beside;
+mod copies;
 mod decisions;
 mod deletions;
 mod site;

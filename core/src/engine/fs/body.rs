@@ -19,9 +19,8 @@ use super::hold::Hold;
 use super::overlay::{Data, HeldContent, Overlay, Piece};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
-use crate::kv::Space;
 use crate::manifest::{CONTENT_BYTES_MAX, Manifest, Source};
-use crate::namespace::{Content, NodeRow, keys};
+use crate::namespace::{self, Content};
 use crate::object::{Attributes, FileType, TimeNs};
 use crate::register::Dot;
 use bytes::Bytes;
@@ -303,11 +302,9 @@ impl Loaded {
         // A collection that starts now waits until the content is registered as open.
         let _gate = bucket.contents().readers_gate.read().await;
         let looked_at = segment.ledger().published();
-        let key = keys::node(bucket.state().number, node);
-        let Some(row) = segment.store().get(Space::Nodes, &key).await? else {
+        let Some(row) = namespace::node_row(segment.ledger(), bucket.state(), node).await? else {
             return Ok(None);
         };
-        let row = NodeRow::decode(row, &segment.id())?;
         let shown = row.current(&bucket.state().rules()).filter(|_| !row.names.is_empty());
         let Some((dot, version)) = shown.and_then(|write| write.value.as_ref().map(|version| (write.dot, version)))
         else {

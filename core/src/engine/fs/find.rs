@@ -44,13 +44,6 @@ pub(super) fn with_slash(name: &[u8]) -> Bytes {
     out.freeze()
 }
 
-pub(super) fn node_of(shown: &Shown) -> NodeId {
-    match shown {
-        Shown::File(file) => file.node,
-        Shown::Directory { node, .. } => *node,
-    }
-}
-
 fn missing(name: &[u8]) -> Error {
     Error::not_found(Subject::Key, format!("there is no '{}'", String::from_utf8_lossy(name)))
 }
@@ -117,8 +110,8 @@ impl FileSystem {
         }
         // The entry may be renamed or removed before its node is read.
         for _ in 0..LOOKUPS_MAX {
-            let (_, shown) = self.find(Rows::Now(self), directory, name).await?.ok_or_else(|| missing(name))?;
-            match self.attributes(&node_of(&shown)).await {
+            let (stored, shown) = self.find(Rows::Now(self), directory, name).await?.ok_or_else(|| missing(name))?;
+            match self.attributes(&shown.identity(directory, &stored)).await {
                 Err(error) if error.subject() == Subject::Node => {}
                 other => return other,
             }
@@ -172,11 +165,8 @@ impl FileSystem {
     }
 
     pub(super) async fn node_row(&self, node: &NodeId) -> Result<NodeRow> {
-        let store = self.bucket.segment().store();
-        match store.get(Space::Nodes, &keys::node(self.bucket.state().number, node)).await? {
-            Some(row) => NodeRow::decode(row, &self.bucket.segment().id()),
-            None => Err(gone(node)),
-        }
+        let row = namespace::node_row(self.bucket.segment().ledger(), self.bucket.state(), node).await?;
+        row.ok_or_else(|| gone(node))
     }
 
     /// The target of a symbolic link.
@@ -223,7 +213,7 @@ impl FileSystem {
         for (at, (stored, shown)) in found.iter().enumerate() {
             let rest = found.get(at + 1..).unwrap_or_default();
             let is_shadowed = !is_directory_name(stored) && is_followed(&view, directory, stored, rest, is_end).await?;
-            let node = node_of(shown);
+            let node = shown.identity(directory, stored);
             let attributes = match with_attributes {
                 true => match self.attributes(&node).await {
                     Ok(attributes) => Some(attributes),

@@ -126,8 +126,8 @@ impl FileSystem {
             self.start(&mut txn).await?;
             let parent = self.directory_in(&mut txn, directory).await?;
             caller.must(&parent, Access::EXECUTE)?;
-            if let Some((_, shown)) = self.find(Rows::In(&mut txn), directory, name).await? {
-                let there = self.attributes_in(&mut txn, &super::find::node_of(&shown)).await?;
+            if let Some((stored, shown)) = self.find(Rows::In(&mut txn), directory, name).await? {
+                let there = self.attributes_in(&mut txn, &shown.identity(directory, &stored)).await?;
                 (self.taken(&mut txn, there, mode, name).await?, parent, false)
             } else {
                 caller.must(&parent, Access::CHANGE)?;
@@ -167,7 +167,7 @@ impl FileSystem {
         let is_same = match mode {
             Some(CreateMode::Unchecked) => there.file_type == FileType::Regular,
             Some(CreateMode::Exclusive(verifier)) => {
-                let row = txn.node(self.bucket.state().number, &there.node).await?;
+                let row = namespace::node_row_in(txn, self.bucket.state(), &there.node).await?;
                 let kept = row.attributes.value().and_then(|value| value.attributes.xattrs.get(VERIFIER));
                 kept.is_some_and(|kept| kept[..] == verifier)
             }
@@ -240,10 +240,10 @@ impl FileSystem {
             }
             caller.must(&parent, Access::CHANGE)?;
             let stored = names::new(name)?;
-            let from = txn.node(state.number, node).await?.names.first().cloned().ok_or_else(|| gone(node))?;
+            self.own_in(&mut txn, node).await?;
             let policy = state.policy();
             txn.limit(state.number, policy.quota_bytes, policy.quota_objects);
-            namespace::link(&mut txn, state, &from, &(*directory, stored)).await?;
+            namespace::link_node(&mut txn, state, node, &(*directory, stored)).await?;
             self.bucket.settle(&mut txn).await?;
             (self.attributes_in(&mut txn, node).await?, parent)
         })?;

@@ -2,6 +2,7 @@
 
 use super::body::file_id;
 use super::{FileAttributes, FileSystem};
+use crate::engine::transact;
 use crate::error::{Error, Result, Subject};
 use crate::id::NodeId;
 use crate::kv::Space;
@@ -18,8 +19,8 @@ impl FileSystem {
         self.bucket.alive()?;
         let state = self.bucket.state();
         let store = self.bucket.segment().store();
-        let row = match store.get(Space::Nodes, &keys::node(state.number, node)).await? {
-            Some(row) => NodeRow::decode(row, &self.bucket.segment().id())?,
+        let row = match namespace::node_row(self.bucket.segment().ledger(), state, node).await? {
+            Some(row) => row,
             None if *node == NodeId::ROOT => NodeRow::default(),
             None => return self.without_name(node),
         };
@@ -54,11 +55,31 @@ impl FileSystem {
     /// The same inside a transaction, whose commit then depends on the node. A directory's times are only observed.
     pub(super) async fn attributes_in(&self, txn: &mut Txn, node: &NodeId) -> Result<FileAttributes> {
         let number = self.bucket.state().number;
-        let row = txn.node(number, node).await?.clone();
+        let row = namespace::node_row_in(txn, self.bucket.state(), node).await?;
         let moved = if is_directory(node, &row) { txn.observe_directory(number, node).await? } else { None };
         let below = if is_directory(node, &row) { self.directories_in(node).await? } else { 0 };
         let attributes = self.of_rows(node, &row, moved).ok_or_else(|| gone(node))?;
         Ok(self.as_written(FileAttributes { links: attributes.links + below, ..attributes }))
+    }
+
+    /// What is about to be changed, if it is a conflict copy, becomes a file of its own.
+    pub(super) async fn own_in(&self, txn: &mut Txn, node: &NodeId) -> Result<()> {
+        if namespace::make_own(txn, self.bucket.state(), node).await? {
+            self.bucket.settle(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// The same, in a transaction of its own.
+    pub(super) async fn own(&self, node: &NodeId) -> Result<()> {
+        if !namespace::is_copy(self.bucket.segment().ledger(), self.bucket.state(), node).await? {
+            return Ok(());
+        }
+        transact!(self.bucket.segment(), txn, {
+            self.start(&mut txn).await?;
+            self.own_in(&mut txn, node).await?;
+        })?;
+        Ok(())
     }
 
     /// A directory inside a transaction.

@@ -75,6 +75,11 @@ impl FileSystem {
     /// Opens a regular file. [`ErrorKind::Denied`] if the caller may not read or write it.
     pub async fn open(&self, caller: &Caller, node: &NodeId, flags: OpenFlags) -> Result<OpenFile> {
         let nodes = self.bucket.segment().open_nodes().clone();
+        let wanted = Access { read: flags.read, write: flags.write || flags.truncate, execute: false };
+        let is_checked = flags.is_granted || caller.uid == 0;
+        if wanted.write && (is_checked || self.access(caller, node, wanted).await? == wanted) {
+            self.own(node).await?;
+        }
         let body = nodes.open(&self.bucket, node).await?;
         // From here on dropping the handle releases the body.
         let file = OpenFile {
@@ -85,11 +90,8 @@ impl FileSystem {
             caller: caller.clone(),
             flags,
         };
-        if !flags.is_granted && caller.uid != 0 {
-            let wanted = Access { read: flags.read, write: flags.write || flags.truncate, execute: false };
-            if self.access(caller, node, wanted).await? != wanted {
-                return Err(Error::new(ErrorKind::Denied, "the file's mode does not let this caller open it so"));
-            }
+        if !is_checked && self.access(caller, node, wanted).await? != wanted {
+            return Err(Error::new(ErrorKind::Denied, "the file's mode does not let this caller open it so"));
         }
         if flags.truncate {
             file.clear_privileges().await?;

@@ -53,6 +53,7 @@ impl FileSystem {
             let before = self.attributes_in(&mut txn, node).await?;
             check_guard(&before, guard)?;
             may_set(caller, &before, &set)?;
+            self.own_in(&mut txn, node).await?;
             let now = txn.now_ns();
             let mode = new_mode(caller, &before, &set);
             let modified = time(set.modified, now);
@@ -95,6 +96,7 @@ impl FileSystem {
             let without = SetAttributes { mode: Some(cleared(before.mode)), ..SetAttributes::default() };
             self.set_rest(&Caller::root(), &before.node, without, None).await?;
         }
+        self.own(&before.node).await?;
         let nodes = self.bucket.segment().open_nodes();
         nodes.truncate(&self.bucket, &before.node, size, self.is_durable, self.origin).await
     }

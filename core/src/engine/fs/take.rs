@@ -1,6 +1,6 @@
 //! Taking names away, and moving them.
 
-use super::find::{Entry, Rows, node_of, with_slash};
+use super::find::{Entry, Rows, with_slash};
 use super::make::entries_changed;
 use super::{Access, Caller, DirectoryChange, FileAttributes, FileSystem, RenameMode, names};
 use crate::engine::transact;
@@ -21,7 +21,7 @@ impl FileSystem {
             let parent = self.directory_in(&mut txn, directory).await?;
             caller.must(&parent, Access::EXECUTE)?;
             let (stored, shown) = self.must_find(&mut txn, directory, name).await?;
-            let there = self.attributes_in(&mut txn, &node_of(&shown)).await?;
+            let there = self.attributes_in(&mut txn, &shown.identity(directory, &stored)).await?;
             caller.must_take(&parent, &there)?;
             if there.file_type == FileType::Directory {
                 return Err(Error::invalid("it is a directory; rmdir removes it").about(Subject::IsDirectory));
@@ -65,7 +65,7 @@ impl FileSystem {
             let parent = self.directory_in(&mut txn, directory).await?;
             caller.must(&parent, Access::EXECUTE)?;
             let (stored, shown) = self.must_find(&mut txn, directory, name).await?;
-            let there = self.attributes_in(&mut txn, &node_of(&shown)).await?;
+            let there = self.attributes_in(&mut txn, &shown.identity(directory, &stored)).await?;
             caller.must_take(&parent, &there)?;
             super::node::must_be_directory(&there)?;
             namespace::rmdir(&mut txn, self.bucket.state(), directory, &stored).await?;
@@ -88,9 +88,9 @@ impl FileSystem {
         }
         let nodes = self.bucket.segment().open_nodes();
         if nodes.has_closed()
-            && let Some((_, shown)) = self.find(Rows::Now(self), from.0, from.1).await?
+            && let Some((stored, shown)) = self.find(Rows::Now(self), from.0, from.1).await?
         {
-            nodes.settle_node(self.bucket.state().number, &node_of(&shown)).await?;
+            nodes.settle_node(self.bucket.state().number, &shown.identity(from.0, &stored)).await?;
         }
         let ((parents, lost, directories), sequenced) = transact!(self.bucket.segment(), txn, {
             self.start(&mut txn).await?;
@@ -98,11 +98,11 @@ impl FileSystem {
             caller.must(&parents.0, Access::EXECUTE)?;
             caller.must(&parents.1, Access::EXECUTE)?;
             let source = self.must_find(&mut txn, from.0, from.1).await?;
-            let moved = self.attributes_in(&mut txn, &node_of(&source.1)).await?;
+            let moved = self.attributes_in(&mut txn, &source.1.identity(from.0, &source.0)).await?;
             let target = self.find(Rows::In(&mut txn), to.0, to.1).await?;
             caller.must_take(&parents.0, &moved)?;
             let replaced = match &target {
-                Some((_, shown)) => Some(self.attributes_in(&mut txn, &node_of(shown)).await?),
+                Some((stored, shown)) => Some(self.attributes_in(&mut txn, &shown.identity(to.0, stored)).await?),
                 None => None,
             };
             match &replaced {
@@ -166,7 +166,9 @@ impl FileSystem {
     ) -> Result<Option<FileAttributes>> {
         let is_directory = matches!(source.1, Shown::Directory { .. });
         match &target {
-            Some((_, shown)) if node_of(shown) == node_of(&source.1) => return Ok(None),
+            Some((stored, shown)) if shown.identity(to.0, stored) == source.1.identity(from, &source.0) => {
+                return Ok(None);
+            }
             Some((_, Shown::Directory { .. })) if !is_directory => {
                 return Err(Error::invalid("a directory is in the way").about(Subject::IsDirectory));
             }
@@ -194,7 +196,7 @@ impl FileSystem {
 
     async fn exchange(&self, txn: &mut Txn, a: (NodeId, Entry), b: (NodeId, Entry)) -> Result<()> {
         let ((a_parent, (a_name, a_shown)), (b_parent, (b_name, b_shown))) = (a, b);
-        if node_of(&a_shown) == node_of(&b_shown) {
+        if a_shown.identity(&a_parent, &a_name) == b_shown.identity(&b_parent, &b_name) {
             return Ok(());
         }
         let is_directory = |shown: &Shown| matches!(shown, Shown::Directory { .. });

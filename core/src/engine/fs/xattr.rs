@@ -158,6 +158,7 @@ impl FileSystem {
                 let error = Error::new(ErrorKind::Denied, format!("'{name}' can't be set on this"));
                 return Err(error.about(Subject::Owner));
             }
+            self.own_in(&mut txn, node).await?;
             let row = txn.node(state.number, node).await?;
             if row.names.is_empty() && there.file_type != FileType::Directory {
                 return Err(gone(node));
