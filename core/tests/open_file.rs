@@ -250,6 +250,29 @@ async fn a_sequential_write_makes_the_chunks_of_a_put() {
     assert!(all(&file).await == data);
 }
 
+/// The kernel sends what was written in order by several requests at once, which overtake each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_overtake_each_other_make_the_chunks_of_a_put() {
+    const REQUEST: usize = 256 << 10;
+    let world = world().await;
+    let data = noise(40 << 20, 11);
+    world.bucket.put("g", data.clone(), PutOptions::default()).await.unwrap();
+    let chunks = world.segment.status().await.unwrap().chunks;
+    let file = create(&world.bucket, "f").await;
+    let mut requests: Vec<usize> = (0..data.len()).step_by(REQUEST).collect();
+    for (n, window) in requests.chunks_mut(12).enumerate() {
+        let by = n % window.len();
+        window.rotate_left(by);
+        window.swap(0, n % 4);
+    }
+    for offset in requests {
+        file.write_at(offset as u64, data.slice(offset..offset + REQUEST)).await.unwrap();
+    }
+    file.fsync().await.unwrap();
+    assert_eq!(world.segment.status().await.unwrap().chunks, chunks, "the writes brought nothing new");
+    assert!(all(&file).await == data);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_a_name_lives_on_and_leaves_nothing() {
     let world = world().await;

@@ -73,6 +73,8 @@ pub(super) struct State {
     /// The last change that is in the node's version.
     pub(super) saved_stamp: u64,
     pub(super) saved_size: u64,
+    /// Where the file began to grow since then.
+    pub(super) grows_from: u64,
     /// When the content was last changed.
     pub(super) written_ns: TimeNs,
     /// The modification time, if it was set by hand after that.
@@ -164,6 +166,7 @@ impl State {
         self.change(now_ns);
         self.overlay.clear(size..u64::MAX);
         self.limit = self.limit.min(size);
+        self.grows_from = self.grows_from.min(size);
         self.fold_limit = self.fold_limit.map(|limit| limit.min(size));
         self.size = size;
     }
@@ -359,6 +362,7 @@ impl Body {
                 stamp: 0,
                 saved_stamp: 0,
                 saved_size: size,
+                grows_from: size,
                 written_ns: loaded.modified_ns,
                 by_hand_ns: None,
                 changed_ns: loaded.modified_ns,
@@ -418,6 +422,7 @@ impl Body {
             state.working = loaded.working();
             state.size = state.working.size();
             state.saved_size = state.size;
+            state.grows_from = state.size;
             state.limit = state.size;
             state.hole_bytes = loaded.hole_bytes;
             state.written_ns = loaded.modified_ns;

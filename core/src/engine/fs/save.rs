@@ -116,6 +116,7 @@ impl Body {
         state.session = None;
         state.saved_stamp = moment.stamp;
         state.saved_size = size;
+        state.grows_from = size.min(state.size);
         state.unsaved_since_ns = state.is_unsaved().then(|| self.now_ns());
         state.version = Dot {
             segment: segment.id(),

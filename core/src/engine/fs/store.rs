@@ -1,8 +1,8 @@
 //! Putting written bytes into chunks, and chunks into manifests, beside further writes.
 //!
 //! A long run is cut as the bucket cuts streams, from where it begins. While the file is still being written the run's last chunk, which has
-//! not ended yet, stays in memory: so a file that is written from start to end gets the chunks that a streamed upload gets. Short runs become chunks as
-//! they are.
+//! not ended yet, stays in memory, and so does what lies behind a gap of a growing file (requests of one writer overtake each other): so a file that is written from
+//! start to end gets the chunks that a streamed upload gets. Short runs become chunks as they are.
 
 use super::super::contents::{Contents, Session};
 use super::super::pool::received;
@@ -24,6 +24,8 @@ use tokio::sync::oneshot;
 
 /// Bytes that are cut in one go.
 const BLOCK_BYTES: usize = 1 << 20;
+/// How many times as much as is stored at a time may wait for writes that were overtaken.
+const WAITING_FACTOR: u64 = 2;
 /// Chunks of one file that may wait to be stored, in bytes.
 const WINDOW_BYTES: usize = 8 << 20;
 /// How many chunk rows are committed ahead of the version.
@@ -101,15 +103,37 @@ impl Body {
     async fn store_runs(&self, all: bool) -> Result<()> {
         let (runs, last_end) = {
             let state = self.state();
-            (state.overlay.memory_runs(), state.last_end)
+            let is_open =
+                |edge: u64, beside: Range<u64>| edge > state.grows_from && !state.overlay.gaps(beside).is_empty();
+            let open = |run: Range<u64>| {
+                let begins = is_open(run.start, run.start.saturating_sub(1)..run.start);
+                let ends = is_open(run.end, run.end..run.end + 1);
+                (run, begins, ends)
+            };
+            let runs: Vec<_> = state.overlay.memory_runs().into_iter().map(open).collect();
+            (runs, state.last_end)
         };
-        for run in runs {
+        // What waits for what comes before or after it.
+        let mut room = self.bucket.segment().open_nodes().stored_bytes * WAITING_FACTOR;
+        let tail_max = match self.bucket.state().policy().chunking {
+            Chunking::Content(average) => 4 * u64::from(average),
+            Chunking::Fixed(bytes) => bytes.into(),
+        };
+        for (run, is_begin_open, is_end_open) in runs {
+            let length = run.end - run.start;
+            if !all && is_begin_open && length <= room {
+                room -= length;
+                continue;
+            }
+            let tail = length.min(tail_max);
+            let stays = !all && is_end_open && tail <= room;
+            room -= if stays { tail } else { 0 };
+            let ends = all || !stays && run.end != last_end;
             let (pieces, stamp, session) = {
                 let mut state = self.state();
                 let session = state.session(&self.bucket);
                 (state.overlay.snapshot_of(run.clone()), state.stamp, session)
             };
-            let ends = all || run.end != last_end;
             self.store_run(memory(pieces, &run), &session, stamp, ends).await?;
             if session.len() >= ROWS_AHEAD {
                 self.bucket.segment().commit_rows(&session).await?;
