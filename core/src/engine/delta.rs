@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::id::{BucketId, SegmentId};
 use crate::kv::Space;
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Keeping, Resolution, Txn, Wanted};
+use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Keeping, Resolution, Summary, Txn, Wanted};
 use crate::policy::BucketPolicy;
 use crate::register::VersionVector;
 use bytes::Bytes;
@@ -190,6 +190,16 @@ impl Bucket {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// The bucket at this instant, to be compared with what another segment has.
+    pub async fn summary(&self) -> Result<Summary> {
+        self.settle_files().await;
+        let view = self.view(None).await?;
+        let (ledger, number) = (self.segment().ledger(), self.state().number);
+        let vector = namespace::vector(ledger, view.store_snapshot(), number).await?;
+        let effective = namespace::effective_vector(ledger, view.store_snapshot(), number).await?;
+        Ok(Summary::new(view, vector, effective))
     }
 
     /// All that differs between what the bucket's registers show and what its derived rows say, a line for each: empty, or something is wrong. Derives

@@ -10,6 +10,7 @@
 
 mod bucket_watch;
 mod codec;
+mod compare;
 mod content;
 mod contention;
 mod cut;
@@ -29,6 +30,7 @@ mod replace;
 mod resolve;
 mod rows;
 mod show;
+mod summary;
 mod txn;
 mod verify;
 mod version;
@@ -37,8 +39,9 @@ mod wanted;
 mod write;
 
 pub use bucket_watch::BucketWatch;
+pub use compare::{Comparison, Counterpart, Difference, Held, RANGES_MAX, compare};
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
-pub use delta::{Delta, DeltaRegister, apply, vector};
+pub use delta::{Delta, DeltaRegister, apply, effective_vector, vector};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
@@ -56,6 +59,7 @@ pub use rows::{
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
+pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};

@@ -292,6 +292,8 @@ fn admit(
         traffic: hub.traffic(&id),
         cuts: Arc::new(Semaphore::new(CUTS_MAX)),
         deltas: Arc::new(Semaphore::new(hub.limits.delta_bytes)),
+        version: greeting.version_max.min(*wire::VERSIONS.end()),
+        comparing: Default::default(),
         paced: Default::default(),
     });
     hub.register(&peer)?;

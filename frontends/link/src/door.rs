@@ -6,7 +6,7 @@ use crate::invite::{Code, Invite, InviteOptions, Invites};
 use crate::links::{Link, Links};
 use crate::scope::Scope;
 use crate::status::{self, SyncStatus};
-use crate::{Identity, bring, driver, fetch};
+use crate::{Identity, Verified, bring, compare, driver, fetch};
 use rand::Rng;
 use std::collections::HashSet;
 use std::future::Future;
@@ -23,6 +23,9 @@ use tombolo_core::{BucketId, Error, ErrorKind, Result, Segment, SegmentId, Subje
 const INPUTS_MAX: usize = 256;
 /// How often a wait looks whether it is over, when nothing tells it to.
 const WAIT_STEP: Duration = Duration::from_millis(20);
+
+/// Far enough to be never.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How to open the door.
 #[derive(Debug, Clone, Default)]
@@ -163,11 +166,16 @@ impl LinkDoor {
         status::read(&self.hub).await
     }
 
+    /// Compares each bucket that `scope` covers with each linked segment that carries it, by summaries: what goes over the link is in proportion to what differs. Changes
+    /// may be under way until `limit`; after that the answer names them.
+    pub async fn verify(&self, scope: &Scope, limit: Duration) -> Result<Vec<Verified>> {
+        compare::verify(&self.hub, scope, Instant::now() + limit.min(FOREVER)).await
+    }
+
     /// Returns when all that the linked segments had at the call, of what `scope` covers, is here: names, and data where it is to be here.
     /// [`ErrorKind::Offline`] if that is not so within `limit`; the message says what is missing.
     pub async fn wait(&self, scope: &Scope, limit: Option<Duration>) -> Result<()> {
-        // Far enough to be never.
-        let deadline = Instant::now() + limit.unwrap_or(Duration::from_secs(10 * 365 * 24 * 3600));
+        let deadline = Instant::now() + limit.unwrap_or(FOREVER);
         let mut waiting = JoinSet::new();
         for link in self.hub.links.list() {
             if link.direction.receives() && !link.scope.intersect(scope).is_empty() {

@@ -96,6 +96,9 @@ pub(crate) struct Peer {
     pub(crate) cuts: Arc<Semaphore>,
     /// Bytes of deltas that came and were not taken in.
     pub(crate) deltas: Arc<Semaphore>,
+    /// The highest version of the protocol that both speak.
+    pub(crate) version: u32,
+    pub(crate) comparing: crate::compare::Comparing,
     /// When the next bulk bytes may go, if the link has a rate.
     pub(crate) paced: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
@@ -128,6 +131,7 @@ pub(crate) struct Hub {
     problems: Mutex<HashMap<SegmentId, String>>,
     pub(crate) input: mpsc::Sender<Input>,
     pub(crate) bulk: Bulk,
+    pub(crate) rates: crate::rate::Rates,
     /// Data may have become wanted, or available.
     pub(crate) wanted: Notify,
     /// Why versions' data could not be brought, by their keys.
@@ -159,6 +163,7 @@ impl Hub {
             problems: Mutex::default(),
             input,
             bulk: Bulk::default(),
+            rates: Default::default(),
             wanted: Notify::new(),
             failures: Mutex::default(),
         }

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod bring;
+mod compare;
 mod dial;
 mod door;
 mod driver;
@@ -29,17 +30,20 @@ pub mod identity;
 pub mod invite;
 pub mod links;
 mod outbox;
+mod rate;
 pub mod scope;
 mod session;
 pub mod status;
 pub mod tls;
 pub mod wire;
 
+pub use compare::{Outcome, Verified};
 pub use dial::AcceptOptions;
 pub use door::{LinkDoor, LinkOptions};
 pub use hub::LinkLimits;
 pub use identity::{Fingerprint, Identity};
 pub use invite::{Code, Invite, InviteOptions, Invites};
 pub use links::{Direction, Link, Links, Mode};
+pub use rate::Rate;
 pub use scope::Scope;
 pub use status::{BucketStatus, LinkStatus, MissingObject, PeerBucketStatus, SyncStatus};

@@ -37,6 +37,7 @@ pub(crate) async fn read(
             received = &mut reading => received?,
             _ = pings.tick() => {
                 outbox.ping();
+                peer.comparing.expire();
                 continue;
             }
             Some(_) = answering.join_next() => continue,
@@ -67,6 +68,19 @@ pub(crate) async fn read(
                         if let Err(error) = answer(&hub, &peer, &outbox, want).await {
                             tracing::debug!(peer = peer.name, %error, "a request for chunks was not answered");
                         }
+                    });
+                }
+                Body::Compared(answer) if is_control => peer.comparing.answered(answer),
+                Body::Compare(question) if is_control => {
+                    let permit = tokio::select! {
+                        permit = answers.clone().acquire_owned() => permit,
+                        reason = outbox.closed() => return Err(Error::new(ErrorKind::Offline, reason)),
+                    };
+                    let (hub, peer) = (hub.clone(), peer.clone());
+                    answering.spawn(async move {
+                        let _permit = permit;
+                        let answer = crate::compare::answer(&hub, &peer, question).await;
+                        peer.say(Body::Compared(answer));
                     });
                 }
                 body if is_control => names(hub, peer, body, bytes).await?,

@@ -2,7 +2,9 @@
 
 use crate::hosted::{Hosted, no_daemon};
 use crate::quantity::parse_size;
-use crate::wire::{BucketSyncRecord, CodeRecord, Frame, InviteRecord, LinkOperation, LinkRecord, SecretText, encode};
+use crate::wire::{
+    BucketSyncRecord, CodeRecord, Frame, InviteRecord, LinkOperation, LinkRecord, SecretText, VerifiedRecord, encode,
+};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +91,16 @@ pub(super) async fn execute(
             }
             let links = links(segment, door).await?.list();
             encode(&links.into_iter().map(|link| LinkRecord::new(link, Some(&status))).collect::<Vec<_>>())
+        }
+        LinkOperation::Verify { scope, timeout_ms } => {
+            let mut hosted = hosted.ok_or_else(|| no_daemon("compares with linked segments"))?;
+            let verified = tokio::select! {
+                verified = hosted.links.verify(&scope, Duration::from_millis(timeout_ms)) => verified?,
+                _ = hosted.stopped.wait_for(|stopped| *stopped) => {
+                    return Err(Error::new(ErrorKind::Offline, "the daemon stops; not all was compared"));
+                }
+            };
+            encode(&verified.into_iter().map(VerifiedRecord::from).collect::<Vec<_>>())
         }
         LinkOperation::Wait { scope, timeout_ms } => {
             let mut hosted = hosted.ok_or_else(|| no_daemon("receives what linked segments have"))?;

@@ -54,6 +54,11 @@ pub(crate) enum LinkOperation {
     Status {
         scope: Scope,
     },
+    /// → `Vec<VerifiedRecord>`; of daemons only
+    Verify {
+        scope: Scope,
+        timeout_ms: u64,
+    },
     /// → `()` when all is here; of daemons only
     Wait {
         scope: Scope,
@@ -148,6 +153,8 @@ pub(crate) struct BucketSyncRecord {
     /// Whether counting stopped early, so that more is missing.
     pub(crate) missing_is_more: bool,
     pub(crate) missing: Vec<MissingRecord>,
+    /// Time until all data is here at the rate of the last seconds; `None`: it is, or it can't be told.
+    pub(crate) data_eta_s: Option<f64>,
     pub(crate) peers: Vec<PeerSyncRecord>,
 }
 
@@ -172,6 +179,11 @@ pub(crate) struct PeerSyncRecord {
     /// Whether all that is here is known to be at the peer, by name.
     pub(crate) there: bool,
     pub(crate) in_flight: u64,
+    /// `None`: nothing came lately.
+    pub(crate) names_per_second: Option<f64>,
+    pub(crate) bytes_per_second: Option<f64>,
+    /// Time until all names are here at that rate; `None`: they are, or it can't be told.
+    pub(crate) names_eta_s: Option<f64>,
     pub(crate) problem: Option<String>,
 }
 
@@ -198,6 +210,7 @@ impl From<&BucketStatus> for BucketSyncRecord {
             missing_bytes: status.missing_bytes,
             missing_is_more: status.missing_is_more,
             missing: status.missing.iter().map(MissingRecord::from).collect(),
+            data_eta_s: status.data_left.map(|left| left.as_secs_f64()),
             peers: status.peers.iter().map(PeerSyncRecord::from).collect(),
         }
     }
@@ -219,6 +232,9 @@ impl From<&PeerBucketStatus> for PeerSyncRecord {
             here: status.is_here,
             there: status.is_there,
             in_flight: status.in_flight as u64,
+            names_per_second: status.rate.map(|rate| rate.names_per_second),
+            bytes_per_second: status.rate.map(|rate| rate.bytes_per_second),
+            names_eta_s: status.names_left.map(|left| left.as_secs_f64()),
             problem: status.problem.clone(),
         }
     }
@@ -246,6 +262,7 @@ mod tests {
             missing_bytes: 0,
             missing_is_more: false,
             missing: Vec::new(),
+            data_left: None,
             peers: vec![PeerBucketStatus {
                 peer: SegmentId([2; 16]),
                 name: "newyork".into(),
@@ -254,6 +271,8 @@ mod tests {
                 is_here: true,
                 is_there: true,
                 in_flight: 0,
+                rate: None,
+                names_left: None,
                 problem: None,
             }],
         }
