@@ -1,5 +1,6 @@
 //! What an operator or a program asks of linked segments: which conflicts there are and who stays, and to see what was written elsewhere (P5, P6, P7).
 
+use serde_json::Value;
 use tombolo_tests::linked::{BUCKET, LinkedSite, pair};
 use tombolo_tests::s3::Request;
 use tombolo_tests::signature::Credentials;
@@ -25,7 +26,7 @@ fn agree(sanfrancisco: &LinkedSite, newyork: &LinkedSite) {
     sanfrancisco.catch_up();
 }
 
-fn conflicts(site: &LinkedSite, below: &str) -> Vec<serde_json::Value> {
+fn conflicts(site: &LinkedSite, below: &str) -> Vec<Value> {
     site.json(&["sync", "conflicts", "list", below]).as_array().unwrap().clone()
 }
 
@@ -33,7 +34,7 @@ fn conflicts(site: &LinkedSite, below: &str) -> Vec<serde_json::Value> {
 #[test]
 fn conflicts_are_listed_and_decided_for_both_sites() {
     let (sanfrancisco, mut newyork) = pair(&[]);
-    assert_eq!(conflicts(&newyork, ""), Vec::<serde_json::Value>::new());
+    assert_eq!(conflicts(&newyork, ""), Vec::<Value>::new());
     let keys = ["dir/mine", "dir/theirs", "both", "later"];
     disagree(&sanfrancisco, &newyork, &keys);
     let listed = conflicts(&newyork, "");
@@ -76,6 +77,19 @@ fn conflicts_are_listed_and_decided_for_both_sites() {
     agree(&sanfrancisco, &newyork);
     assert_eq!(conflicts(&sanfrancisco, "").len(), 0);
     assert_eq!(sanfrancisco.keys(BUCKET), newyork.keys(BUCKET));
+
+    // Where one winner is kept, who lost is an older version of the key, which is what is resolved.
+    sanfrancisco.tombolo(&["bucket", "set", BUCKET, "conflicts=last-writer-wins"]);
+    newyork.catch_up();
+    disagree(&sanfrancisco, &newyork, &["one"]);
+    let listed = conflicts(&newyork, "");
+    assert_eq!((listed.len(), &listed[0]["copy"], &listed[0]["path"]), (1, &Value::Null, &path("one").into()));
+    assert!(newyork.tombolo(&["sync", "conflicts", "list"]).contains("/one  (an older version)"));
+    let before = newyork.get(&path("one"));
+    newyork.tombolo(&["sync", "conflicts", "resolve", &path("one"), "--take", "theirs"]);
+    sanfrancisco.catch_up();
+    assert_ne!(sanfrancisco.get(&path("one")), before);
+    assert_eq!(conflicts(&sanfrancisco, ""), Vec::<Value>::new());
 }
 
 /// A token is of its bucket alone: what happens in others neither has to come nor holds it up. The bucket itself may have to come first.
@@ -166,7 +180,7 @@ fn a_comparison_names_what_differs_and_tells_little() {
     sanfrancisco.tombolo(&["put", file.to_str().unwrap(), &path("seven"), "--metadata", "colour=the-colour-red"]);
     newyork.put(&path("other"), b"of the other site");
     agree(&sanfrancisco, &newyork);
-    let told = |verified: &serde_json::Value| {
+    let told = |verified: &Value| {
         let bytes = |name: &str| verified["buckets"][0][name].as_u64().unwrap();
         bytes("sent_bytes") + bytes("received_bytes")
     };
@@ -184,7 +198,7 @@ fn a_comparison_names_what_differs_and_tells_little() {
     newyork.serve();
     sanfrancisco.catch_up();
     let verified = sanfrancisco.run(&["sync", "verify", BUCKET, "--json"]).exits(5);
-    let verified: serde_json::Value = serde_json::from_str(&verified.stdout).unwrap();
+    let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
     let differences = verified["buckets"][0]["differences"].as_array().unwrap();
     assert_eq!(differences.len(), 1, "{verified}");
     assert_eq!((&differences[0]["key"], &differences[0]["held"]), (&"seven".into(), &"both".into()));
@@ -197,7 +211,7 @@ fn a_comparison_names_what_differs_and_tells_little() {
     let late = newyork.run(&["sync", "verify", BUCKET, "--timeout", "0"]).exits(4);
     assert!(late.stdout.contains("unknown") && late.stdout.contains("refuses"), "{}", late.stdout);
     let late = sanfrancisco.run(&["sync", "verify", BUCKET, "--timeout", "0", "--json"]).exits(4);
-    let late: serde_json::Value = serde_json::from_str(&late.stdout).unwrap();
+    let late: Value = serde_json::from_str(&late.stdout).unwrap();
     assert_eq!(late["buckets"][0]["outcome"], "under-way", "{late}");
     assert_eq!(late["buckets"][0]["lacking_there"].as_array().unwrap().len(), 1, "{late}");
 }
@@ -244,4 +258,58 @@ fn status_says_how_fast_and_how_long() {
     newyork.catch_up();
     let status = newyork.json(&["sync", "status"]);
     assert!(status["buckets"][0]["data_eta_s"].is_null(), "{status}");
+}
+
+/// One pass brings what there was, and says that it is over; what comes then stays away, while what is written here goes there.
+#[test]
+fn an_initial_pass_ends() {
+    let (sanfrancisco, newyork) = pair(&[]);
+    newyork.tombolo(&["link", "pause", "sanfrancisco"]);
+    sanfrancisco.put(&path("before"), &[1; 100_000]);
+    newyork.tombolo(&["link", "set", "sanfrancisco", "passes=initial"]);
+    newyork.tombolo(&["link", "resume", "sanfrancisco"]);
+    let is_over = || (newyork.json(&["link", "show", "sanfrancisco"])["passed"] == true).then_some(());
+    wait::until("the pass to be over", is_over);
+    assert_eq!(newyork.get(&path("before")), [1; 100_000]);
+    sanfrancisco.put(&path("after"), b"2");
+    newyork.put(&path("back"), b"3");
+    sanfrancisco.catch_up();
+    assert_eq!(sanfrancisco.get(&path("back")), b"3");
+    newyork.catch_up();
+    assert_eq!(newyork.keys(BUCKET), ["back", "before"], "nothing more comes");
+    assert!(newyork.tombolo(&["sync", "status"]).contains("has made its one pass"));
+    // Another one.
+    newyork.tombolo(&["link", "set", "sanfrancisco", "passes=initial"]);
+    wait::until("the pass to be over", is_over);
+    assert_eq!(newyork.keys(BUCKET), ["after", "back", "before"]);
+}
+
+/// From now on: names of all there is, and the data of what changes.
+#[test]
+fn a_continuous_link_leaves_out_the_data_of_the_past() {
+    let (sanfrancisco, newyork) = pair(&[]);
+    newyork.tombolo(&["link", "pause", "sanfrancisco"]);
+    let noise = |seed: u32| -> Vec<u8> {
+        (0..1u32 << 18).flat_map(|n| (n ^ seed).wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes()).collect()
+    };
+    let (old, new) = (noise(1), noise(1 << 20));
+    sanfrancisco.put(&path("old"), &old);
+    newyork.tombolo(&["link", "set", "sanfrancisco", "passes=continuous"]);
+    newyork.tombolo(&["link", "resume", "sanfrancisco"]);
+    wait::until("the names to be here", || {
+        (newyork.json(&["link", "show", "sanfrancisco"])["passed"] == true).then_some(())
+    });
+    let stored = || newyork.json(&["status"])["stored_bytes"].as_u64().unwrap();
+    assert_eq!(newyork.keys(BUCKET), ["old"]);
+    assert!(stored() < 1 << 19, "the data of the past came");
+    sanfrancisco.put(&path("new"), &new);
+    newyork.catch_up();
+    assert!(stored() > 1 << 19, "the data of what is new did not come");
+    assert!(stored() < 3 << 19, "the data of the past came");
+    assert_eq!(newyork.json(&["sync", "status"])["buckets"][0]["data_complete"], Value::Null);
+    assert!(newyork.get(&path("old")) == old && newyork.get(&path("new")) == new);
+    // All after all.
+    newyork.tombolo(&["link", "set", "sanfrancisco", "passes=both"]);
+    newyork.catch_up();
+    assert_eq!(newyork.json(&["sync", "status"])["buckets"][0]["data_complete"], true);
 }

@@ -108,6 +108,19 @@ impl Bucket {
         Ok(())
     }
 
+    /// Data is to be here of what comes from now on: [`Bucket::wanted`] lists that, and what it listed before. What came by name alone stays so.
+    pub async fn keep_new_data(&self) -> Result<()> {
+        self.alive()?;
+        if self.keeping().await? != Keeping::Later {
+            let _turn = self.state().deltas().await;
+            transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                namespace::keep_later(&mut txn, self.state().number).await?
+            })?;
+        }
+        Ok(())
+    }
+
     /// Whether all data is to be here, and whether all that may be missing is listed.
     pub async fn keeping(&self) -> Result<Keeping> {
         namespace::keeping(&self.segment().store().snapshot().await?, self.state().number).await

@@ -46,7 +46,7 @@ pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
 pub use history::{find_kept, newest_kept};
-pub use keep::{Keeping, keep, keeping, keeping_row, list_page, listed};
+pub use keep::{Keeping, keep, keep_later, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
 pub use loser::{Conflict, conflicts};

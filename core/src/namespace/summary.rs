@@ -172,6 +172,8 @@ impl Summary {
         for (kind, space) in (0u8..).zip(SPACES) {
             let Some(mut rows) = within(range, kind, &prefix) else { continue };
             loop {
+                // It may take long, and others want the thread.
+                tokio::task::yield_now().await;
                 let page = self.view.store_snapshot().scan(space, rows.clone(), SCAN_ROWS, false).await?;
                 for (key, value) in &page.rows {
                     let Some(bytes) = self.canonical(space, key, value.clone()).await? else { continue };

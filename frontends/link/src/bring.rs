@@ -48,8 +48,7 @@ async fn pass(hub: &Arc<Hub>) -> Result<bool> {
             found => found?,
         };
         // The mode of a link may have changed.
-        let wants_data = hub.wants_data(&info.path);
-        bucket.keep_data(wants_data).await?;
+        let wants_data = hub.keep_data(&bucket).await?;
         // Whoever connects wakes this.
         if wants_data && !hub.peers().is_empty() {
             is_complete &= bring_bucket(hub, info.id, &bucket).await?;

@@ -205,7 +205,7 @@ impl Driver {
     }
 
     async fn import(&mut self, peer: &Arc<Peer>, packed: Packed) {
-        let Some(link) = self.hub.link(&peer.id).filter(|link| link.direction.receives()) else { return };
+        let Some(link) = self.hub.link(&peer.id).filter(Link::receives) else { return };
         let imported = async {
             let exported = packed.unpack()?;
             self.hub.segment.catalog().import(&exported, &|name| covers(&link, name)).await
@@ -234,7 +234,7 @@ impl Driver {
                 return;
             }
         };
-        let terms = Terms { sends: link.direction.sends(), receives: link.direction.receives() };
+        let terms = Terms { sends: link.direction.sends(), receives: link.receives() };
         let covered: BTreeSet<BucketId> =
             buckets.iter().filter(|info| link.scope.covers(&info.path)).map(|info| info.id).collect();
         // The machine remembers lanes of an earlier connection, for status.
@@ -347,8 +347,7 @@ async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> 
     if !before.dominates(&delta.from) {
         return Err(Error::new(ErrorKind::Precondition, "changes before these are not here"));
     }
-    let wants_data = hub.wants_data(bucket.path());
-    bucket.keep_data(wants_data).await?;
+    let wants_data = hub.keep_data(&bucket).await?;
     bucket.apply(&delta).await?;
     if wants_data {
         hub.wanted.notify_one();

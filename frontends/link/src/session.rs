@@ -2,6 +2,7 @@
 
 use crate::hub::{Hub, Input, Payload, Peer};
 use crate::outbox::Outbox;
+use crate::rotate;
 use crate::wire::{self, Body, Chunk, Chunks, Frame, Want};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -97,9 +98,11 @@ async fn frame(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> Res
         .map_err(|_| Error::new(ErrorKind::Offline, "the other side is silent"))?
 }
 
-async fn names(hub: &Hub, peer: &Arc<Peer>, body: Body, bytes: usize) -> Result<()> {
+async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Result<()> {
     let input = match body {
         Body::Catalog(packed) => Input::Catalog(peer.clone(), packed),
+        Body::NewKey(key) => return rotate::heard(hub, peer, &key).await,
+        Body::KeyTaken(key) => return rotate::taken(hub, peer, &key).await,
         Body::Probe(place) if place.bucket.is_empty() => Input::CatalogProbe(peer.clone(), place.nonce),
         Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(place.nonce),
         body => {

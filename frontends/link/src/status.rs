@@ -172,7 +172,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
         for link in all.iter().filter(|link| link.scope.covers(&info.path)) {
             let lane = lanes.iter().find(|(id, peer, _)| *id == info.id && *peer == link.peer).map(|(_, _, lane)| lane);
             let lane = lane.cloned().unwrap_or_default();
-            let receives = link.direction.receives();
+            let receives = link.receives();
             let rate = hub.rates.rate(info.id, link.peer).filter(|_| receives);
             let lacking = distance(&status.vector, &lane.peer_announced);
             status.peers.push(PeerBucketStatus {

@@ -19,6 +19,8 @@ pub const HELLO_BYTES_MAX: usize = 64 << 10;
 pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 /// From this version on segments compare what they hold: [`Body::Compare`].
 pub const VERSION_COMPARES: u32 = 2;
+/// From this version on segments tell of their next keys: [`Body::NewKey`].
+pub const VERSION_ROTATES: u32 = 2;
 /// The most chunks that one request may name.
 pub const WANTED_CHUNKS_MAX: usize = 256;
 /// The most rows that one answer of a comparison may tell.
@@ -88,7 +90,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub body: Option<Body>,
 }
 
@@ -137,6 +139,12 @@ pub enum Body {
     /// Its answer.
     #[prost(message, tag = "14")]
     Compared(Compared),
+    /// The fingerprint of the key that the sender will have, 32 bytes.
+    #[prost(bytes = "bytes", tag = "15")]
+    NewKey(Bytes),
+    /// Such a key is on the sender's disk: from now on it takes both.
+    #[prost(bytes = "bytes", tag = "16")]
+    KeyTaken(Bytes),
 }
 
 /// Bytes that may be compressed.
@@ -510,4 +518,33 @@ pub async fn read<M: Message + Default>(
 /// An error of the connection itself.
 pub fn broken(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Offline, "the connection broke").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: &[u8], end: &[u8]) -> RangeSummary {
+        let key = Bytes::copy_from_slice;
+        RangeSummary { range: RowRange { start: key(start), end: key(end) }, hash: [7; 32], rows: 0 }
+    }
+
+    /// P13: what a question or an answer of a comparison may hold is bounded before anything is kept.
+    #[test]
+    fn ranges_and_rows_are_bounded() {
+        let all = [range(b"", b"\x01k"), range(b"\x01k", b"")];
+        assert_eq!(ranges(&range_bytes(&all)).unwrap(), all);
+        assert!(ranges(&range_bytes(&vec![range(b"", b""); RANGES_MAX])).is_ok());
+        assert!(ranges(&range_bytes(&vec![range(b"", b""); RANGES_MAX + 1])).is_err());
+        assert!(ranges(&range_bytes(&[range(&[1; ROW_KEY_BYTES_MAX + 1], b"")])).is_err());
+        let bytes = range_bytes(&all);
+        for length in 1..bytes.len() {
+            assert_eq!(ranges(&bytes[..length]).is_ok(), length == bytes.len() / 2, "{length}");
+        }
+        let row = RowSummary { key: Bytes::from_static(b"\x00k"), hash: [1; 32] };
+        assert_eq!(rows(&row_bytes(std::slice::from_ref(&row))).unwrap(), [row.clone()]);
+        assert!(rows(&row_bytes(&vec![row.clone(); ROWS_TOLD_MAX])).is_ok());
+        assert!(rows(&row_bytes(&vec![row; ROWS_TOLD_MAX + 1])).is_err());
+        assert!(rows(&[0xff; 40]).is_err());
+    }
 }

@@ -41,6 +41,8 @@ What can be set, KEY=VALUE:
   mode        full, metadata or gather (which this version treats as full)
   direction   both, send or receive, seen from this segment
   scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
+  passes      initial (what the other segment has now, and nothing after that), continuous (names, and the data of what changes from now on) or both;
+              setting it begins anew
   addresses   where to dial the other segment, HOST:PORT, with a comma between; nothing: it dials
   rate        the most bytes a second that are sent (also 10M, 1G), or none
 
@@ -99,6 +101,18 @@ pub(crate) enum LinkVerb {
     Resume {
         /// The other segment's name, or its id.
         name: String,
+    },
+    /// Give this segment another key: linked segments are told of it first, and it is used when all of them know it.
+    ///
+    /// It ends with 4 when some could not be told in time; the change then goes on by itself, also after a restart, and the same command shows how far it is.
+    /// From then on the old key is refused, and codes that were given out before are void.
+    RotateKey {
+        /// Use the new key at once. Linked segments that have not heard of it have to be linked anew.
+        #[arg(long)]
+        now: bool,
+        /// How long to wait for linked segments.
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+        timeout: Duration,
     },
     /// Delete a link. What came over it stays; to link again takes a new code.
     Delete {

@@ -3,7 +3,8 @@
 use crate::hosted::{Hosted, no_daemon};
 use crate::quantity::parse_size;
 use crate::wire::{
-    BucketSyncRecord, CodeRecord, Frame, InviteRecord, LinkOperation, LinkRecord, SecretText, VerifiedRecord, encode,
+    BucketSyncRecord, CodeRecord, Frame, InviteRecord, LinkOperation, LinkRecord, RotationRecord, SecretText,
+    VerifiedRecord, encode,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tombolo_core::{Error, ErrorKind, Result, Segment, Subject};
 use tombolo_link::{
-    AcceptOptions, Code, Direction, Invite, InviteOptions, Invites, Link, LinkDoor, Links, Mode, Scope, SyncStatus,
+    AcceptOptions, Code, Direction, Invite, InviteOptions, Invites, Link, LinkDoor, Links, Mode, Passes, Scope,
+    SyncStatus,
 };
 
 pub(super) async fn execute(
@@ -80,6 +82,16 @@ pub(super) async fn execute(
                 }
             }
             encode(&())
+        }
+        LinkOperation::RotateKey { now, timeout_ms } => {
+            let mut hosted = hosted.ok_or_else(|| no_daemon("tells linked segments of a key"))?;
+            let rotation = tokio::select! {
+                rotation = hosted.links.rotate_key(now, Duration::from_millis(timeout_ms)) => rotation?,
+                _ = hosted.stopped.wait_for(|stopped| *stopped) => {
+                    return Err(Error::new(ErrorKind::Offline, "the daemon stops; the change of keys goes on when it is started again"));
+                }
+            };
+            encode(&RotationRecord::from(rotation))
         }
         LinkOperation::Status { scope } => {
             let status = door.ok_or_else(|| no_daemon("knows how far linked segments are"))?.status().await?;
@@ -193,6 +205,7 @@ enum Change {
     Mode(Mode),
     Direction(Direction),
     Scope(Scope),
+    Passes(Passes),
     Addresses(Vec<String>),
     Rate(Option<u64>),
 }
@@ -202,6 +215,7 @@ impl Change {
         Ok(match key {
             "mode" => Change::Mode(value.parse()?),
             "direction" => Change::Direction(value.parse()?),
+            "passes" => Change::Passes(value.parse()?),
             "scope" => match value.parse::<Scope>()? {
                 scope if scope.is_empty() => {
                     return Err(Error::invalid("a link has a scope; everything is /, and nothing is a paused link"));
@@ -215,7 +229,7 @@ impl Change {
             "rate" => Change::Rate(Some(parse_size(value).map_err(Error::invalid)?)),
             _ => {
                 let message =
-                    format!("'{key}' is nothing a link has; there are mode, direction, scope, addresses, rate");
+                    format!("'{key}' is nothing a link has; there are mode, direction, passes, scope, addresses, rate");
                 return Err(Error::invalid(message));
             }
         })
@@ -226,6 +240,7 @@ impl Change {
             Change::Mode(mode) => link.mode = mode,
             Change::Direction(direction) => link.direction = direction,
             Change::Scope(scope) => link.scope = scope,
+            Change::Passes(passes) => (link.passes, link.is_passed) = (passes, false),
             Change::Addresses(addresses) => link.addresses = addresses,
             Change::Rate(rate) => link.rate_bytes_per_second = rate,
         }

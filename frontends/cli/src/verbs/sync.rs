@@ -11,7 +11,7 @@ use crate::wire::{BucketSyncRecord, Frame, LinkOperation, LinkRecord, Operation,
 use serde_json::json;
 use std::ffi::OsStr;
 use tombolo_core::{Error, Result};
-use tombolo_link::Scope;
+use tombolo_link::{Passes, Scope};
 
 pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
     match verb {
@@ -60,6 +60,10 @@ async fn status(session: &mut Session, scope: Scope) -> Outcome {
     if links.is_empty() {
         return session.output.line(b"This segment has no links; see tombolo link --help");
     }
+    for link in links.iter().filter(|link| link.link.passes == Passes::Initial && link.link.is_passed) {
+        let text = format!("The link to {} has made its one pass: what changes there does not come.", link.link.name);
+        session.output.line(text.as_bytes())?;
+    }
     for link in &links {
         if let Some(problem) = link.state.as_ref().and_then(|state| state.problem.as_ref()) {
             session.output.line(format!("The link to {} has a problem: {problem}", link.link.name).as_bytes())?;
@@ -79,7 +83,7 @@ async fn status(session: &mut Session, scope: Scope) -> Outcome {
 
 /// Whether nothing is known to be missing, and every link that is to bring something is up.
 fn is_complete(links: &[LinkRecord], buckets: &[BucketSyncRecord]) -> bool {
-    let receiving = links.iter().filter(|link| link.link.direction.receives());
+    let receiving = links.iter().filter(|link| link.link.receives());
     let are_up = receiving.into_iter().all(|link| link.state.as_ref().is_some_and(|state| state.connected));
     are_up && buckets.iter().all(|bucket| bucket.names_complete && bucket.data_complete != Some(false))
 }

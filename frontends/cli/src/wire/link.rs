@@ -4,7 +4,8 @@ use super::text::{Raw, SecretText};
 use serde::{Deserialize, Serialize};
 use tombolo_core::VersionVector;
 use tombolo_link::{
-    BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Scope, SyncStatus,
+    BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Rotation, Scope,
+    SyncStatus,
 };
 
 /// One thing to do with links.
@@ -50,6 +51,11 @@ pub(crate) enum LinkOperation {
     Delete {
         name: String,
     },
+    /// → `RotationRecord`; of daemons only
+    RotateKey {
+        now: bool,
+        timeout_ms: u64,
+    },
     /// `Record(BucketSyncRecord)` for each bucket in the scope, then → `Vec<LinkRecord>`; of daemons only
     Status {
         scope: Scope,
@@ -64,6 +70,27 @@ pub(crate) enum LinkOperation {
         scope: Scope,
         timeout_ms: Option<u64>,
     },
+}
+
+/// How far a change of this segment's key is. Also its JSON on the terminal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RotationRecord {
+    pub(crate) fingerprint: String,
+    /// The key that is to follow; `None`: it has.
+    pub(crate) next: Option<String>,
+    pub(crate) told: Vec<String>,
+    pub(crate) waiting: Vec<String>,
+}
+
+impl From<Rotation> for RotationRecord {
+    fn from(rotation: Rotation) -> Self {
+        RotationRecord {
+            fingerprint: rotation.fingerprint.to_string(),
+            next: rotation.next.map(|next| next.to_string()),
+            told: rotation.told,
+            waiting: rotation.waiting,
+        }
+    }
 }
 
 /// A code that was just made.
