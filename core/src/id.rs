@@ -122,21 +122,7 @@ impl VersionId {
         if text.len() != 43 {
             return Err(bad());
         }
-        let mut out = Vec::with_capacity(33);
-        let (mut bits, mut count) = (0u32, 0u32);
-        for c in text.bytes() {
-            let digit = BASE64.iter().position(|&b| b == c).ok_or_else(bad)?;
-            bits = (bits << 6) | digit as u32;
-            count += 6;
-            if count >= 8 {
-                count -= 8;
-                out.push((bits >> count) as u8);
-                bits &= (1 << count) - 1;
-            }
-        }
-        if bits != 0 {
-            return Err(bad());
-        }
+        let out = base64_decode(text).ok_or_else(bad)?;
         match VersionId::from_bytes(&out) {
             // `null` has no other text.
             Ok(VersionId::Null) | Err(_) => Err(bad()),
@@ -176,26 +162,46 @@ impl fmt::Display for VersionId {
         if *self == VersionId::Null {
             return f.write_str("null");
         }
-        let bytes = self.to_bytes();
-        let (mut bits, mut count) = (0u32, 0u32);
-        let put = |f: &mut fmt::Formatter<'_>, digit: u32| {
-            let c = BASE64.get((digit & 63) as usize).copied().unwrap_or(b'A');
-            write!(f, "{}", c as char)
-        };
-        for byte in bytes {
-            bits = (bits << 8) | u32::from(byte);
-            count += 8;
-            while count >= 6 {
-                count -= 6;
-                put(f, bits >> count)?;
-                bits &= (1 << count) - 1;
-            }
-        }
-        if count > 0 {
-            put(f, bits << (6 - count))?;
-        }
-        Ok(())
+        f.write_str(&base64_encode(&self.to_bytes()))
     }
+}
+
+/// URL-safe base64 without padding (RFC 4648, section 5).
+pub(crate) fn base64_encode(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    let (mut bits, mut count) = (0u32, 0u32);
+    let mut put = |digit: u32| out.push(BASE64.get((digit & 63) as usize).copied().unwrap_or(b'A').into());
+    for byte in bytes {
+        bits = (bits << 8) | u32::from(*byte);
+        count += 8;
+        while count >= 6 {
+            count -= 6;
+            put(bits >> count);
+            bits &= (1 << count) - 1;
+        }
+    }
+    if count > 0 {
+        put(bits << (6 - count));
+    }
+    out
+}
+
+/// What [`base64_encode`] wrote; `None` for any other text.
+pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut count) = (0u32, 0u32);
+    for c in text.bytes() {
+        let digit = BASE64.iter().position(|&b| b == c)?;
+        bits = (bits << 6) | digit as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    // Neither a digit too many nor bits behind the last byte.
+    (count < 6 && bits == 0).then_some(out)
 }
 
 #[cfg(test)]

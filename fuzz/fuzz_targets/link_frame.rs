@@ -19,6 +19,17 @@ fuzz_target!(|data: &[u8]| {
             match body {
                 Body::Catalog(packed) => drop(packed.unpack()),
                 Body::Delta(delta) => drop(delta.payload.map(|packed| packed.unpack())),
+                Body::Compare(question) => {
+                    if let Ok(ranges) = wire::ranges(&question.ranges) {
+                        assert_eq!(wire::range_bytes(&ranges), question.ranges);
+                    }
+                }
+                Body::Compared(answer) => {
+                    if let Ok(rows) = wire::rows(&answer.rows) {
+                        assert_eq!(wire::row_bytes(&rows), answer.rows);
+                    }
+                    let _ = (wire::vector(&answer.vector), wire::vector(&answer.effective));
+                }
                 Body::Want(want) => drop(wire::wanted(&want)),
                 _ => {}
             }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::id::{BucketId, SegmentId};
 use crate::kv::Space;
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Keeping, Resolution, Txn, Wanted};
+use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Keeping, Resolution, Summary, Txn, Wanted};
 use crate::policy::BucketPolicy;
 use crate::register::VersionVector;
 use bytes::Bytes;
@@ -108,6 +108,19 @@ impl Bucket {
         Ok(())
     }
 
+    /// Data is to be here of what comes from now on: [`Bucket::wanted`] lists that, and what it listed before. What came by name alone stays so.
+    pub async fn keep_new_data(&self) -> Result<()> {
+        self.alive()?;
+        if self.keeping().await? != Keeping::Later {
+            let _turn = self.state().deltas().await;
+            transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                namespace::keep_later(&mut txn, self.state().number).await?
+            })?;
+        }
+        Ok(())
+    }
+
     /// Whether all data is to be here, and whether all that may be missing is listed.
     pub async fn keeping(&self) -> Result<Keeping> {
         namespace::keeping(&self.segment().store().snapshot().await?, self.state().number).await
@@ -190,6 +203,16 @@ impl Bucket {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// The bucket at this instant, to be compared with what another segment has.
+    pub async fn summary(&self) -> Result<Summary> {
+        self.settle_files().await;
+        let view = self.view(None).await?;
+        let (ledger, number) = (self.segment().ledger(), self.state().number);
+        let vector = namespace::vector(ledger, view.store_snapshot(), number).await?;
+        let effective = namespace::effective_vector(ledger, view.store_snapshot(), number).await?;
+        Ok(Summary::new(view, vector, effective))
     }
 
     /// All that differs between what the bucket's registers show and what its derived rows say, a line for each: empty, or something is wrong. Derives

@@ -38,6 +38,7 @@ mod reader;
 mod scrub;
 mod segment;
 mod snapshot;
+mod token;
 mod touched;
 mod writer;
 
@@ -49,6 +50,7 @@ pub use delta::{Changed, SegmentWatch};
 pub use file_by_path::FileOptions;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};
+pub use token::Token;
 pub use writer::{ObjectWriter, SealedObject};
 
 /// Runs a transaction until it meets no conflict: `transact!(segment, txn, { body using txn, ends with a value })` gives

@@ -12,10 +12,11 @@ use super::wanted::{want, want_revived};
 use super::{BucketState, Ledger};
 use crate::error::{Error, Result};
 use crate::id::{BucketId, NodeId};
-use crate::kv::{Snapshot, Space};
-use crate::register::{HybridClock, Register, VersionVector};
+use crate::kv::{KeyRange, Snapshot, Space};
+use crate::register::{Dot, HybridClock, Register, VersionVector};
 use crate::tree::EntryValue;
 use bytes::Bytes;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// One register of a delta, whole.
@@ -64,9 +65,29 @@ pub async fn vector(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: Bucke
     };
     let sequence = ledger.sequence_at(snapshot).await?;
     if sequence > 0 {
-        vector.advance(crate::register::Dot::new(*ledger.own(), sequence));
+        vector.advance(Dot::new(*ledger.own(), sequence));
     }
     Ok(vector)
+}
+
+/// The lowest vector with which all is known that is known here now: [`vector`], but for each segment not above the last of its changes that is of this bucket and
+/// was not replaced. (A sequence number counts the changes of all buckets; what is in others need not come for this one to be whole.)
+pub async fn effective_vector(
+    ledger: &Ledger,
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+) -> Result<VersionVector> {
+    let own = ledger.own();
+    let mut effective = VersionVector::new();
+    for dot in vector(ledger, snapshot, bucket).await?.dots() {
+        let start = Bound::Included(keys::index_of_segment(bucket, own, &dot.segment));
+        let end = Bound::Included(keys::index(bucket, own, &dot.segment, dot.sequence));
+        let last = snapshot.scan(Space::Index, KeyRange { start, end }, 1, true).await?;
+        if let Some((key, _)) = last.rows.first() {
+            effective.advance(Dot::new(dot.segment, keys::parse_index(own, key)?.1));
+        }
+    }
+    Ok(effective)
 }
 
 /// Takes a delta in; returns how many registers changed. The bucket stands at the union of its vector and the delta's, if it stood at `from` at least.

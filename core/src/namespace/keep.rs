@@ -17,12 +17,15 @@ use std::sync::Arc;
 const PASS_ROWS: usize = 1024;
 const LISTING: u8 = 0;
 const LISTED: u8 = 1;
+const LATER: u8 = 2;
 
 /// Whether a bucket's data is to be here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeping {
     /// Names and manifests only; data when it is read.
     NamesOnly,
+    /// Data of versions that have come since this was asked for, and whatever of that may not be here is listed.
+    Later,
     /// All of it, and versions that came before that was so are still being listed.
     Listing,
     /// All of it, and whatever may not be here is listed.
@@ -40,6 +43,7 @@ fn keeping_of(row: Option<Bytes>) -> Keeping {
     match row.as_deref() {
         None => Keeping::NamesOnly,
         Some([LISTED]) => Keeping::Listed,
+        Some([LATER]) => Keeping::Later,
         Some(_) => Keeping::Listing,
     }
 }
@@ -57,11 +61,19 @@ pub(super) async fn keeping_in(txn: &mut Txn, bucket: BucketNumber) -> Result<Ke
 /// Begins or ends keeping all data. Returns whether versions are to be listed now, with [`list_page`].
 pub async fn keep(txn: &mut Txn, bucket: BucketNumber, all: bool) -> Result<bool> {
     match (keeping_in(txn, bucket).await?, all) {
-        (Keeping::NamesOnly, true) => txn.put(Space::Meta, keeping_row(bucket), vec![LISTING]),
-        (Keeping::Listing | Keeping::Listed, false) => txn.delete(Space::Meta, keeping_row(bucket)),
+        (Keeping::NamesOnly | Keeping::Later, true) => txn.put(Space::Meta, keeping_row(bucket), vec![LISTING]),
+        (Keeping::Later | Keeping::Listing | Keeping::Listed, false) => txn.delete(Space::Meta, keeping_row(bucket)),
         (Keeping::NamesOnly, false) | (Keeping::Listing | Keeping::Listed, true) => {}
     }
     Ok(all && keeping_in(txn, bucket).await? == Keeping::Listing)
+}
+
+/// From now on keeps data of what comes, and lists nothing else.
+pub async fn keep_later(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
+    if keeping_in(txn, bucket).await? != Keeping::Later {
+        txn.put(Space::Meta, keeping_row(bucket), vec![LATER]);
+    }
+    Ok(())
 }
 
 /// The pass is over, unless keeping has ended meanwhile.

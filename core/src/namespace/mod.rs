@@ -11,6 +11,7 @@
 mod alias;
 mod bucket_watch;
 mod codec;
+mod compare;
 mod content;
 mod contention;
 mod cut;
@@ -30,6 +31,7 @@ mod replace;
 mod resolve;
 mod rows;
 mod show;
+mod summary;
 mod txn;
 mod verify;
 mod version;
@@ -39,14 +41,15 @@ mod write;
 
 pub use alias::{is_copy, make_own, make_own_at, node_row, node_row_in};
 pub use bucket_watch::BucketWatch;
+pub use compare::{Comparison, Counterpart, Difference, Held, RANGES_MAX, compare};
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
-pub use delta::{Delta, DeltaRegister, apply, vector};
+pub use delta::{Delta, DeltaRegister, apply, effective_vector, vector};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, link_node, make_directories, mkdir, rename_directory, rename_file,
     rmdir,
 };
 pub use history::{find_kept, newest_kept};
-pub use keep::{Keeping, keep, keeping, keeping_row, list_page, listed};
+pub use keep::{Keeping, keep, keep_later, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
 pub use loser::{Conflict, conflicts};
@@ -59,6 +62,7 @@ pub use rows::{
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
+pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};

@@ -11,6 +11,7 @@ mod copies;
 mod decisions;
 mod deletions;
 mod site;
+mod summaries;
 mod winners;
 
 use site::{Site, Sites};
@@ -171,6 +172,8 @@ async fn schedule(all: &Sites, seed: u64, is_handed_over: bool) -> bool {
     for other in &sites[1..] {
         assert_eq!(other.shows().await, first, "P5, seed {seed}");
         assert_eq!(other.bucket.usage().await.unwrap(), sites[0].bucket.usage().await.unwrap(), "usage, seed {seed}");
+        let compared = summaries::are_equal(&sites[0], other).await;
+        assert!(compared.differences.is_empty(), "P5, seed {seed}: {compared:?}");
     }
     let mut shown: BTreeSet<_> = first.values().cloned().collect();
     let hidden = sites[0].hidden().await;

@@ -36,10 +36,16 @@ impl Sites {
 
     /// Closes a segment, which nobody may hold any more, and opens it again.
     pub(crate) async fn reopen(&mut self, at: usize) {
-        let segment = self.segments.remove(at);
-        let dir = segment.dir().to_owned();
-        segment.close().await.unwrap();
-        drop(segment);
+        let dir = self.segments[at].dir().to_owned();
+        self.close(at).await;
+        self.open(at, &dir).await;
+    }
+
+    pub(crate) async fn close(&mut self, at: usize) {
+        self.segments.remove(at).close().await.unwrap();
+    }
+
+    pub(crate) async fn open(&mut self, at: usize, dir: &std::path::Path) {
         self.segments.insert(at, Segment::open(dir, options()).await.unwrap());
     }
 

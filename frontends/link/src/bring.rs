@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt, iter};
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_core::{Bucket, ChunkId, Error, ErrorKind, Missing, Result, Wanted};
+use tombolo_core::{Bucket, BucketId, ChunkId, Error, ErrorKind, Missing, Result, Wanted};
 
 /// Versions looked at together.
 const VERSIONS: usize = 256;
@@ -48,17 +48,16 @@ async fn pass(hub: &Arc<Hub>) -> Result<bool> {
             found => found?,
         };
         // The mode of a link may have changed.
-        let wants_data = hub.wants_data(&info.path);
-        bucket.keep_data(wants_data).await?;
+        let wants_data = hub.keep_data(&bucket).await?;
         // Whoever connects wakes this.
         if wants_data && !hub.peers().is_empty() {
-            is_complete &= bring_bucket(hub, &bucket).await?;
+            is_complete &= bring_bucket(hub, info.id, &bucket).await?;
         }
     }
     Ok(is_complete)
 }
 
-async fn bring_bucket(hub: &Arc<Hub>, bucket: &Bucket) -> Result<bool> {
+async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<bool> {
     let mut after: Option<Bytes> = None;
     let mut is_complete = true;
     loop {
@@ -66,7 +65,7 @@ async fn bring_bucket(hub: &Arc<Hub>, bucket: &Bucket) -> Result<bool> {
         let Some(last) = wanted.last() else { return Ok(is_complete) };
         after = Some(last.key.clone());
         let is_end = wanted.len() < VERSIONS;
-        let mut bringing = iter(wanted).map(|version| bring(hub, version)).buffer_unordered(VERSIONS);
+        let mut bringing = iter(wanted).map(|version| bring(hub, id, version)).buffer_unordered(VERSIONS);
         let mut arrived = Vec::new();
         while let Some((key, outcome)) = bringing.next().await {
             match outcome {
@@ -93,13 +92,13 @@ async fn bring_bucket(hub: &Arc<Hub>, bucket: &Bucket) -> Result<bool> {
     }
 }
 
-async fn bring(hub: &Arc<Hub>, version: Wanted) -> (Bytes, Result<()>) {
-    let outcome = bring_version(hub, &version).await;
+async fn bring(hub: &Arc<Hub>, bucket: BucketId, version: Wanted) -> (Bytes, Result<()>) {
+    let outcome = bring_version(hub, bucket, &version).await;
     (version.key, outcome)
 }
 
 /// Nodes first, level by level, then the chunks in order, many at a time.
-async fn bring_version(hub: &Arc<Hub>, version: &Wanted) -> Result<()> {
+async fn bring_version(hub: &Arc<Hub>, bucket: BucketId, version: &Wanted) -> Result<()> {
     // What comes before everything that refers to it is here must not be collected.
     let _import = hub.segment.chunk_import();
     loop {
@@ -107,7 +106,7 @@ async fn bring_version(hub: &Arc<Hub>, version: &Wanted) -> Result<()> {
         if nodes.is_empty() {
             break;
         }
-        bring_all(hub, nodes).await?;
+        bring_all(hub, bucket, nodes).await?;
     }
     let mut bringing = FuturesUnordered::new();
     let mut from = 0;
@@ -119,7 +118,7 @@ async fn bring_version(hub: &Arc<Hub>, version: &Wanted) -> Result<()> {
         }
         from = until.max(from);
         for id in chunks {
-            bringing.push(hub.bulk.bring(id));
+            bringing.push(hub.bulk.bring(bucket, id));
         }
         while bringing.len() >= CHUNKS_PER_VERSION
             && let Some(outcome) = bringing.next().await
@@ -136,8 +135,8 @@ async fn bring_version(hub: &Arc<Hub>, version: &Wanted) -> Result<()> {
     }
 }
 
-async fn bring_all(hub: &Arc<Hub>, ids: Vec<ChunkId>) -> Result<()> {
-    let mut bringing: FuturesUnordered<_> = ids.into_iter().map(|id| hub.bulk.bring(id)).collect();
+async fn bring_all(hub: &Arc<Hub>, bucket: BucketId, ids: Vec<ChunkId>) -> Result<()> {
+    let mut bringing: FuturesUnordered<_> = ids.into_iter().map(|id| hub.bulk.bring(bucket, id)).collect();
     while let Some(outcome) = bringing.next().await {
         outcome?;
     }

@@ -2,11 +2,11 @@
 
 use crate::hub::{Hub, Input, Peer};
 use crate::invite::{Code, InviteOptions};
-use crate::links::{Direction, Link, Mode};
+use crate::links::{Direction, Link, Mode, Passes};
 use crate::outbox::Outbox;
 use crate::scope::Scope;
 use crate::wire::{self, Hello, Role};
-use crate::{Fingerprint, fetch, session, tls};
+use crate::{Fingerprint, fetch, rotate, session, tls};
 use bytes::Bytes;
 use rand::Rng;
 use std::net::SocketAddr;
@@ -89,7 +89,7 @@ async fn refuse(hub: &Hub, stream: &mut (impl AsyncWrite + Unpin), reason: &str)
 async fn connect(hub: &Hub, address: &str, expected: Fingerprint) -> Result<Proven> {
     let unreachable =
         |e: std::io::Error| Error::new(ErrorKind::Offline, format!("{address} can't be reached")).because(e);
-    let connector = tls::connector(&hub.identity, expected)?;
+    let connector = tls::connector(&hub.identity(), expected)?;
     let connecting = async {
         let mut failure = None;
         for target in lookup_host(address).await.map_err(unreachable)? {
@@ -156,7 +156,12 @@ pub(crate) async fn keep(hub: Arc<Hub>, peer: SegmentId) {
 
 /// Connects and stays so; says how long it lasted.
 async fn dial(hub: &Arc<Hub>, link: &Link, address: &str) -> Result<Duration> {
-    let mut proven = connect(hub, address, link.fingerprint).await?;
+    let mut proven = match (connect(hub, address, link.fingerprint).await, link.next_fingerprint) {
+        // It may have the key by now that it said it would have.
+        (Err(_), Some(next)) => connect(hub, address, next).await?,
+        (proven, _) => proven?,
+    };
+    let link = &rotate::proved(hub, link.clone(), proven.fingerprint).await?;
     let answer = timeout(hub.limits.greeting_timeout, async {
         say(&mut proven.stream, &hello(hub, Role::Control)).await?;
         greeting(&mut proven.stream).await
@@ -205,7 +210,7 @@ pub(crate) async fn take(hub: Arc<Hub>, stream: TcpStream, address: SocketAddr, 
         return;
     };
     let outcome = async {
-        let acceptor = tls::acceptor(&hub.identity)?;
+        let acceptor = tls::acceptor(&hub.identity())?;
         stream.set_nodelay(true).map_err(wire::broken)?;
         let greeted = timeout(hub.limits.greeting_timeout, async {
             let mut stream = acceptor.accept(stream).await.map_err(wire::broken)?;
@@ -227,6 +232,7 @@ pub(crate) async fn take(hub: Arc<Hub>, stream: TcpStream, address: SocketAddr, 
         let Some(link) = link else {
             return refuse(&hub, &mut stream, "there is no link to this segment's key, or it is paused").await;
         };
+        let link = rotate::proved(&hub, link, fingerprint).await?;
         if greeting.role == i32::from(Role::Bulk) {
             let current = hub.peer(&link.peer).filter(|peer| peer.run == greeting.run && !peer.is_dialled);
             let Some(peer) = current else {
@@ -292,6 +298,8 @@ fn admit(
         traffic: hub.traffic(&id),
         cuts: Arc::new(Semaphore::new(CUTS_MAX)),
         deltas: Arc::new(Semaphore::new(hub.limits.delta_bytes)),
+        version: greeting.version_max.min(*wire::VERSIONS.end()),
+        comparing: Default::default(),
         paced: Default::default(),
     });
     hub.register(&peer)?;
@@ -307,6 +315,7 @@ async fn serve(hub: &Arc<Hub>, (peer, outbox, queues): Admitted, stream: Box<dyn
         if hub.input.send(Input::Connected(peer.clone())).await.is_err() {
             return;
         }
+        rotate::tell(hub, &peer);
     }
     let workers = if is_control { 1 } else { fetch::REQUESTS_PER_CONNECTION };
     for _ in 0..workers {
@@ -364,6 +373,10 @@ async fn pair_in(
         scope: granted.scope.clone(),
         mode: Mode::Full,
         direction: granted.direction,
+        passes: Passes::Both,
+        is_passed: false,
+        next_fingerprint: None,
+        told_key: None,
         paused: false,
         rate_bytes_per_second: None,
         created_unix_ms: u64::try_from(unix_time().as_millis()).unwrap_or_default(),
@@ -438,6 +451,10 @@ async fn pair_with(hub: &Arc<Hub>, proven: Proven, code: &Code, options: AcceptO
             Some(direction) => direction,
             None => welcome.direction.parse()?,
         },
+        passes: Passes::Both,
+        is_passed: false,
+        next_fingerprint: None,
+        told_key: None,
         paused: false,
         rate_bytes_per_second: None,
         created_unix_ms: u64::try_from(unix_time().as_millis()).unwrap_or_default(),

@@ -6,7 +6,7 @@ use crate::invite::{Code, Invite, InviteOptions, Invites};
 use crate::links::{Link, Links};
 use crate::scope::Scope;
 use crate::status::{self, SyncStatus};
-use crate::{Identity, bring, driver, fetch};
+use crate::{Identity, Rotation, Verified, bring, compare, driver, fetch, passes, rotate};
 use rand::Rng;
 use std::collections::HashSet;
 use std::future::Future;
@@ -17,12 +17,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tombolo_core::{BucketId, Error, ErrorKind, Result, Segment, SegmentId, Subject, VersionVector};
+use tombolo_core::{BucketId, Error, ErrorKind, Keeping, Result, Segment, SegmentId, Subject, VersionVector};
 
 /// Inputs that wait for the driver.
 const INPUTS_MAX: usize = 256;
 /// How often a wait looks whether it is over, when nothing tells it to.
-const WAIT_STEP: Duration = Duration::from_millis(20);
+pub(crate) const WAIT_STEP: Duration = Duration::from_millis(20);
+
+/// Far enough to be never.
+pub(crate) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How to open the door.
 #[derive(Debug, Clone, Default)]
@@ -58,14 +61,16 @@ impl LinkDoor {
         }
         let dir = segment.dir().to_owned();
         let loading = tokio::task::spawn_blocking(move || {
-            Result::Ok((Identity::load_or_create(&dir)?, Links::open(&dir)?, Invites::open(&dir)?))
+            let identity = Identity::load_or_create(&dir)?;
+            Result::Ok((identity, Identity::load_next(&dir)?, Links::open(&dir)?, Invites::open(&dir)?))
         });
         let loaded =
             loading.await.map_err(|e| Error::new(ErrorKind::Failed, "the links could not be read").because(e))?;
-        let (identity, links, invites) = loaded?;
+        let (identity, next, links, invites) = loaded?;
         let (sender, input) = mpsc::channel(INPUTS_MAX);
         let run = rand::rng().random();
         let hub = Arc::new(Hub::new(segment, identity, links, invites, options.limits, addresses, run, sender));
+        *hub.next_key.lock() = next.map(|next| next.fingerprint());
         hub.segment.set_chunk_source(Some(Arc::new(fetch::Source(Arc::downgrade(&hub)))));
         Ok(LinkDoor { hub, parts: Arc::new(parking_lot::Mutex::new(Some(Parts { listeners, input }))) })
     }
@@ -86,6 +91,8 @@ impl LinkDoor {
         tasks.spawn(driver::run(hub.clone(), input));
         tasks.spawn(bring::run(hub.clone()));
         tasks.spawn(keep_all(hub.clone()));
+        tasks.spawn(passes::run(hub.clone()));
+        tasks.spawn(rotate::run(hub.clone()));
         let strangers = Arc::new(Semaphore::new(hub.limits.strangers_max));
         for listener in listeners {
             tasks.spawn(listen(hub.clone(), listener, strangers.clone()));
@@ -116,7 +123,7 @@ impl LinkDoor {
                 "this segment takes no links: serve it with --link ADDRESS, or name an address",
             ));
         }
-        blocking(&self.hub, move |hub| hub.invites.create(&hub.identity, options, unix_time().as_secs())).await
+        blocking(&self.hub, move |hub| hub.invites.create(&hub.identity(), options, unix_time().as_secs())).await
     }
 
     /// Codes that were not used yet.
@@ -137,14 +144,16 @@ impl LinkDoor {
     }
 
     /// Changes a link, named by its peer's name or id.
-    pub async fn set(&self, name: &str, change: impl FnOnce(&mut Link)) -> Result<Link> {
-        let mut link = self.find(name)?;
-        let peer = link.peer;
-        change(&mut link);
-        link.peer = peer;
-        let changed = link.clone();
-        blocking(&self.hub, move |hub| hub.links.put(changed)).await?;
-        Ok(link)
+    pub async fn set(&self, name: &str, change: impl FnOnce(&mut Link) + Send + 'static) -> Result<Link> {
+        let peer = self.find(name)?.peer;
+        blocking(&self.hub, move |hub| hub.links.change(&peer, change)).await
+    }
+
+    /// Gives this segment another key. Linked segments are told of it first; it is used when all know it, or at once (`is_at_once`), when those that don't have to be
+    /// linked anew. Waits up to `limit` for that; what is not done by then goes on by itself, also after a restart. Codes that were given out are void when the
+    /// key changes.
+    pub async fn rotate_key(&self, is_at_once: bool, limit: Duration) -> Result<Rotation> {
+        rotate::rotate(&self.hub, is_at_once, Instant::now() + limit.min(FOREVER)).await
     }
 
     /// Forgets a link. What came over it stays.
@@ -163,14 +172,19 @@ impl LinkDoor {
         status::read(&self.hub).await
     }
 
+    /// Compares each bucket that `scope` covers with each linked segment that carries it, by summaries: what goes over the link is in proportion to what differs. Changes
+    /// may be under way until `limit`; after that the answer names them.
+    pub async fn verify(&self, scope: &Scope, limit: Duration) -> Result<Vec<Verified>> {
+        compare::verify(&self.hub, scope, Instant::now() + limit.min(FOREVER)).await
+    }
+
     /// Returns when all that the linked segments had at the call, of what `scope` covers, is here: names, and data where it is to be here.
     /// [`ErrorKind::Offline`] if that is not so within `limit`; the message says what is missing.
     pub async fn wait(&self, scope: &Scope, limit: Option<Duration>) -> Result<()> {
-        // Far enough to be never.
-        let deadline = Instant::now() + limit.unwrap_or(Duration::from_secs(10 * 365 * 24 * 3600));
+        let deadline = Instant::now() + limit.unwrap_or(FOREVER);
         let mut waiting = JoinSet::new();
         for link in self.hub.links.list() {
-            if link.direction.receives() && !link.scope.intersect(scope).is_empty() {
+            if link.receives() && !link.scope.intersect(scope).is_empty() {
                 let (hub, scope) = (self.hub.clone(), scope.clone());
                 waiting.spawn(async move { wait_for(&hub, &link, &scope, deadline).await });
             }
@@ -183,7 +197,7 @@ impl LinkDoor {
 }
 
 /// Waits for what one peer has now.
-async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadline: Instant) -> Result<()> {
+pub(crate) async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadline: Instant) -> Result<()> {
     let late = |what: &str| {
         let problem = hub.problem(&link.peer).map(|problem| format!(" ({problem})")).unwrap_or_default();
         Error::new(ErrorKind::Offline, format!("'{}': {what}{problem}", link.name))
@@ -199,8 +213,12 @@ async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadline: Instant)
         };
         loop {
             let are_names_here = bucket.vector().await?.dominates(&target);
-            let wants_data = hub.wants_data(&info.path);
-            let is_data_here = !wants_data || bucket.data_vector().await?.dominates(&target);
+            let is_data_here = if hub.wants_data(&info.path) {
+                bucket.data_vector().await?.dominates(&target)
+            } else {
+                // Of what is new, if that is to come.
+                bucket.keeping().await? != Keeping::Later || bucket.wanted(None, 1).await?.is_empty()
+            };
             if are_names_here && is_data_here {
                 break;
             }

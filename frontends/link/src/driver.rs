@@ -2,6 +2,8 @@
 
 use crate::hub::{Hub, Input, Payload, Peer};
 use crate::links::Link;
+use crate::rate::Amount;
+use crate::status::distance;
 use crate::wire::{self, Body, Packed, Place};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tombolo_core::namespace::DeltaRegister;
 use tombolo_core::sync::{Action, Event, Machine, Piece, Terms};
 use tombolo_core::{
     BucketId, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch, VersionVector,
@@ -202,7 +205,7 @@ impl Driver {
     }
 
     async fn import(&mut self, peer: &Arc<Peer>, packed: Packed) {
-        let Some(link) = self.hub.link(&peer.id).filter(|link| link.direction.receives()) else { return };
+        let Some(link) = self.hub.link(&peer.id).filter(Link::receives) else { return };
         let imported = async {
             let exported = packed.unpack()?;
             self.hub.segment.catalog().import(&exported, &|name| covers(&link, name)).await
@@ -231,7 +234,7 @@ impl Driver {
                 return;
             }
         };
-        let terms = Terms { sends: link.direction.sends(), receives: link.direction.receives() };
+        let terms = Terms { sends: link.direction.sends(), receives: link.receives() };
         let covered: BTreeSet<BucketId> =
             buckets.iter().filter(|info| link.scope.covers(&info.path)).map(|info| info.id).collect();
         // The machine remembers lanes of an earlier connection, for status.
@@ -282,7 +285,7 @@ impl Driver {
             }
             Action::Apply { peer, bucket, payload } => {
                 self.tasks.spawn(async move {
-                    let outcome = apply(&hub, &bucket, payload).await.map_err(|error| error.to_string());
+                    let outcome = apply(&hub, &peer, &bucket, payload).await.map_err(|error| error.to_string());
                     if let Err(reason) = &outcome {
                         tracing::warn!(%bucket, %reason, "changes were not taken in");
                     }
@@ -336,19 +339,21 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
     Ok(Piece { from, to, is_empty, is_whole, payload })
 }
 
-async fn apply(hub: &Hub, bucket: &BucketId, payload: Payload) -> Result<VersionVector> {
+async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> Result<VersionVector> {
     let (delta, _) = Delta::decode(payload.packed.unpack()?)?;
-    let bucket = hub.segment.catalog().bucket_with_id(bucket).await?;
+    let bucket = hub.segment.catalog().bucket_with_id(id).await?;
+    let before = bucket.vector().await?;
     // What it was cut after must be here: else it would show before what it was written after (P7).
-    if !bucket.vector().await?.dominates(&delta.from) {
+    if !before.dominates(&delta.from) {
         return Err(Error::new(ErrorKind::Precondition, "changes before these are not here"));
     }
-    let wants_data = hub.wants_data(bucket.path());
-    bucket.keep_data(wants_data).await?;
+    let wants_data = hub.keep_data(&bucket).await?;
     bucket.apply(&delta).await?;
     if wants_data {
         hub.wanted.notify_one();
     }
+    let names = delta.registers.iter().filter(|register| matches!(register, DeltaRegister::Entry(..))).count() as u64;
+    hub.rates.add(*id, *peer, Amount { names, changes: distance(&before, &delta.to), bytes: 0 });
     bucket.vector().await
 }
 
@@ -385,11 +390,11 @@ mod tests {
         from.put("second", "2", PutOptions::default()).await.unwrap();
         let second = from.changes_since(&first.to).await.unwrap();
         let id = second.bucket;
-        let refused = apply(&receiver, &id, payload(&second)).await.unwrap_err();
+        let refused = apply(&receiver, &sender.segment.id(), &id, payload(&second)).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Precondition);
         assert!(to.get("second", GetOptions::default()).await.is_err());
         for delta in [&first, &second] {
-            apply(&receiver, &id, payload(delta)).await.unwrap();
+            apply(&receiver, &sender.segment.id(), &id, payload(delta)).await.unwrap();
         }
         assert!(to.get("second", GetOptions::default()).await.is_ok());
     }

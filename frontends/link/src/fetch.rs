@@ -5,17 +5,18 @@
 
 use crate::hub::{Hub, Peer};
 use crate::outbox::Outbox;
+use crate::rate::Amount;
 use crate::wire::{Chunk, Want};
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
-use tombolo_core::{ChunkId, ChunkSource, Codec, Error, ErrorKind, Result, SegmentId, StoredChunk};
+use tombolo_core::{BucketId, ChunkId, ChunkSource, Codec, Error, ErrorKind, Result, SegmentId, StoredChunk};
 
 /// Chunks that one request names.
 const REQUEST_CHUNKS: usize = 16;
@@ -70,7 +71,7 @@ async fn fetch_group(
         // The first group goes with the names, which is the quickest; others side by side.
         let outbox = if at == 0 { peer.control.clone() } else { pick(&peer, at) };
         match ask(hub, &peer, &outbox, &wanted, is_interactive, hops).await {
-            Ok(brought) => wanted.retain(|id| !brought.contains(id)),
+            Ok(brought) => wanted.retain(|id| !brought.contains_key(id)),
             Err(error) => reason = Some(error),
         }
         if wanted.is_empty() {
@@ -105,7 +106,7 @@ fn pick(peer: &Peer, at: usize) -> Outbox {
     found.map_or_else(|| peer.control.clone(), |outbox| (*outbox).clone())
 }
 
-/// Asks one segment and stores what it sends, durably. Returns which chunks came.
+/// Asks one segment and stores what it sends, durably. Returns which chunks came, and how long each is.
 async fn ask(
     hub: &Arc<Hub>,
     peer: &Peer,
@@ -113,7 +114,7 @@ async fn ask(
     ids: &[ChunkId],
     is_interactive: bool,
     hops: u32,
-) -> Result<HashSet<ChunkId>> {
+) -> Result<HashMap<ChunkId, u64>> {
     let mut named = BytesMut::with_capacity(ids.len() * 32);
     ids.iter().for_each(|id| named.put_slice(&id.0));
     let want = Want { request: 0, chunks: named.freeze(), is_interactive, hops };
@@ -121,7 +122,7 @@ async fn ask(
     // Kept until all of this answer is here: a chunk may come before the node that refers to it.
     let import = hub.segment.chunk_import();
     let mut waiting: HashSet<ChunkId> = ids.iter().copied().collect();
-    let mut brought = HashSet::new();
+    let mut brought = HashMap::new();
     let outcome = loop {
         let answer = match timeout(STALL_TIMEOUT, answers.recv()).await {
             Ok(Some(answer)) => answer,
@@ -130,7 +131,9 @@ async fn ask(
         };
         let is_last = answer.is_last;
         let stored = answer.chunks.into_iter().map(|chunk| accept(&mut waiting, chunk)).collect::<Result<Vec<_>>>();
-        let ids = stored.as_ref().map(|stored| stored.iter().map(|chunk| chunk.id).collect::<Vec<_>>());
+        let ids = stored
+            .as_ref()
+            .map(|stored| stored.iter().map(|chunk| (chunk.id, u64::from(chunk.raw_bytes))).collect::<Vec<_>>());
         let ids = ids.unwrap_or_default();
         // Frame by frame, so that one frame of an answer is in memory, and its readers go on.
         let imported = match stored {
@@ -178,6 +181,7 @@ pub(crate) struct Bulk {
 }
 
 struct Item {
+    bucket: BucketId,
     id: ChunkId,
     done: oneshot::Sender<Result<(), String>>,
     /// Who did not have it.
@@ -185,10 +189,10 @@ struct Item {
 }
 
 impl Bulk {
-    /// Brings one chunk here, when its turn comes.
-    pub(crate) async fn bring(&self, id: ChunkId) -> Result<()> {
+    /// Brings one chunk of a bucket here, when its turn comes.
+    pub(crate) async fn bring(&self, bucket: BucketId, id: ChunkId) -> Result<()> {
         let (done, outcome) = oneshot::channel();
-        self.queue.lock().push_back(Item { id, done, tried: Vec::new() });
+        self.queue.lock().push_back(Item { bucket, id, done, tried: Vec::new() });
         self.filled.notify_one();
         match outcome.await {
             Ok(Ok(())) => Ok(()),
@@ -264,8 +268,11 @@ pub(crate) async fn work(hub: Arc<Hub>, peer: Arc<Peer>, outbox: Outbox) {
         let ids: Vec<ChunkId> = items.iter().map(|item| item.id).collect();
         match ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX).await {
             Ok(brought) => {
-                let (here, missing): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| brought.contains(&item.id));
+                let (here, missing): (Vec<_>, Vec<_>) =
+                    items.into_iter().partition(|item| brought.contains_key(&item.id));
                 for item in here {
+                    let bytes = brought.get(&item.id).copied().unwrap_or_default();
+                    hub.rates.add(item.bucket, peer.id, Amount { bytes, ..Amount::default() });
                     let _ = item.done.send(Ok(()));
                 }
                 let reason = format!("'{}' does not have it either", peer.name);

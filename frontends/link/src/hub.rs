@@ -1,9 +1,9 @@
 //! What all parts of the door share: the segment, its links, and who is connected.
 
 use crate::fetch::Bulk;
-use crate::identity::Identity;
+use crate::identity::{Fingerprint, Identity};
 use crate::invite::Invites;
-use crate::links::{Link, Links};
+use crate::links::{Link, Links, Passes};
 use crate::outbox::{Outbox, Traffic};
 use crate::wire::{Body, Packed};
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tombolo_core::sync::{LaneStatus, Message};
-use tombolo_core::{BucketId, Error, ErrorKind, Result, Segment, SegmentId};
+use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Result, Segment, SegmentId};
 
 /// Bounds of the door.
 #[derive(Debug, Clone)]
@@ -96,6 +96,9 @@ pub(crate) struct Peer {
     pub(crate) cuts: Arc<Semaphore>,
     /// Bytes of deltas that came and were not taken in.
     pub(crate) deltas: Arc<Semaphore>,
+    /// The highest version of the protocol that both speak.
+    pub(crate) version: u32,
+    pub(crate) comparing: crate::compare::Comparing,
     /// When the next bulk bytes may go, if the link has a rate.
     pub(crate) paced: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
@@ -115,7 +118,9 @@ impl Peer {
 
 pub(crate) struct Hub {
     pub(crate) segment: Segment,
-    pub(crate) identity: Identity,
+    identity: Mutex<Arc<Identity>>,
+    /// The key that is to follow.
+    pub(crate) next_key: Mutex<Option<Fingerprint>>,
     pub(crate) links: Arc<Links>,
     pub(crate) invites: Invites,
     pub(crate) limits: LinkLimits,
@@ -128,6 +133,7 @@ pub(crate) struct Hub {
     problems: Mutex<HashMap<SegmentId, String>>,
     pub(crate) input: mpsc::Sender<Input>,
     pub(crate) bulk: Bulk,
+    pub(crate) rates: crate::rate::Rates,
     /// Data may have become wanted, or available.
     pub(crate) wanted: Notify,
     /// Why versions' data could not be brought, by their keys.
@@ -148,7 +154,8 @@ impl Hub {
     ) -> Hub {
         Hub {
             segment,
-            identity,
+            identity: Mutex::new(Arc::new(identity)),
+            next_key: Mutex::default(),
             links,
             invites,
             limits,
@@ -159,9 +166,19 @@ impl Hub {
             problems: Mutex::default(),
             input,
             bulk: Bulk::default(),
+            rates: Default::default(),
             wanted: Notify::new(),
             failures: Mutex::default(),
         }
+    }
+
+    /// The key that this segment proves.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        self.identity.lock().clone()
+    }
+
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        *self.identity.lock() = Arc::new(identity);
     }
 
     /// The link to a peer, unless it is paused.
@@ -212,9 +229,25 @@ impl Hub {
     }
 
     /// Whether a segment's data of this bucket comes here by a link in full.
-    pub(crate) fn wants_data(&self, bucket: &tombolo_core::BucketPath) -> bool {
-        let brings =
-            |link: &Link| link.mode != crate::Mode::Metadata && link.direction.receives() && link.scope.covers(bucket);
+    pub(crate) fn wants_data(&self, bucket: &BucketPath) -> bool {
+        self.brings_data(bucket, |link| link.passes != Passes::Continuous)
+    }
+
+    fn brings_data(&self, bucket: &BucketPath, counts: impl Fn(&Link) -> bool) -> bool {
+        let brings = |link: &Link| {
+            link.mode != crate::Mode::Metadata && link.direction.receives() && link.scope.covers(bucket) && counts(link)
+        };
         self.links.list().iter().any(brings)
+    }
+
+    /// Has the bucket list the data that is to be here, as its links want it: all, that of what comes from now on, or none. Returns whether there is any.
+    pub(crate) async fn keep_data(&self, bucket: &Bucket) -> Result<bool> {
+        let wants_all = self.wants_data(bucket.path());
+        if !wants_all && self.brings_data(bucket.path(), |link| link.is_passed) {
+            bucket.keep_new_data().await?;
+            return Ok(true);
+        }
+        bucket.keep_data(wants_all).await?;
+        Ok(wants_all)
     }
 }

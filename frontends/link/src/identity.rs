@@ -16,7 +16,7 @@ use std::str::FromStr;
 use tombolo_core::{Error, ErrorKind, Result};
 
 const KEY_FILE: &str = "key.pem";
-const OLD_KEY_FILE: &str = "key.old.pem";
+const NEXT_KEY_FILE: &str = "key.next.pem";
 /// The longest file of this crate that is read back.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// The name in certificates and in TLS' greeting: the same for all segments, as the key alone says who it is.
@@ -87,24 +87,38 @@ impl Identity {
         let dir = link_directory(dir)?;
         match load(&dir.join(KEY_FILE))? {
             Some(identity) => Ok(identity),
-            None => create(&dir),
+            None => create(&dir, KEY_FILE),
         }
     }
 
-    /// Makes a new key for the segment whose data directory is `dir`; the one there was is kept as the previous one. Peers refuse the new key until they
-    /// were told of it. Blocks for the disk.
-    pub fn rotate(dir: &Path) -> Result<Identity> {
+    /// The key that is to follow the present one of the segment whose data directory is `dir`; made, and on disk when this returns, if there is none. Blocks for
+    /// the disk.
+    pub fn prepare(dir: &Path) -> Result<Identity> {
+        match Identity::load_next(dir)? {
+            Some(next) => Ok(next),
+            None => create(&link_directory(dir)?, NEXT_KEY_FILE),
+        }
+    }
+
+    /// The key that [`Identity::prepare`] made; `None`: there is none, or it is in use already.
+    pub fn load_next(dir: &Path) -> Result<Option<Identity>> {
         let dir = link_directory(dir)?;
-        // Copied, not moved: after a crash in between, the segment still has its key.
-        if let Some(text) = read_private(&dir.join(KEY_FILE))? {
-            replace_private(&dir, OLD_KEY_FILE, &text)?;
-        }
-        create(&dir)
+        let (key, next) = (load(&dir.join(KEY_FILE))?, load(&dir.join(NEXT_KEY_FILE))?);
+        Ok(next.filter(|next| key.is_none_or(|key| key.fingerprint != next.fingerprint)))
     }
 
-    /// The key before the last rotation; `None`: never rotated. With it a segment can still prove to a peer who it was.
-    pub fn load_previous(dir: &Path) -> Result<Option<Identity>> {
-        load(&link_directory(dir)?.join(OLD_KEY_FILE))
+    /// Puts the key that [`Identity::prepare`] made in the place of the present one, which is gone. Peers refuse it unless they were told of it. A crash leaves
+    /// one or the other. Blocks for the disk.
+    pub fn adopt(dir: &Path) -> Result<Identity> {
+        let next = Identity::prepare(dir)?;
+        let dir = link_directory(dir)?;
+        let path = dir.join(NEXT_KEY_FILE);
+        if let Some(text) = read_private(&path)? {
+            replace_private(&dir, KEY_FILE, &text)?;
+            // Were it still there after a crash, it would be the present key, which is no next one.
+            std::fs::remove_file(&path).map_err(|e| Error::io(format!("{} can't be removed", path.display()), e))?;
+        }
+        Ok(next)
     }
 
     /// What peers know this segment by.
@@ -154,11 +168,11 @@ fn load(path: &Path) -> Result<Option<Identity>> {
     Identity::of_key(&key).map(Some)
 }
 
-fn create(dir: &Path) -> Result<Identity> {
+fn create(dir: &Path, file: &str) -> Result<Identity> {
     let key = KeyPair::generate()
         .map_err(|e| Error::new(ErrorKind::Failed, "a key for this segment can't be made").because(e))?;
     let identity = Identity::of_key(&key)?;
-    replace_private(dir, KEY_FILE, key.serialize_pem().as_bytes())?;
+    replace_private(dir, file, key.serialize_pem().as_bytes())?;
     Ok(identity)
 }
 
@@ -262,18 +276,26 @@ mod tests {
         }
     }
 
+    /// Wherever a crash cuts the change of keys off, there is one key and no second next one.
     #[test]
-    fn a_rotation_keeps_the_key_before() {
+    fn the_next_key_takes_the_place_of_the_present_one() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Identity::load_previous(dir.path()).unwrap().is_none());
         let first = Identity::load_or_create(dir.path()).unwrap().fingerprint();
-        let second = Identity::rotate(dir.path()).unwrap().fingerprint();
-        assert_ne!(first, second);
-        assert_eq!(Identity::load_or_create(dir.path()).unwrap().fingerprint(), second);
-        assert_eq!(Identity::load_previous(dir.path()).unwrap().unwrap().fingerprint(), first);
-        assert_eq!(mode(&dir.path().join("link/key.old.pem")), 0o600);
-        Identity::rotate(dir.path()).unwrap();
-        assert_eq!(Identity::load_previous(dir.path()).unwrap().unwrap().fingerprint(), second);
+        assert!(Identity::load_next(dir.path()).unwrap().is_none());
+        let next = Identity::prepare(dir.path()).unwrap().fingerprint();
+        assert_ne!(first, next);
+        assert_eq!(Identity::prepare(dir.path()).unwrap().fingerprint(), next, "it is made once");
+        assert_eq!(Identity::load_or_create(dir.path()).unwrap().fingerprint(), first);
+        let file = dir.path().join("link/key.next.pem");
+        assert_eq!(mode(&file), 0o600);
+        let kept = std::fs::read(&file).unwrap();
+        assert_eq!(Identity::adopt(dir.path()).unwrap().fingerprint(), next);
+        assert!(!file.exists());
+        // As if it had crashed before the file was removed.
+        replace_private(&dir.path().join("link"), "key.next.pem", &kept).unwrap();
+        assert_eq!(Identity::load_or_create(dir.path()).unwrap().fingerprint(), next);
+        assert!(Identity::load_next(dir.path()).unwrap().is_none());
+        assert_ne!(Identity::prepare(dir.path()).unwrap().fingerprint(), next);
     }
 
     /// A draft that a crash left with other permissions must not lend them to the file.

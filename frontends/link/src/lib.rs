@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `key.pem` | the private key, PKCS #8 |
-//! | `key.old.pem` | the one before the last rotation |
+//! | `key.next.pem` | the one that will follow it, once all linked segments know it |
 //! | `links.json` | the links |
 //! | `invites.json` | codes that were not used yet: a hash of each secret, and what it grants |
 //!
@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod bring;
+mod compare;
 mod dial;
 mod door;
 mod driver;
@@ -29,17 +30,23 @@ pub mod identity;
 pub mod invite;
 pub mod links;
 mod outbox;
+mod passes;
+mod rate;
+mod rotate;
 pub mod scope;
 mod session;
 pub mod status;
 pub mod tls;
 pub mod wire;
 
+pub use compare::{Outcome, Verified};
 pub use dial::AcceptOptions;
 pub use door::{LinkDoor, LinkOptions};
 pub use hub::LinkLimits;
 pub use identity::{Fingerprint, Identity};
 pub use invite::{Code, Invite, InviteOptions, Invites};
-pub use links::{Direction, Link, Links, Mode};
+pub use links::{Direction, Link, Links, Mode, Passes};
+pub use rate::Rate;
+pub use rotate::Rotation;
 pub use scope::Scope;
 pub use status::{BucketStatus, LinkStatus, MissingObject, PeerBucketStatus, SyncStatus};

@@ -93,6 +93,48 @@ impl Direction {
     }
 }
 
+/// What a link brings in time, of what a peer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Passes {
+    /// What the peer has when the link begins, and nothing after that.
+    Initial,
+    /// Names, and the data of what changes from then on.
+    Continuous,
+    /// Both.
+    #[default]
+    Both,
+}
+
+impl Passes {
+    /// All of them.
+    pub const ALL: [Passes; 3] = [Passes::Initial, Passes::Continuous, Passes::Both];
+
+    /// The text form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Passes::Initial => "initial",
+            Passes::Continuous => "continuous",
+            Passes::Both => "both",
+        }
+    }
+}
+
+impl fmt::Display for Passes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Passes {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Passes> {
+        let found = Passes::ALL.into_iter().find(|passes| passes.as_str() == text);
+        found.ok_or_else(|| Error::invalid(format!("'{text}' is not what a link brings: initial, continuous or both")))
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -141,6 +183,18 @@ pub struct Link {
     pub mode: Mode,
     /// Which way changes go, seen from this segment.
     pub direction: Direction,
+    /// What of it comes here in time.
+    #[serde(default)]
+    pub passes: Passes,
+    /// Whether the pass that [`Passes::Initial`] or [`Passes::Continuous`] begins with is over.
+    #[serde(default)]
+    pub is_passed: bool,
+    /// The key that the peer has said it will have; until it has shown it, both count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_fingerprint: Option<Fingerprint>,
+    /// The next key of this segment that the peer has on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_key: Option<Fingerprint>,
     /// Whether nothing is to go over it for now.
     pub paused: bool,
     /// The most bytes a second that this segment sends over it; not 0. `None`: as many as go.
@@ -150,6 +204,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether changes come from the peer, now.
+    pub fn receives(&self) -> bool {
+        self.direction.receives() && !(self.passes == Passes::Initial && self.is_passed)
+    }
+
     /// Whether everything in it can be: names, addresses, rate. [`ErrorKind::Invalid`] says what can't.
     pub fn check(&self) -> Result<()> {
         check_name(&self.name)?;
@@ -208,16 +267,37 @@ impl Links {
         named.or_else(|| links.iter().find(|link| Some(link.peer) == id)).cloned()
     }
 
-    /// The link to the segment with this key.
+    /// The link to the segment with this key, or that has said that it will have it.
     pub fn by_fingerprint(&self, fingerprint: &Fingerprint) -> Option<Link> {
-        self.links.lock().iter().find(|link| link.fingerprint == *fingerprint).cloned()
+        self.links.lock().iter().find(|link| keys(link).any(|key| key == *fingerprint)).cloned()
+    }
+
+    /// The link to this segment.
+    pub fn by_peer(&self, peer: &SegmentId) -> Option<Link> {
+        self.links.lock().iter().find(|link| link.peer == *peer).cloned()
+    }
+
+    /// Changes the link to `peer`, whatever else changes it at the same time; gives what it is then. Errors as of [`Links::put`], and [`ErrorKind::NotFound`].
+    pub fn change(&self, peer: &SegmentId, change: impl FnOnce(&mut Link)) -> Result<Link> {
+        let mut links = self.links.lock();
+        let old = links.iter().find(|link| link.peer == *peer).cloned().ok_or_else(|| no_link(peer))?;
+        let mut link = old.clone();
+        change(&mut link);
+        link.peer = *peer;
+        if link != old {
+            self.put_into(&mut links, link.clone())?;
+        }
+        Ok(link)
     }
 
     /// Adds a link, or replaces the one to the same peer. [`ErrorKind::Invalid`]: see [`Link::check`]; [`ErrorKind::Exists`]: another peer's link
     /// has this name or this key; [`ErrorKind::Quota`]: there are [`LINKS_MAX`].
     pub fn put(&self, link: Link) -> Result<()> {
+        self.put_into(&mut self.links.lock(), link)
+    }
+
+    fn put_into(&self, links: &mut Vec<Link>, link: Link) -> Result<()> {
         link.check()?;
-        let mut links = self.links.lock();
         let mut next = links.clone();
         next.retain(|known| known.peer != link.peer);
         if next.len() >= LINKS_MAX {
@@ -228,7 +308,7 @@ impl Links {
             return Err(error);
         }
         next.push(link);
-        self.replace(&mut links, next)
+        self.replace(links, next)
     }
 
     /// Forgets a peer. [`ErrorKind::NotFound`]: there is no link to it.
@@ -236,7 +316,7 @@ impl Links {
         let mut links = self.links.lock();
         let next: Vec<_> = links.iter().filter(|link| link.peer != *peer).cloned().collect();
         if next.len() == links.len() {
-            return Err(Error::not_found(Subject::Segment, format!("there is no link to segment {peer}")));
+            return Err(no_link(peer));
         }
         self.replace(&mut links, next)
     }
@@ -259,6 +339,15 @@ impl Links {
     }
 }
 
+fn no_link(peer: &SegmentId) -> Error {
+    Error::not_found(Subject::Segment, format!("there is no link to segment {peer}"))
+}
+
+/// The keys by which a peer is known.
+fn keys(link: &Link) -> impl Iterator<Item = Fingerprint> + '_ {
+    [link.fingerprint].into_iter().chain(link.next_fingerprint)
+}
+
 /// Why two links can't be side by side.
 fn clash(known: &Link, link: &Link) -> Option<Error> {
     if known.peer == link.peer {
@@ -266,7 +355,7 @@ fn clash(known: &Link, link: &Link) -> Option<Error> {
     }
     let what = if known.name == link.name {
         format!("there is a link to another segment named {}", link.name)
-    } else if known.fingerprint == link.fingerprint {
+    } else if keys(known).any(|key| keys(link).any(|other| other == key)) {
         format!("the link to {} has the same key", known.name)
     } else {
         return None;
@@ -350,6 +439,10 @@ mod tests {
             scope: Scope::parse(["NewYork/lab"]).unwrap(),
             mode: Mode::Metadata,
             direction: Direction::Receive,
+            passes: Passes::Both,
+            is_passed: false,
+            next_fingerprint: None,
+            told_key: None,
             paused: false,
             rate_bytes_per_second: Some(1 << 20),
             created_unix_ms: 1_700_000_000_000,
@@ -395,9 +488,18 @@ mod tests {
         assert_eq!(links.put(link(2, "newyork")).unwrap_err().kind(), ErrorKind::Exists);
         let same_key = Link { fingerprint: Fingerprint([1; 32]), ..link(2, "boston") };
         assert_eq!(links.put(same_key).unwrap_err().kind(), ErrorKind::Exists);
-        let rotated = Link { fingerprint: Fingerprint([9; 32]), ..link(1, "newyork") };
-        links.put(rotated.clone()).unwrap();
-        assert_eq!(links.list(), [rotated]);
+        let next = Some(Fingerprint([9; 32]));
+        links.change(&SegmentId([1; 16]), |link| link.next_fingerprint = next).unwrap();
+        for key in [1, 9] {
+            assert_eq!(links.by_fingerprint(&Fingerprint([key; 32])).unwrap().name, "newyork");
+        }
+        let same_key = Link { fingerprint: Fingerprint([9; 32]), ..link(2, "boston") };
+        assert_eq!(links.put(same_key).unwrap_err().kind(), ErrorKind::Exists);
+        links.put(link(2, "boston")).unwrap();
+        let stolen = links.change(&SegmentId([2; 16]), |link| link.next_fingerprint = next);
+        assert_eq!(stolen.unwrap_err().kind(), ErrorKind::Exists);
+        assert_eq!(links.get("boston"), Some(link(2, "boston")));
+        assert_eq!(links.change(&SegmentId([3; 16]), |_| {}).unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]
@@ -460,6 +562,14 @@ mod tests {
             assert_eq!(serde_json::to_string(&direction).unwrap(), format!("\"{direction}\""));
             assert_eq!(direction.sends(), direction.reversed().receives());
             assert_eq!(direction.reversed().reversed(), direction);
+        }
+        for passes in Passes::ALL {
+            assert_eq!(passes.to_string().parse::<Passes>().unwrap(), passes);
+            assert_eq!(serde_json::to_string(&passes).unwrap(), format!("\"{passes}\""));
+            for is_passed in [false, true] {
+                let link = Link { passes, is_passed, ..link(1, "newyork") };
+                assert_eq!(link.receives(), !(passes == Passes::Initial && is_passed));
+            }
         }
         assert!("Full".parse::<Mode>().is_err() && "".parse::<Direction>().is_err());
     }

@@ -2,6 +2,7 @@
 
 use crate::hub::{Hub, Input, Payload, Peer};
 use crate::outbox::Outbox;
+use crate::rotate;
 use crate::wire::{self, Body, Chunk, Chunks, Frame, Want};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub(crate) async fn read(
             received = &mut reading => received?,
             _ = pings.tick() => {
                 outbox.ping();
+                peer.comparing.expire();
                 continue;
             }
             Some(_) = answering.join_next() => continue,
@@ -69,6 +71,19 @@ pub(crate) async fn read(
                         }
                     });
                 }
+                Body::Compared(answer) if is_control => peer.comparing.answered(answer),
+                Body::Compare(question) if is_control => {
+                    let permit = tokio::select! {
+                        permit = answers.clone().acquire_owned() => permit,
+                        reason = outbox.closed() => return Err(Error::new(ErrorKind::Offline, reason)),
+                    };
+                    let (hub, peer) = (hub.clone(), peer.clone());
+                    answering.spawn(async move {
+                        let _permit = permit;
+                        let answer = crate::compare::answer(&hub, &peer, question).await;
+                        peer.say(Body::Compared(answer));
+                    });
+                }
                 body if is_control => names(hub, peer, body, bytes).await?,
                 _ => return Err(Error::damaged("a bulk connection carries chunks only")),
             }
@@ -83,9 +98,11 @@ async fn frame(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> Res
         .map_err(|_| Error::new(ErrorKind::Offline, "the other side is silent"))?
 }
 
-async fn names(hub: &Hub, peer: &Arc<Peer>, body: Body, bytes: usize) -> Result<()> {
+async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Result<()> {
     let input = match body {
         Body::Catalog(packed) => Input::Catalog(peer.clone(), packed),
+        Body::NewKey(key) => return rotate::heard(hub, peer, &key).await,
+        Body::KeyTaken(key) => return rotate::taken(hub, peer, &key).await,
         Body::Probe(place) if place.bucket.is_empty() => Input::CatalogProbe(peer.clone(), place.nonce),
         Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(place.nonce),
         body => {

@@ -2,11 +2,13 @@
 
 use crate::hub::{Hub, Input};
 use crate::links::{Direction, Mode};
+use crate::rate::{Rate, time_left};
 use crate::scope::Scope;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tombolo_core::sync::LaneStatus;
 use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Keeping, Result, SegmentId, VersionVector, Wanted};
@@ -75,6 +77,8 @@ pub struct BucketStatus {
     pub missing_is_more: bool,
     /// The first few.
     pub missing: Vec<MissingObject>,
+    /// How long it will take to bring them at the rate of the last seconds; `None`: nothing is missing, nothing comes, or not all is counted.
+    pub data_left: Option<Duration>,
     /// What is known of each linked segment.
     pub peers: Vec<PeerBucketStatus>,
 }
@@ -107,6 +111,10 @@ pub struct PeerBucketStatus {
     pub is_there: bool,
     /// Deltas sent and not acknowledged.
     pub in_flight: usize,
+    /// How fast names and data come from there; `None`: nothing did lately.
+    pub rate: Option<Rate>,
+    /// How long the names that it has told of will take at that rate; `None`: all are here, or none come.
+    pub names_left: Option<Duration>,
     /// What keeps it.
     pub problem: Option<String>,
 }
@@ -116,6 +124,11 @@ impl BucketStatus {
     pub fn is_data_complete(&self) -> bool {
         !self.wants_data || self.missing_objects == 0 && !self.missing_is_more
     }
+}
+
+/// How many changes, as version vectors count them, whoever stands at `here` lacks of `there`.
+pub(crate) fn distance(here: &VersionVector, there: &VersionVector) -> u64 {
+    there.dots().map(|dot| dot.sequence.saturating_sub(here.get(&dot.segment))).fold(0, u64::saturating_add)
 }
 
 pub(crate) async fn lanes(hub: &Hub) -> Result<Vec<(BucketId, SegmentId, LaneStatus)>> {
@@ -159,8 +172,12 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
         for link in all.iter().filter(|link| link.scope.covers(&info.path)) {
             let lane = lanes.iter().find(|(id, peer, _)| *id == info.id && *peer == link.peer).map(|(_, _, lane)| lane);
             let lane = lane.cloned().unwrap_or_default();
-            let receives = link.direction.receives();
+            let receives = link.receives();
+            let rate = hub.rates.rate(info.id, link.peer).filter(|_| receives);
+            let lacking = distance(&status.vector, &lane.peer_announced);
             status.peers.push(PeerBucketStatus {
+                names_left: rate.and_then(|rate| time_left(lacking, rate.changes_per_second)),
+                rate,
                 peer: link.peer,
                 name: link.name.clone(),
                 is_open: lane.is_open,
@@ -171,6 +188,10 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
                 in_flight: lane.in_flight,
                 problem: lane.problem,
             });
+        }
+        if !status.missing_is_more {
+            let rates = status.peers.iter().filter_map(|peer| peer.rate);
+            status.data_left = time_left(status.missing_bytes, rates.map(|rate| rate.bytes_per_second).sum());
         }
         buckets.push(status);
     }
@@ -199,6 +220,7 @@ async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
         missing_bytes: wanted.iter().map(|version| version.size).sum(),
         missing_is_more: wanted.len() == COUNTED_MAX || wants_data && bucket.keeping().await? != Keeping::Listed,
         missing,
+        data_left: None,
         peers: Vec::new(),
     })
 }

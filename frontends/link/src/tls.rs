@@ -373,7 +373,7 @@ mod tests {
     #[tokio::test]
     async fn a_rotated_key_is_another_key() {
         let (taker, dialer) = (segment(), segment());
-        let rotated = Identity::rotate(taker.dir.path()).unwrap();
+        let rotated = Identity::adopt(taker.dir.path()).unwrap();
         let old = connector(&dialer.identity, taker.identity.fingerprint()).unwrap();
         assert!(shake(acceptor(&rotated).unwrap(), old).await.1.is_err());
         let new = connector(&dialer.identity, rotated.fingerprint()).unwrap();

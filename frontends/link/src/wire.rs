@@ -3,19 +3,30 @@
 //! The length is held against [`FRAME_BYTES_MAX`] before anything is allocated; a buffer grows as bytes arrive, not as they are announced. Unknown fields are
 //! passed over and an unknown kind of message is ignored, so that older builds can talk to newer ones.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tombolo_core::{BucketId, ChunkId, Error, ErrorKind, Result, SegmentId, VersionVector, sync};
+use tombolo_core::namespace::RANGES_MAX;
+use tombolo_core::{
+    BucketId, ChunkId, Error, ErrorKind, RangeSummary, Result, RowRange, RowSummary, SegmentId, VersionVector, sync,
+};
 
 /// The longest frame, in bytes.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 /// The longest first frame, from a peer that has said nothing yet.
 pub const HELLO_BYTES_MAX: usize = 64 << 10;
 /// The protocol versions that this build speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
+pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+/// From this version on segments compare what they hold: [`Body::Compare`].
+pub const VERSION_COMPARES: u32 = 2;
+/// From this version on segments tell of their next keys: [`Body::NewKey`].
+pub const VERSION_ROTATES: u32 = 2;
 /// The most chunks that one request may name.
 pub const WANTED_CHUNKS_MAX: usize = 256;
+/// The most rows that one answer of a comparison may tell.
+pub const ROWS_TOLD_MAX: usize = 128;
+/// The longest key of a row.
+const ROW_KEY_BYTES_MAX: usize = 4 << 10;
 /// The longest delta or catalog when it is unpacked, in bytes.
 const UNPACKED_BYTES_MAX: usize = 64 << 20;
 /// Shorter payloads travel as they are.
@@ -79,7 +90,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub body: Option<Body>,
 }
 
@@ -122,6 +133,18 @@ pub enum Body {
     /// The sender ends the connection, and why.
     #[prost(string, tag = "12")]
     Bye(String),
+    /// A question of a comparison.
+    #[prost(message, tag = "13")]
+    Compare(Compare),
+    /// Its answer.
+    #[prost(message, tag = "14")]
+    Compared(Compared),
+    /// The fingerprint of the key that the sender will have, 32 bytes.
+    #[prost(bytes = "bytes", tag = "15")]
+    NewKey(Bytes),
+    /// Such a key is on the sender's disk: from now on it takes both.
+    #[prost(bytes = "bytes", tag = "16")]
+    KeyTaken(Bytes),
 }
 
 /// Bytes that may be compressed.
@@ -220,6 +243,55 @@ pub struct Chunk {
     pub payload: Bytes,
 }
 
+/// A question about what a bucket holds, of one comparison. Without ranges: where the bucket stands.
+#[derive(Clone, PartialEq, Message)]
+pub struct Compare {
+    /// Given back with the answer.
+    #[prost(fixed64, tag = "1")]
+    pub request: u64,
+    /// The bucket's id.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub bucket: Bytes,
+    /// Names the comparison: all its questions are about one instant, that of the first.
+    #[prost(fixed64, tag = "3")]
+    pub comparison: u64,
+    /// See [`ranges`].
+    #[prost(bytes = "bytes", tag = "4")]
+    pub ranges: Bytes,
+    /// Whether the rows of the first range are wanted; else which ranges differ.
+    #[prost(bool, tag = "5")]
+    pub lists: bool,
+    /// The comparison is over.
+    #[prost(bool, tag = "6")]
+    pub is_over: bool,
+}
+
+/// The answer to a question of a comparison.
+#[derive(Clone, PartialEq, Message)]
+pub struct Compared {
+    /// Of the question.
+    #[prost(fixed64, tag = "1")]
+    pub request: u64,
+    /// Where the bucket stands: a version vector.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub vector: Bytes,
+    /// The lowest vector with which all of it is known.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub effective: Bytes,
+    /// Which ranges differ: a byte for each, its place in the list.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub differing: Bytes,
+    /// See [`rows`].
+    #[prost(bytes = "bytes", tag = "5")]
+    pub rows: Bytes,
+    /// From where on there are more rows; empty: there are not.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub next: Bytes,
+    /// Why there is no answer, for people.
+    #[prost(string, tag = "7")]
+    pub refusal: String,
+}
+
 impl Packed {
     /// Compresses what is worth it.
     pub fn pack(bytes: Bytes) -> Packed {
@@ -315,11 +387,13 @@ pub fn segment(bytes: &[u8]) -> Result<SegmentId> {
     Ok(SegmentId(bytes.try_into().map_err(|_| Error::damaged("a segment's id has 16 bytes"))?))
 }
 
-fn bucket(bytes: &[u8]) -> Result<BucketId> {
+/// A bucket's id from its 16 bytes.
+pub fn bucket(bytes: &[u8]) -> Result<BucketId> {
     Ok(BucketId(bytes.try_into().map_err(|_| Error::damaged("a bucket's id has 16 bytes"))?))
 }
 
-fn vector(bytes: &[u8]) -> Result<VersionVector> {
+/// A version vector from its binary form; no bytes are the empty one.
+pub fn vector(bytes: &[u8]) -> Result<VersionVector> {
     if bytes.is_empty() {
         return Ok(VersionVector::new());
     }
@@ -328,10 +402,79 @@ fn vector(bytes: &[u8]) -> Result<VersionVector> {
     if input.is_empty() { Ok(vector) } else { Err(Error::damaged("a version vector has bytes after its end")) }
 }
 
-fn vector_bytes(vector: &VersionVector) -> Bytes {
+/// The binary form of a version vector.
+pub fn vector_bytes(vector: &VersionVector) -> Bytes {
     let mut out = Vec::new();
     vector.encode(&mut out);
     out.into()
+}
+
+/// Appends a key of at most [`ROW_KEY_BYTES_MAX`] bytes, which all keys of rows are.
+fn put_key(out: &mut BytesMut, key: &[u8]) {
+    out.put_u16(u16::try_from(key.len()).unwrap_or(u16::MAX));
+    out.put_slice(key);
+}
+
+fn take_key(input: &mut &[u8]) -> Result<Bytes> {
+    let short = || Error::damaged("a key of a row does not end where it should");
+    let (length, rest) = input.split_first_chunk::<2>().ok_or_else(short)?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    let (key, rest) = rest.split_at_checked(length).filter(|_| length <= ROW_KEY_BYTES_MAX).ok_or_else(short)?;
+    *input = rest;
+    Ok(Bytes::copy_from_slice(key))
+}
+
+fn take_hash(input: &mut &[u8]) -> Result<[u8; 32]> {
+    let (hash, rest) = input.split_first_chunk::<32>().ok_or_else(|| Error::damaged("a hash has 32 bytes"))?;
+    *input = rest;
+    Ok(*hash)
+}
+
+/// The bytes that [`ranges`] reads.
+pub fn range_bytes(ranges: &[RangeSummary]) -> Bytes {
+    let mut out = BytesMut::new();
+    for range in ranges {
+        put_key(&mut out, &range.range.start);
+        put_key(&mut out, &range.range.end);
+        out.put_slice(&range.hash);
+    }
+    out.freeze()
+}
+
+/// The ranges of a question: for each its first key, the first key behind it (both: 2 bytes of length, big-endian, and the key; empty: no bound) and its hash. How many
+/// rows are in them is not told.
+pub fn ranges(bytes: &[u8]) -> Result<Vec<RangeSummary>> {
+    let (mut input, mut ranges) = (bytes, Vec::new());
+    while !input.is_empty() {
+        if ranges.len() == RANGES_MAX {
+            return Err(Error::damaged(format!("a question about more than {RANGES_MAX} ranges")));
+        }
+        let range = RowRange { start: take_key(&mut input)?, end: take_key(&mut input)? };
+        ranges.push(RangeSummary { range, hash: take_hash(&mut input)?, rows: 0 });
+    }
+    Ok(ranges)
+}
+
+/// The bytes that [`rows`] reads.
+pub fn row_bytes(rows: &[RowSummary]) -> Bytes {
+    let mut out = BytesMut::new();
+    for row in rows {
+        put_key(&mut out, &row.key);
+        out.put_slice(&row.hash);
+    }
+    out.freeze()
+}
+
+/// The rows of an answer: for each its key (as in [`ranges`]) and its hash.
+pub fn rows(bytes: &[u8]) -> Result<Vec<RowSummary>> {
+    let (mut input, mut rows) = (bytes, Vec::new());
+    while !input.is_empty() {
+        if rows.len() == ROWS_TOLD_MAX {
+            return Err(Error::damaged(format!("an answer of more than {ROWS_TOLD_MAX} rows")));
+        }
+        rows.push(RowSummary { key: take_key(&mut input)?, hash: take_hash(&mut input)? });
+    }
+    Ok(rows)
 }
 
 /// A message with its length in front.
@@ -375,4 +518,33 @@ pub async fn read<M: Message + Default>(
 /// An error of the connection itself.
 pub fn broken(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Offline, "the connection broke").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: &[u8], end: &[u8]) -> RangeSummary {
+        let key = Bytes::copy_from_slice;
+        RangeSummary { range: RowRange { start: key(start), end: key(end) }, hash: [7; 32], rows: 0 }
+    }
+
+    /// P13: what a question or an answer of a comparison may hold is bounded before anything is kept.
+    #[test]
+    fn ranges_and_rows_are_bounded() {
+        let all = [range(b"", b"\x01k"), range(b"\x01k", b"")];
+        assert_eq!(ranges(&range_bytes(&all)).unwrap(), all);
+        assert!(ranges(&range_bytes(&vec![range(b"", b""); RANGES_MAX])).is_ok());
+        assert!(ranges(&range_bytes(&vec![range(b"", b""); RANGES_MAX + 1])).is_err());
+        assert!(ranges(&range_bytes(&[range(&[1; ROW_KEY_BYTES_MAX + 1], b"")])).is_err());
+        let bytes = range_bytes(&all);
+        for length in 1..bytes.len() {
+            assert_eq!(ranges(&bytes[..length]).is_ok(), length == bytes.len() / 2, "{length}");
+        }
+        let row = RowSummary { key: Bytes::from_static(b"\x00k"), hash: [1; 32] };
+        assert_eq!(rows(&row_bytes(std::slice::from_ref(&row))).unwrap(), [row.clone()]);
+        assert!(rows(&row_bytes(&vec![row.clone(); ROWS_TOLD_MAX])).is_ok());
+        assert!(rows(&row_bytes(&vec![row; ROWS_TOLD_MAX + 1])).is_err());
+        assert!(rows(&[0xff; 40]).is_err());
+    }
 }

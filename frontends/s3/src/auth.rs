@@ -6,7 +6,7 @@ use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::{S3Error, S3ErrorCode, S3Result};
 use std::sync::Arc;
-use tombolo_core::{Catalog, Segment, TenantPath, UserInfo};
+use tombolo_core::{Segment, TenantPath, UserInfo};
 
 /// The authenticated user of a request, put into its extensions.
 #[derive(Debug, Clone)]
@@ -21,13 +21,13 @@ impl Caller {
 /// The keys that this door takes.
 #[derive(Clone)]
 pub(crate) struct Keys {
-    catalog: Catalog,
+    segment: Segment,
     tenant: Option<TenantPath>,
 }
 
 impl Keys {
     pub(crate) fn new(segment: &Segment, tenant: Option<TenantPath>) -> Keys {
-        Keys { catalog: segment.catalog(), tenant }
+        Keys { segment: segment.clone(), tenant }
     }
 
     /// The user and the secret of a key.
@@ -35,11 +35,19 @@ impl Keys {
     /// # Errors
     /// `InvalidAccessKeyId`, also for keys of tenants that this door does not serve.
     pub(crate) async fn find(&self, access_key: &str) -> S3Result<(Caller, SecretKey)> {
-        let found = self.catalog.find_key(access_key).await.map_err(from_engine)?;
+        let found = self.segment.catalog().find_key(access_key).await.map_err(from_engine)?;
         let (user, secret) = found
             .filter(|(user, _)| self.tenant.as_ref().is_none_or(|only| *only == user.tenant))
             .ok_or_else(unknown_key)?;
         Ok((Caller(Arc::new(user)), SecretKey::from(secret.0)))
+    }
+
+    /// Lets an authenticated request in: who calls, once this segment has what the request says that it must see.
+    pub(crate) async fn admit(&self, access_key: &str, headers: &http::HeaderMap) -> S3Result<Caller> {
+        let (caller, _) = self.find(access_key).await?;
+        check_owner(headers, caller.tenant())?;
+        crate::after::wait(&self.segment, headers).await?;
+        Ok(caller)
     }
 }
 
@@ -79,8 +87,7 @@ impl S3Access for Keys {
         let Some(credentials) = context.credentials() else {
             return Err(anonymous());
         };
-        let (caller, _) = self.find(&credentials.access_key).await?;
-        check_owner(context.headers(), caller.tenant())?;
+        let caller = self.admit(&credentials.access_key, context.headers()).await?;
         context.extensions_mut().insert(caller);
         Ok(())
     }

@@ -113,7 +113,9 @@ pub(crate) async fn post(
     let mut upload = Upload::new(stream, payload, Declared::from_headers(&headers)?, None, limit)?;
     upload.length_min = size_range.0;
     let info = upload.put(&bucket, &key, options).await?;
-    Ok(answer(&fields, &bucket_name, &key, &info))
+    let mut response = answer(&fields, &bucket_name, &key, &info);
+    response.headers_mut().extend(crate::after::token(&bucket).await);
+    Ok(response)
 }
 
 fn bucket_of(path: &str) -> S3Result<String> {

@@ -1,7 +1,7 @@
 //! Headers of reads that HTTP and AWS ignore when they can't be understood and that s3s refuses: several ranges in one
 //! `Range`, other units, dates in other forms. Such a request is authenticated as it came, then answered without them.
 
-use crate::auth::{Keys, check_owner};
+use crate::auth::Keys;
 use async_trait::async_trait;
 use http::{Extensions, HeaderMap, Method, Request, Uri, header};
 use s3s::dto::{Range, Timestamp, TimestampFormat};
@@ -47,8 +47,7 @@ impl S3Route for Lenient {
 
     async fn check_access(&self, req: &mut S3Request<Body>) -> S3Result<()> {
         let credentials = req.credentials.as_ref().ok_or_else(crate::auth::anonymous)?;
-        let (caller, _) = self.keys.find(&credentials.access_key).await?;
-        check_owner(&req.headers, caller.tenant())?;
+        let caller = self.keys.admit(&credentials.access_key, &req.headers).await?;
         req.extensions.insert(caller);
         Ok(())
     }

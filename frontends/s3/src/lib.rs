@@ -19,6 +19,7 @@
 //! Not here: TLS (put a proxy in front, or bind to loopback), policies, ACLs beyond the owner's, lifecycle, object lock,
 //! encryption. Requests for them say so; none is silently ignored.
 
+mod after;
 mod auth;
 mod body;
 mod buckets;

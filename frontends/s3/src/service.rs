@@ -1,5 +1,6 @@
 //! The operations that s3s may call, each handed to its noun's file. What is not here says NotImplemented.
 
+use crate::after;
 use crate::buckets::{missing, owner_grants};
 use crate::listing::owner;
 use crate::ops::{Operations, caller, version};
@@ -7,12 +8,13 @@ use async_trait::async_trait;
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result};
 
-/// Makes the implementation from three tables: operations that a file of this crate carries out, operations that tell of
+/// Makes the implementation from four tables: operations that a file of this crate carries out, those of them that change objects, operations that tell of
 /// a configuration which no bucket has, and operations that answer as for a bucket nobody configured. (The whole `impl`
 /// comes out of one macro because `async_trait` must see its functions.)
 macro_rules! operations {
     (
         delegate { $($name:ident => $method:ident($input:ident) -> $output:ident;)* }
+        write { $($write:ident => $write_method:ident($write_input:ident) -> $write_output:ident;)* }
         absent { $($absent:ident($absent_input:ident) -> $absent_output:ident: $error:ident;)* }
         default_answer { $($default:ident($default_input:ident) -> $default_output:ident: $value:expr;)* }
     ) => {
@@ -21,6 +23,16 @@ macro_rules! operations {
             $(
                 async fn $name(&self, req: S3Request<$input>) -> S3Result<S3Response<$output>> {
                     self.$method(req).await
+                }
+            )*
+            $(
+                async fn $write(&self, req: S3Request<$write_input>) -> S3Result<S3Response<$write_output>> {
+                    let bucket = self.bucket(&req.extensions, &req.input.bucket).await;
+                    let mut response = self.$write_method(req).await?;
+                    if let Ok(bucket) = bucket {
+                        response.headers.extend(after::token(&bucket).await);
+                    }
+                    Ok(response)
                 }
             )*
             $(
@@ -53,13 +65,7 @@ operations! {
         get_object => get(GetObjectInput) -> GetObjectOutput;
         head_object => head(HeadObjectInput) -> HeadObjectOutput;
         get_object_attributes => attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput;
-        put_object => put(PutObjectInput) -> PutObjectOutput;
-        copy_object => copy(CopyObjectInput) -> CopyObjectOutput;
-        delete_object => delete(DeleteObjectInput) -> DeleteObjectOutput;
-        delete_objects => delete_many(DeleteObjectsInput) -> DeleteObjectsOutput;
         get_object_tagging => tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput;
-        put_object_tagging => put_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
-        delete_object_tagging => delete_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
 
         list_objects => list(ListObjectsInput) -> ListObjectsOutput;
         list_objects_v2 => list_v2(ListObjectsV2Input) -> ListObjectsV2Output;
@@ -68,10 +74,19 @@ operations! {
         create_multipart_upload => create_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;
         upload_part => upload_part(UploadPartInput) -> UploadPartOutput;
         upload_part_copy => copy_part(UploadPartCopyInput) -> UploadPartCopyOutput;
-        complete_multipart_upload => complete_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput;
         abort_multipart_upload => abort_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput;
         list_multipart_uploads => list_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput;
         list_parts => list_parts(ListPartsInput) -> ListPartsOutput;
+    }
+
+    write {
+        put_object => put(PutObjectInput) -> PutObjectOutput;
+        copy_object => copy(CopyObjectInput) -> CopyObjectOutput;
+        delete_object => delete(DeleteObjectInput) -> DeleteObjectOutput;
+        delete_objects => delete_many(DeleteObjectsInput) -> DeleteObjectsOutput;
+        put_object_tagging => put_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
+        delete_object_tagging => delete_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
+        complete_multipart_upload => complete_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput;
     }
 
     absent {

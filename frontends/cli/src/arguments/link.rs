@@ -2,6 +2,7 @@
 
 use super::parse_setting;
 use crate::quantity::parse_duration;
+use crate::wire::Take;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
@@ -40,6 +41,8 @@ What can be set, KEY=VALUE:
   mode        full, metadata or gather (which this version treats as full)
   direction   both, send or receive, seen from this segment
   scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
+  passes      initial (what the other segment has now, and nothing after that), continuous (names, and the data of what changes from now on) or both;
+              setting it begins anew
   addresses   where to dial the other segment, HOST:PORT, with a comma between; nothing: it dials
   rate        the most bytes a second that are sent (also 10M, 1G), or none
 
@@ -99,6 +102,18 @@ pub(crate) enum LinkVerb {
         /// The other segment's name, or its id.
         name: String,
     },
+    /// Give this segment another key: linked segments are told of it first, and it is used when all of them know it.
+    ///
+    /// It ends with 4 when some could not be told in time; the change then goes on by itself, also after a restart, and the same command shows how far it is.
+    /// From then on the old key is refused, and codes that were given out before are void.
+    RotateKey {
+        /// Use the new key at once. Linked segments that have not heard of it have to be linked anew.
+        #[arg(long)]
+        now: bool,
+        /// How long to wait for linked segments.
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+        timeout: Duration,
+    },
     /// Delete a link. What came over it stays; to link again takes a new code.
     Delete {
         /// The other segment's name, or its id.
@@ -157,6 +172,29 @@ JSON: links, and buckets with vector, data_vector, names_complete, data_complete
         #[arg(default_value = "")]
         path: OsString,
     },
+    /// Compare what is here with what each linked segment has, and prove that it is the same, or name what is not.
+    ///
+    /// Compared are names, attributes, contents by their hashes, and older versions, as of one moment at both sides. What goes over the link is in proportion to what
+    /// differs, not to what there is. It ends with 5 when something differs, with 4 when changes were still under way at the end of the time or a segment could not
+    /// be asked. Whether the bytes that the hashes stand for are here says sync status; whether they are whole, scrub.
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync verify
+  tombolo sync verify SanFrancisco/lab/data --json
+
+JSON: equal, and for each bucket and linked segment bucket, peer, name, outcome (equal, different, under-way or unknown), rows, differences (key, null where
+nothing here shows it; what; held: both, here or there), is_more, lacking_here and lacking_there (SEGMENT-SEQUENCE), problem, sent_bytes, received_bytes, questions.")]
+    Verify {
+        /// A cluster, tenant or bucket; everything without it.
+        #[arg(default_value = "")]
+        path: OsString,
+        /// How long to wait for changes under way.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+    /// List what concurrent changes left for somebody to decide, and decide it.
+    #[command(subcommand)]
+    Conflicts(ConflictsVerb),
     /// Wait until all that the linked segments had when it began is here, names and data. It ends with 4 when that is not so in time.
     #[command(after_long_help = "\
 Examples:
@@ -174,6 +212,37 @@ A linked segment that can't be reached may have anything, so then it ends with 4
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConflictsVerb {
+    /// List conflicts: who lost, and where it is now.
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync conflicts list
+  tombolo sync conflicts list --json SanFrancisco/lab/data/plans/
+
+JSON: path (what resolve takes), bucket, kind (file, directory, cycle or rescued), key in contention, copy (null: an older version of the key), segment and
+sequence of the write that lost, its version (null: a directory).")]
+    List {
+        /// A cluster, tenant or bucket, or what keys in a bucket begin with; everything without it.
+        #[arg(default_value = "")]
+        path: OsString,
+    },
+    /// Decide a conflict. The decision is a change like others: it reaches the linked segments, and holds there.
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync conflicts resolve 'SanFrancisco/lab/data/plan (conflict newyork 7).txt' --take theirs
+  tombolo sync conflicts resolve SanFrancisco/lab/scratch/k --take mine                                where losers are older versions
+
+Of a directory both can be kept; otherwise move what is in it. It ends with 3 when there is no such conflict.")]
+    Resolve {
+        /// The copy, as list shows it; in a bucket that keeps one winner, the key, whose latest loser is meant.
+        path: OsString,
+        /// Who stays.
+        #[arg(long, value_enum)]
+        take: Take,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// First of the ports: S3 is on PORT and PORT+1, NFS on PORT+3049 and PORT+3050. A port that is taken is replaced by a free one; 0: all of them are free
@@ -183,4 +252,15 @@ pub(crate) struct DemoArgs {
     /// Don't mount, even if this user may.
     #[arg(long)]
     pub(crate) no_mount: bool,
+}
+
+/// What a reader must see.
+#[derive(Debug, Args)]
+pub(crate) struct AfterArgs {
+    /// Wait until all is here that this token stands for, which a write at another segment gave (put --token). It ends with 4 when that is not so in time.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) after: Option<String>,
+    /// How long to wait for that.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration, requires = "after")]
+    pub(crate) timeout: Duration,
 }

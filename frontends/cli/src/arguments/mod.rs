@@ -3,7 +3,7 @@
 mod link;
 mod serve;
 
-pub(crate) use link::{AcceptArgs, DemoArgs, InviteArgs, LinkVerb, SyncVerb};
+pub(crate) use link::{AcceptArgs, AfterArgs, ConflictsVerb, DemoArgs, InviteArgs, LinkVerb, SyncVerb};
 pub(crate) use serve::{MountArgs, ServeArgs};
 
 use crate::quantity::parse_size;
@@ -358,6 +358,9 @@ pub(crate) struct PutArgs {
     /// Refuse if the object exists.
     #[arg(long)]
     pub(crate) if_absent: bool,
+    /// Print a token: with it a reader at another segment waits for this object (get, ls and stat --after).
+    #[arg(long)]
+    pub(crate) token: bool,
 }
 
 /// Which state of an object.
@@ -379,6 +382,8 @@ pub(crate) struct GetArgs {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) view: ViewArgs,
+    #[command(flatten)]
+    pub(crate) after: AfterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -395,6 +400,8 @@ pub(crate) struct LsArgs {
     /// As this snapshot of the bucket saw it.
     #[arg(long, value_name = "NAME")]
     pub(crate) snapshot: Option<String>,
+    #[command(flatten)]
+    pub(crate) after: AfterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -403,6 +410,8 @@ pub(crate) struct StatArgs {
     pub(crate) path: OsString,
     #[command(flatten)]
     pub(crate) view: ViewArgs,
+    #[command(flatten)]
+    pub(crate) after: AfterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -598,10 +607,19 @@ mod tests {
             "link pause newyork",
             "link resume newyork",
             "link delete newyork",
+            "link set newyork passes=initial",
+            "link rotate-key",
+            "link rotate-key --now --timeout 0",
             "sync status",
             "sync status A/b/c --json",
             "sync wait",
             "sync wait A --timeout 60s",
+            "sync verify A --timeout 5s",
+            "sync conflicts list",
+            "sync conflicts list A/b/c/k --json",
+            "sync conflicts resolve A/b/c/k --take theirs",
+            "put - C/t/b/k --token",
+            "ls C/t/b --after AQID --timeout 5s",
             "demo",
             "demo --dir d --port-base 0 --no-mount",
         ] {
@@ -622,6 +640,8 @@ mod tests {
             "link set newyork",
             "serve --link here",
             "sync wait --timeout never",
+            "sync conflicts resolve A/b/c/k",
+            "get C/t/b/k - --timeout 5s",
             "demo --port-base 99999",
         ] {
             assert!(Cli::try_parse_from(std::iter::once("tombolo").chain(line.split(' '))).is_err(), "{line}");

@@ -2,14 +2,18 @@
 
 use crate::hosted::{Hosted, no_daemon};
 use crate::quantity::parse_size;
-use crate::wire::{BucketSyncRecord, CodeRecord, Frame, InviteRecord, LinkOperation, LinkRecord, SecretText, encode};
+use crate::wire::{
+    BucketSyncRecord, CodeRecord, Frame, InviteRecord, LinkOperation, LinkRecord, RotationRecord, SecretText,
+    VerifiedRecord, encode,
+};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tombolo_core::{Error, ErrorKind, Result, Segment, Subject};
 use tombolo_link::{
-    AcceptOptions, Code, Direction, Invite, InviteOptions, Invites, Link, LinkDoor, Links, Mode, Scope, SyncStatus,
+    AcceptOptions, Code, Direction, Invite, InviteOptions, Invites, Link, LinkDoor, Links, Mode, Passes, Scope,
+    SyncStatus,
 };
 
 pub(super) async fn execute(
@@ -79,6 +83,16 @@ pub(super) async fn execute(
             }
             encode(&())
         }
+        LinkOperation::RotateKey { now, timeout_ms } => {
+            let mut hosted = hosted.ok_or_else(|| no_daemon("tells linked segments of a key"))?;
+            let rotation = tokio::select! {
+                rotation = hosted.links.rotate_key(now, Duration::from_millis(timeout_ms)) => rotation?,
+                _ = hosted.stopped.wait_for(|stopped| *stopped) => {
+                    return Err(Error::new(ErrorKind::Offline, "the daemon stops; the change of keys goes on when it is started again"));
+                }
+            };
+            encode(&RotationRecord::from(rotation))
+        }
         LinkOperation::Status { scope } => {
             let status = door.ok_or_else(|| no_daemon("knows how far linked segments are"))?.status().await?;
             for bucket in status.buckets.iter().filter(|bucket| scope.covers(&bucket.path)) {
@@ -89,6 +103,16 @@ pub(super) async fn execute(
             }
             let links = links(segment, door).await?.list();
             encode(&links.into_iter().map(|link| LinkRecord::new(link, Some(&status))).collect::<Vec<_>>())
+        }
+        LinkOperation::Verify { scope, timeout_ms } => {
+            let mut hosted = hosted.ok_or_else(|| no_daemon("compares with linked segments"))?;
+            let verified = tokio::select! {
+                verified = hosted.links.verify(&scope, Duration::from_millis(timeout_ms)) => verified?,
+                _ = hosted.stopped.wait_for(|stopped| *stopped) => {
+                    return Err(Error::new(ErrorKind::Offline, "the daemon stops; not all was compared"));
+                }
+            };
+            encode(&verified.into_iter().map(VerifiedRecord::from).collect::<Vec<_>>())
         }
         LinkOperation::Wait { scope, timeout_ms } => {
             let mut hosted = hosted.ok_or_else(|| no_daemon("receives what linked segments have"))?;
@@ -181,6 +205,7 @@ enum Change {
     Mode(Mode),
     Direction(Direction),
     Scope(Scope),
+    Passes(Passes),
     Addresses(Vec<String>),
     Rate(Option<u64>),
 }
@@ -190,6 +215,7 @@ impl Change {
         Ok(match key {
             "mode" => Change::Mode(value.parse()?),
             "direction" => Change::Direction(value.parse()?),
+            "passes" => Change::Passes(value.parse()?),
             "scope" => match value.parse::<Scope>()? {
                 scope if scope.is_empty() => {
                     return Err(Error::invalid("a link has a scope; everything is /, and nothing is a paused link"));
@@ -203,7 +229,7 @@ impl Change {
             "rate" => Change::Rate(Some(parse_size(value).map_err(Error::invalid)?)),
             _ => {
                 let message =
-                    format!("'{key}' is nothing a link has; there are mode, direction, scope, addresses, rate");
+                    format!("'{key}' is nothing a link has; there are mode, direction, passes, scope, addresses, rate");
                 return Err(Error::invalid(message));
             }
         })
@@ -214,6 +240,7 @@ impl Change {
             Change::Mode(mode) => link.mode = mode,
             Change::Direction(direction) => link.direction = direction,
             Change::Scope(scope) => link.scope = scope,
+            Change::Passes(passes) => (link.passes, link.is_passed) = (passes, false),
             Change::Addresses(addresses) => link.addresses = addresses,
             Change::Rate(rate) => link.rate_bytes_per_second = rate,
         }

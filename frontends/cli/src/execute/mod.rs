@@ -4,6 +4,7 @@
 mod catalog;
 mod link;
 mod objects;
+mod sync;
 
 use crate::hosted::{Hosted, no_daemon};
 use crate::wire::{Frame, Operation, Refusal, ScrubRecord, SnapshotRecord, StatusRecord, encode};
@@ -124,6 +125,9 @@ async fn execute(
         | Operation::CreateUser { .. }
         | Operation::DeleteUser { .. }
         | Operation::Users { .. } => catalog::execute(segment, operation).await,
+        Operation::Conflicts { .. } | Operation::Resolve { .. } | Operation::Token { .. } | Operation::Await { .. } => {
+            sync::execute(segment, hosted, operation, output).await
+        }
         Operation::Links(operation) => link::execute(segment, hosted, operation, output).await,
         Operation::Put(request) => objects::put(segment, *request, input).await,
         Operation::Get { at, unless_linked } => objects::get(segment, at, unless_linked, output).await,

@@ -189,6 +189,40 @@ fn link_figures(status: &SyncStatus) -> String {
             let _ = writeln!(out, "{name}{{{labels}}} {value}");
         }
     }
+    let rates = |value: fn(&tombolo_link::PeerBucketStatus) -> Option<f64>| {
+        let of = |status: &tombolo_link::BucketStatus| {
+            let label = bucket(&status.path);
+            let peers = status.peers.iter();
+            peers.filter_map(|peer| Some((format!("{label},peer=\"{}\"", peer.name), value(peer)?))).collect::<Vec<_>>()
+        };
+        buckets().flat_map(of).collect::<Vec<_>>()
+    };
+    let left = buckets().filter_map(|status| Some((bucket(&status.path), status.data_left?.as_secs_f64()))).collect();
+    for (name, help, values) in [
+        (
+            "tombolo_sync_names_per_second",
+            "Names that came lately.",
+            rates(|peer| Some(peer.rate.map_or(0.0, |rate| rate.names_per_second))),
+        ),
+        (
+            "tombolo_sync_data_bytes_per_second",
+            "Bytes of data that came lately, before compression.",
+            rates(|peer| Some(peer.rate.map_or(0.0, |rate| rate.bytes_per_second))),
+        ),
+        (
+            "tombolo_sync_names_left_seconds",
+            "Time until all names are here, while it can be told.",
+            rates(|peer| Some(peer.names_left?.as_secs_f64())),
+        ),
+        ("tombolo_sync_data_left_seconds", "Time until all data is here, while it can be told.", left),
+    ] {
+        if !values.is_empty() {
+            head(&mut out, name, help, false);
+        }
+        for (labels, value) in values {
+            let _ = writeln!(out, "{name}{{{labels}}} {value}");
+        }
+    }
     out
 }
 

@@ -2,14 +2,14 @@
 
 use super::Session;
 use crate::arguments::{AcceptArgs, InviteArgs, LinkVerb};
-use crate::failure::Outcome;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::quantity::{short_time, size, time};
-use crate::wire::{CodeRecord, InviteRecord, LinkOperation, LinkRecord, Operation, SecretText};
+use crate::wire::{CodeRecord, InviteRecord, LinkOperation, LinkRecord, Operation, RotationRecord, SecretText};
 use serde_json::{Map, Value, json};
 use std::io::Read;
 use tombolo_core::{Error, Result};
-use tombolo_link::Scope;
 use tombolo_link::invite::CODE_CHARS_MAX;
+use tombolo_link::{Passes, Scope};
 
 pub(super) async fn link(session: &mut Session, verb: LinkVerb) -> Outcome {
     match verb {
@@ -40,6 +40,11 @@ pub(super) async fn link(session: &mut Session, verb: LinkVerb) -> Outcome {
         }
         LinkVerb::Pause { name } => pause(session, name, true).await,
         LinkVerb::Resume { name } => pause(session, name, false).await,
+        LinkVerb::RotateKey { now, timeout } => {
+            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let rotation = call(session, LinkOperation::RotateKey { now, timeout_ms }).await?;
+            show_rotation(session, &rotation)
+        }
         LinkVerb::Delete { name } => {
             call::<()>(session, LinkOperation::Delete { name: name.clone() }).await?;
             session.output.answer(json!({ "name": name, "deleted": true }), "")
@@ -148,7 +153,12 @@ fn invite_row(invite: &InviteRecord) -> (Value, Vec<String>) {
 fn what_is_carried(record: &LinkRecord) -> String {
     let link = &record.link;
     let scope = if link.scope == Scope::everything() { "everything".to_owned() } else { link.scope.to_string() };
-    format!("{scope}, mode {}, direction {}", link.mode, link.direction)
+    let passes = match (link.passes, link.is_passed) {
+        (Passes::Both, _) => String::new(),
+        (Passes::Initial, true) => ", initial pass over: nothing more comes".into(),
+        (passes, _) => format!(", {passes} only"),
+    };
+    format!("{scope}, mode {}, direction {}{passes}", link.mode, link.direction)
 }
 
 /// One word, or a problem.
@@ -190,6 +200,9 @@ pub(super) fn link_json(record: &LinkRecord) -> Value {
     map.insert("scope".into(), json!(link.scope));
     map.insert("mode".into(), json!(link.mode));
     map.insert("direction".into(), json!(link.direction));
+    map.insert("passes".into(), json!(link.passes));
+    map.insert("passed".into(), link.is_passed.into());
+    map.insert("next_fingerprint".into(), json!(link.next_fingerprint));
     map.insert("paused".into(), link.paused.into());
     map.insert("rate_bytes_per_second".into(), json!(link.rate_bytes_per_second));
     let created_ns = i64::try_from(link.created_unix_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
@@ -198,6 +211,22 @@ pub(super) fn link_json(record: &LinkRecord) -> Value {
         map.extend(state);
     }
     Value::Object(map)
+}
+
+fn show_rotation(session: &mut Session, rotation: &RotationRecord) -> Outcome {
+    let text = match &rotation.next {
+        None => format!("The key of this segment is now {}", rotation.fingerprint),
+        Some(next) => format!(
+            "The next key is {next}. It will be used when these know it, too: {}. Until then it is {}",
+            rotation.waiting.join(", "),
+            rotation.fingerprint
+        ),
+    };
+    session.output.answer(json!(rotation), &text)?;
+    match &rotation.next {
+        None => Ok(()),
+        Some(_) => Err(Failure::Reported(Exit::Incomplete)),
+    }
 }
 
 fn show(session: &mut Session, record: &LinkRecord) -> Outcome {
@@ -242,6 +271,10 @@ mod tests {
             scope: Scope::everything(),
             mode: Mode::Full,
             direction: Direction::Both,
+            passes: Passes::Both,
+            is_passed: false,
+            next_fingerprint: None,
+            told_key: None,
             paused: false,
             rate_bytes_per_second: None,
             created_unix_ms: 1000,

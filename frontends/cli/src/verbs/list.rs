@@ -11,7 +11,9 @@ use bytes::Bytes;
 use tombolo_core::{BucketPath, Error, ErrorKind, Subject};
 
 pub(super) async fn list(session: &mut Session, args: LsArgs) -> Outcome {
-    match place(&args.path)? {
+    let place = place(&args.path)?;
+    session.after(&place, &args.after).await?;
+    match place {
         Place::Root => catalog::clusters(session).await,
         Place::Cluster(cluster) => catalog::tenants(session, &cluster).await,
         Place::Tenant(tenant) => catalog::buckets(session, &tenant.to_string()).await,

@@ -1,6 +1,7 @@
 //! The verbs, a file for each noun.
 
 mod catalog;
+mod conflicts;
 mod copy;
 mod init;
 mod link;
@@ -14,8 +15,9 @@ mod sync;
 mod transfer;
 mod tree;
 mod user;
+mod verify;
 
-use crate::arguments::{Cli, Verb};
+use crate::arguments::{AfterArgs, Cli, Verb};
 use crate::backend::{Backend, Call, Piece};
 use crate::failure::Outcome;
 use crate::output::Output;
@@ -105,6 +107,14 @@ impl Session {
 
     async fn begin(&self, operation: Operation) -> Result<Call> {
         self.backend.begin(operation).await
+    }
+
+    /// Waits until this segment has what a token of the place's bucket stands for; does nothing without one.
+    async fn after(&self, place: &Place, args: &AfterArgs) -> Result<()> {
+        let Some(token) = args.after.clone() else { return Ok(()) };
+        let (bucket, _) = place.clone().bucket_and_key()?;
+        let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
+        self.call(Operation::Await { bucket: bucket.to_string(), token, timeout_ms }).await
     }
 
     fn listing(&self, bucket: &BucketPath, prefix: Bytes, delimiter: bool, snapshot: Option<String>) -> Listing {

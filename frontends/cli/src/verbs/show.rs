@@ -11,7 +11,9 @@ use bytes::Bytes;
 use tombolo_core::{BucketPath, Error, ErrorKind, Subject};
 
 pub(super) async fn stat(session: &mut Session, args: StatArgs) -> Outcome {
-    let (bucket, key) = match place(&args.path)? {
+    let place = place(&args.path)?;
+    session.after(&place, &args.after).await?;
+    let (bucket, key) = match place {
         Place::Root => return catalog::clusters(session).await,
         Place::Cluster(cluster) => return catalog::show_cluster(session, &cluster).await,
         Place::Tenant(tenant) => return catalog::show_tenant(session, &tenant.to_string()).await,

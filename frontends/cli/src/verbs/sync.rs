@@ -1,7 +1,7 @@
 //! `sync`
 
 use super::link::link_json;
-use super::{Session, place};
+use super::{Session, conflicts, place, verify};
 use crate::arguments::SyncVerb;
 use crate::backend::Piece;
 use crate::failure::Outcome;
@@ -11,11 +11,13 @@ use crate::wire::{BucketSyncRecord, Frame, LinkOperation, LinkRecord, Operation,
 use serde_json::json;
 use std::ffi::OsStr;
 use tombolo_core::{Error, Result};
-use tombolo_link::Scope;
+use tombolo_link::{Passes, Scope};
 
 pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
     match verb {
         SyncVerb::Status { path } => status(session, scope(&path)?).await,
+        SyncVerb::Verify { path, timeout } => verify::verify(session, &path, timeout).await,
+        SyncVerb::Conflicts(verb) => conflicts::conflicts(session, verb).await,
         SyncVerb::Wait { path, timeout } => {
             let scope = scope(&path)?;
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -27,7 +29,7 @@ pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
 }
 
 /// The part of the namespace that a path names, down to a bucket.
-fn scope(path: &OsStr) -> Result<Scope> {
+pub(super) fn scope(path: &OsStr) -> Result<Scope> {
     match place(path)? {
         Place::Root => Ok(Scope::everything()),
         Place::Object(object) => {
@@ -58,6 +60,10 @@ async fn status(session: &mut Session, scope: Scope) -> Outcome {
     if links.is_empty() {
         return session.output.line(b"This segment has no links; see tombolo link --help");
     }
+    for link in links.iter().filter(|link| link.link.passes == Passes::Initial && link.link.is_passed) {
+        let text = format!("The link to {} has made its one pass: what changes there does not come.", link.link.name);
+        session.output.line(text.as_bytes())?;
+    }
     for link in &links {
         if let Some(problem) = link.state.as_ref().and_then(|state| state.problem.as_ref()) {
             session.output.line(format!("The link to {} has a problem: {problem}", link.link.name).as_bytes())?;
@@ -77,7 +83,7 @@ async fn status(session: &mut Session, scope: Scope) -> Outcome {
 
 /// Whether nothing is known to be missing, and every link that is to bring something is up.
 fn is_complete(links: &[LinkRecord], buckets: &[BucketSyncRecord]) -> bool {
-    let receiving = links.iter().filter(|link| link.link.direction.receives());
+    let receiving = links.iter().filter(|link| link.link.receives());
     let are_up = receiving.into_iter().all(|link| link.state.as_ref().is_some_and(|state| state.connected));
     are_up && buckets.iter().all(|bucket| bucket.names_complete && bucket.data_complete != Some(false))
 }
@@ -96,12 +102,19 @@ fn rows(bucket: &BucketSyncRecord) -> Vec<Vec<String>> {
     };
     let line = |peer: &PeerSyncRecord| {
         let names = if peer.here { "complete" } else { "on their way" };
-        vec![bucket.bucket.clone(), peer.name.clone(), names.into(), data.into(), missing.clone(), remarks(peer)]
+        vec![
+            bucket.bucket.clone(),
+            peer.name.clone(),
+            names.into(),
+            data.into(),
+            missing.clone(),
+            remarks(bucket, peer),
+        ]
     };
     bucket.peers.iter().map(line).collect()
 }
 
-fn remarks(peer: &PeerSyncRecord) -> String {
+fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
     let mut remarks = Vec::new();
     if let Some(problem) = &peer.problem {
         remarks.push(problem.clone());
@@ -114,7 +127,23 @@ fn remarks(peer: &PeerSyncRecord) -> String {
     if peer.in_flight > 0 {
         remarks.push(format!("{} requests under way", peer.in_flight));
     }
+    if let Some(rate) = peer.names_per_second.filter(|rate| *rate >= 1.0) {
+        remarks.push(format!("{rate:.0} names/s{}", left(peer.names_eta_s)));
+    }
+    if let Some(rate) = peer.bytes_per_second.filter(|rate| *rate >= 1.0) {
+        remarks.push(format!("{}/s{}", size(rate as u64), left(bucket.data_eta_s)));
+    }
     remarks.join("; ")
+}
+
+/// The time that is left, in words.
+fn left(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds.map(|seconds| seconds.ceil() as u64) else { return String::new() };
+    match seconds {
+        0..=119 => format!(", {seconds} s left"),
+        120..=7199 => format!(", {} min left", seconds.div_ceil(60)),
+        _ => format!(", {} h left", seconds.div_ceil(3600)),
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +161,7 @@ mod tests {
             missing_bytes: 0,
             missing_is_more: false,
             missing: Vec::new(),
+            data_eta_s: None,
             peers: vec![PeerSyncRecord {
                 peer: "01".repeat(16),
                 name: "newyork".into(),
@@ -140,6 +170,9 @@ mod tests {
                 here: true,
                 there: true,
                 in_flight: 0,
+                names_per_second: None,
+                bytes_per_second: None,
+                names_eta_s: None,
                 problem: None,
             }],
         }
@@ -157,6 +190,10 @@ mod tests {
             rows(&behind),
             [["C/t/b", "newyork", "on their way", "on its way", "at least 1000 (1.00 MiB)", expected]]
         );
+        let peer = &mut behind.peers[0];
+        (peer.open, peer.there, peer.names_per_second, peer.names_eta_s) = (true, true, Some(1234.4), Some(59.2));
+        (peer.bytes_per_second, behind.data_eta_s) = (Some(2048.0), Some(7201.0));
+        assert_eq!(remarks(&behind, &behind.peers[0]), "1234 names/s, 60 s left; 2.00 KiB/s, 3 h left");
         assert!(!is_complete(&[], &[behind]));
         assert!(is_complete(&[], &[BucketSyncRecord { data_complete: None, ..bucket() }]));
     }

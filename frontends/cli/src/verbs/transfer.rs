@@ -44,7 +44,15 @@ pub(super) async fn put(session: &mut Session, args: PutArgs) -> Outcome {
     };
     progress.finish();
     let record = stored?;
-    session.output.answer(object_json(&target.bucket.to_string(), &record), "")
+    let mut json = object_json(&target.bucket.to_string(), &record);
+    if !args.token {
+        return session.output.answer(json, "");
+    }
+    let token: String = session.call(Operation::Token { bucket: target.bucket.to_string() }).await?;
+    if let Some(map) = json.as_object_mut() {
+        map.insert("token".into(), token.clone().into());
+    }
+    session.output.answer(json, &token)
 }
 
 fn open(path: &Path) -> Result<std::fs::File> {
@@ -108,7 +116,9 @@ fn bytes_of(frame: &Frame) -> u64 {
 }
 
 pub(super) async fn get(session: &mut Session, args: GetArgs) -> Outcome {
-    let object = place(&args.path)?.object()?;
+    let place = place(&args.path)?;
+    session.after(&place, &args.after).await?;
+    let object = place.object()?;
     let at = Named { version: args.view.version, snapshot: args.view.snapshot, ..named(&object.bucket, &object.key) };
     let mut call = session.begin(Operation::Get { at, unless_linked: false }).await?;
     let record = match call.next::<()>().await? {

@@ -4,7 +4,8 @@ use super::text::{Raw, SecretText};
 use serde::{Deserialize, Serialize};
 use tombolo_core::VersionVector;
 use tombolo_link::{
-    BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Scope, SyncStatus,
+    BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Rotation, Scope,
+    SyncStatus,
 };
 
 /// One thing to do with links.
@@ -50,15 +51,46 @@ pub(crate) enum LinkOperation {
     Delete {
         name: String,
     },
+    /// → `RotationRecord`; of daemons only
+    RotateKey {
+        now: bool,
+        timeout_ms: u64,
+    },
     /// `Record(BucketSyncRecord)` for each bucket in the scope, then → `Vec<LinkRecord>`; of daemons only
     Status {
         scope: Scope,
+    },
+    /// → `Vec<VerifiedRecord>`; of daemons only
+    Verify {
+        scope: Scope,
+        timeout_ms: u64,
     },
     /// → `()` when all is here; of daemons only
     Wait {
         scope: Scope,
         timeout_ms: Option<u64>,
     },
+}
+
+/// How far a change of this segment's key is. Also its JSON on the terminal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RotationRecord {
+    pub(crate) fingerprint: String,
+    /// The key that is to follow; `None`: it has.
+    pub(crate) next: Option<String>,
+    pub(crate) told: Vec<String>,
+    pub(crate) waiting: Vec<String>,
+}
+
+impl From<Rotation> for RotationRecord {
+    fn from(rotation: Rotation) -> Self {
+        RotationRecord {
+            fingerprint: rotation.fingerprint.to_string(),
+            next: rotation.next.map(|next| next.to_string()),
+            told: rotation.told,
+            waiting: rotation.waiting,
+        }
+    }
 }
 
 /// A code that was just made.
@@ -148,6 +180,8 @@ pub(crate) struct BucketSyncRecord {
     /// Whether counting stopped early, so that more is missing.
     pub(crate) missing_is_more: bool,
     pub(crate) missing: Vec<MissingRecord>,
+    /// Time until all data is here at the rate of the last seconds; `None`: it is, or it can't be told.
+    pub(crate) data_eta_s: Option<f64>,
     pub(crate) peers: Vec<PeerSyncRecord>,
 }
 
@@ -172,6 +206,11 @@ pub(crate) struct PeerSyncRecord {
     /// Whether all that is here is known to be at the peer, by name.
     pub(crate) there: bool,
     pub(crate) in_flight: u64,
+    /// `None`: nothing came lately.
+    pub(crate) names_per_second: Option<f64>,
+    pub(crate) bytes_per_second: Option<f64>,
+    /// Time until all names are here at that rate; `None`: they are, or it can't be told.
+    pub(crate) names_eta_s: Option<f64>,
     pub(crate) problem: Option<String>,
 }
 
@@ -198,6 +237,7 @@ impl From<&BucketStatus> for BucketSyncRecord {
             missing_bytes: status.missing_bytes,
             missing_is_more: status.missing_is_more,
             missing: status.missing.iter().map(MissingRecord::from).collect(),
+            data_eta_s: status.data_left.map(|left| left.as_secs_f64()),
             peers: status.peers.iter().map(PeerSyncRecord::from).collect(),
         }
     }
@@ -219,6 +259,9 @@ impl From<&PeerBucketStatus> for PeerSyncRecord {
             here: status.is_here,
             there: status.is_there,
             in_flight: status.in_flight as u64,
+            names_per_second: status.rate.map(|rate| rate.names_per_second),
+            bytes_per_second: status.rate.map(|rate| rate.bytes_per_second),
+            names_eta_s: status.names_left.map(|left| left.as_secs_f64()),
             problem: status.problem.clone(),
         }
     }
@@ -246,6 +289,7 @@ mod tests {
             missing_bytes: 0,
             missing_is_more: false,
             missing: Vec::new(),
+            data_left: None,
             peers: vec![PeerBucketStatus {
                 peer: SegmentId([2; 16]),
                 name: "newyork".into(),
@@ -254,6 +298,8 @@ mod tests {
                 is_here: true,
                 is_there: true,
                 in_flight: 0,
+                rate: None,
+                names_left: None,
                 problem: None,
             }],
         }

@@ -6,17 +6,21 @@
 //! client that carries [`PROTOCOL`]; a daemon of another version refuses it with a sentence. Operations follow one another;
 //! one that takes input ends its connection when it fails, since input may still be under way.
 
+mod conflict;
 mod frame;
 mod link;
 mod operation;
 mod record;
 mod text;
+mod verify;
 
+pub(crate) use conflict::{ConflictRecord, Take};
 pub(crate) use frame::{Frame, FrameReader, write_frame};
 pub(crate) use link::*;
 pub(crate) use operation::{Operation, PutRequest, Refusal, decode, encode, kind_word};
 pub(crate) use record::*;
 pub(crate) use text::{Raw, SecretText};
+pub(crate) use verify::{DifferenceRecord, OutcomeWord, VerifiedRecord};
 
 /// Version of the protocol. Command and daemon come from the same binary, so there is no negotiation.
 pub(crate) const PROTOCOL: u32 = 1;

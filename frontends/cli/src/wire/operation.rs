@@ -1,5 +1,6 @@
 //! What can be asked of a segment, here or in a daemon, and how a refusal travels.
 
+use super::conflict::Take;
 use super::link::LinkOperation;
 use super::record::{AttributesRecord, Named};
 use super::text::{Raw, SecretText};
@@ -8,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tombolo_core::{Error, ErrorKind, Result, Subject};
+use tombolo_link::Scope;
 
 /// One thing to do. Paths are text (`CLUSTER/TENANT/BUCKET`) and checked where they are used.
 #[derive(Debug, Serialize, Deserialize)]
@@ -181,6 +183,27 @@ pub(crate) enum Operation {
         prefix: Raw,
         target: String,
         snapshot: Option<String>,
+    },
+
+    /// `Record(ConflictRecord)` for each conflict in the scope about a key that begins with `below`, then → `()`
+    Conflicts {
+        scope: Scope,
+        below: Raw,
+    },
+    Resolve {
+        bucket: String,
+        key: Raw,
+        take: Take,
+    },
+    /// → `String`: what the bucket holds now, for a reader elsewhere
+    Token {
+        bucket: String,
+    },
+    /// → `()` when all is here that the token stands for
+    Await {
+        bucket: String,
+        token: String,
+        timeout_ms: u64,
     },
 
     /// Something to do with links.
