@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let bucket = segment.bucket(&path).await?;
     bucket.put("2026/first", "21.5 degrees\n", PutOptions::default()).await?;
 
-    let options = NfsOptions { exports: Exports::AllToLoopback, limits: NfsLimits::default() };
+    let options = NfsOptions { exports: Exports::AllToLoopback, port_mapper: None, limits: NfsLimits::default() };
     let door = NfsDoor::bind(segment.clone(), &["127.0.0.1:2049".parse()?], options).await?;
     println!("mount -t nfs -o vers=3,tcp,port=2049,mountport=2049,nolock 127.0.0.1:/{path} /mnt");
     let mount = match arguments.next() {

@@ -32,17 +32,18 @@ pub(crate) async fn s3(
     Ok(Door { addresses, serving: Box::pin(door.serve(stopped)) })
 }
 
-/// Opens the NFS door on `address`, for `exports` (none: every bucket, to this host), in the same way.
+/// Opens the NFS door on `address` and as a port mapper, for `exports` (none: every bucket, to this host), in the same way.
 pub(crate) async fn nfs(
     segment: Segment,
     address: SocketAddr,
+    port_mapper: Option<SocketAddr>,
     exports: Vec<Export>,
     drain: Duration,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Door> {
     let exports = if exports.is_empty() { Exports::AllToLoopback } else { Exports::List(exports) };
     let limits = NfsLimits { drain_timeout: drain, ..NfsLimits::default() };
-    let door = NfsDoor::bind(segment, &[address], NfsOptions { exports, limits }).await?;
+    let door = NfsDoor::bind(segment, &[address], NfsOptions { exports, port_mapper, limits }).await?;
     let addresses = door.addresses()?;
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     Ok(Door { addresses, serving: Box::pin(door.serve(stopped)) })

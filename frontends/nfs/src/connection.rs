@@ -54,7 +54,7 @@ pub(crate) async fn serve(
     presence: Arc<Presence>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
-    let port = stream.local_addr()?.port();
+    let local = stream.local_addr()?;
     let (reader, stream) = stream.into_split();
     let (queue, outgoing) = mpsc::channel(shared.limits.calls_per_connection.max(1));
     let writer = Writer { stream, presence: presence.clone(), patience: shared.limits.transfer_timeout };
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
         // The client takes no replies, or is gone: what it still sends is not for us.
         written = &mut writing => return written.map_err(Error::other)?,
         () = presence.closing() => Err(Error::new(ErrorKind::ConnectionAborted, "it makes room for another")),
-        result = incoming.serve(peer, port, queue) => result,
+        result = incoming.serve(peer, local, queue) => result,
     };
     drop(incoming);
     // Calls under way hold the queue; the writer ends with the last of them.
@@ -81,7 +81,7 @@ pub(crate) async fn serve(
 }
 
 /// What a call comes to without waiting.
-fn begin<T>(call: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+pub(crate) fn begin<T>(call: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     call.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -96,7 +96,7 @@ struct Incoming {
 }
 
 impl Incoming {
-    async fn serve(&mut self, peer: SocketAddr, port: u16, queue: mpsc::Sender<Outgoing>) -> Result<()> {
+    async fn serve(&mut self, peer: SocketAddr, local: SocketAddr, queue: mpsc::Sender<Outgoing>) -> Result<()> {
         let mut stop = self.shared.stop.clone();
         loop {
             let record = tokio::select! {
@@ -123,7 +123,7 @@ impl Incoming {
                 }
                 Err(None) => return Err(Error::new(ErrorKind::InvalidData, "a record is no call")),
             };
-            let mut answering = Box::pin(program::answer(self.shared.clone(), peer, port, call));
+            let mut answering = Box::pin(program::answer(self.shared.clone(), peer, local, call));
             // Much data is work for another core, while this one reads on.
             let begun = if is_large { Poll::Pending } else { begin(answering.as_mut()) };
             match begun {

@@ -4,18 +4,20 @@ use crate::budget::Budget;
 use crate::connection;
 use crate::directory::Cookies;
 use crate::exports::Exports;
+use crate::lock_table::LockTable;
+use crate::monitor::Monitor;
 use crate::mount::Mounts;
 use crate::open::OpenFiles;
 use crate::presence::{Crowd, Presence};
 use crate::registry::Registry;
 use crate::replay::Replies;
-use crate::{program, rpc};
+use crate::{datagrams, program, rpc};
 use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tombolo_core::engine::fs::FileSystem;
@@ -26,11 +28,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often quiet files are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
+const NO_ADDRESS: &str = "the NFS door does not know its address";
+
+fn cant_listen(address: &SocketAddr, error: std::io::Error) -> Error {
+    Error::io(format!("the NFS door can't listen on {address}"), error)
+}
+
 /// How an NFS server behaves.
 #[derive(Debug, Clone)]
 pub struct NfsOptions {
     /// What is exported.
     pub exports: Exports,
+    /// Answers here, too, and over UDP, as clients expect of a port mapper: port 111. Without it clients must be told the door's port, and can't find
+    /// its lock manager.
+    pub port_mapper: Option<SocketAddr>,
     /// What bounds it.
     pub limits: NfsLimits,
 }
@@ -56,6 +67,12 @@ pub struct NfsLimits {
     pub idle_timeout: Duration,
     /// How long connections have to end when the server stops.
     pub drain_timeout: Duration,
+    /// Locks of one client of the lock manager.
+    pub locks_per_client: usize,
+    /// How long after a start clients may reclaim the locks that they had, and nobody gets others; only if somebody had any.
+    pub grace_period: Duration,
+    /// Where clients' port mappers are: 111.
+    pub client_port_mapper: u16,
 }
 
 impl Default for NfsLimits {
@@ -69,6 +86,9 @@ impl Default for NfsLimits {
             transfer_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(30),
+            locks_per_client: 16 << 10,
+            grace_period: Duration::from_secs(45),
+            client_port_mapper: 111,
         }
     }
 }
@@ -80,6 +100,11 @@ pub(crate) struct Shared {
     pub(crate) open: OpenFiles,
     pub(crate) replies: Replies,
     pub(crate) cookies: Cookies,
+    pub(crate) locks: LockTable,
+    /// Where the port mapper answers.
+    pub(crate) port_mapper: Option<SocketAddr>,
+    /// The port that it names.
+    pub(crate) port: u16,
     pub(crate) limits: NfsLimits,
     pub(crate) memory: Budget,
     pub(crate) crowd: Crowd,
@@ -99,26 +124,41 @@ impl Shared {
 /// An NFS server over one segment: bound, not yet serving.
 pub struct NfsDoor {
     listeners: Vec<TcpListener>,
+    datagrams: Option<UdpSocket>,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
 }
 
 impl NfsDoor {
-    /// Listens on `addresses` (port 0: any free one).
+    /// Listens on `addresses` (port 0: any free one), and as a port mapper.
     ///
     /// # Errors
     /// `Invalid`: an address is open to other hosts and an export does not say to which. `Failed` or `Denied`, naming the address.
     pub async fn bind(segment: Segment, addresses: &[SocketAddr], options: NfsOptions) -> Result<NfsDoor> {
-        let mut listeners = Vec::with_capacity(addresses.len());
-        for address in addresses {
+        let mut listeners = Vec::with_capacity(addresses.len() + 1);
+        for address in addresses.iter().chain(&options.port_mapper) {
             options.exports.check(address)?;
             let listener = TcpListener::bind(address).await;
-            listeners.push(listener.map_err(|e| Error::io(format!("the NFS door can't listen on {address}"), e))?);
+            listeners.push(listener.map_err(|e| cant_listen(address, e))?);
         }
+        let port_of = |listener: Option<&TcpListener>| {
+            listener.map(|listener| listener.local_addr()).transpose().map_err(|e| Error::io(NO_ADDRESS, e))
+        };
+        let port = port_of(listeners.first())?.map_or(0, |address| address.port());
+        let port_mapper = port_of(options.port_mapper.and(listeners.last()))?;
+        let datagrams = match &port_mapper {
+            Some(address) => Some(UdpSocket::bind(address).await.map_err(|e| cant_listen(address, e))?),
+            None => None,
+        };
         let (stop, stopped) = watch::channel(false);
+        let monitor = Monitor::open(segment.dir(), options.limits.grace_period)?;
+        let registry = Registry::new(segment, options.exports)?;
         let shared = Shared {
             stop: stopped,
-            registry: Registry::new(segment, options.exports)?,
+            locks: LockTable::new(monitor, registry.signer.clone(), options.limits.locks_per_client),
+            registry,
+            port_mapper,
+            port,
             mounts: Mounts::default(),
             open: OpenFiles::default(),
             replies: Replies::default(),
@@ -128,16 +168,16 @@ impl NfsDoor {
             limits: options.limits,
             boot: rand::random(),
         };
-        Ok(NfsDoor { listeners, shared: Arc::new(shared), stop })
+        Ok(NfsDoor { listeners, datagrams, shared: Arc::new(shared), stop })
     }
 
-    /// Where it listens, in the order of the addresses it was bound to.
+    /// Where it listens, in the order of the addresses it was bound to; as a port mapper, last.
     ///
     /// # Errors
     /// `Failed` when the system does not say.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let address =
-            |l: &TcpListener| l.local_addr().map_err(|e| Error::io("the NFS door does not know its address", e));
+            |l: &TcpListener| l.local_addr().map_err(|e| Error::io(NO_ADDRESS, e));
         self.listeners.iter().map(address).collect()
     }
 
@@ -145,7 +185,10 @@ impl NfsDoor {
     /// is no call.
     pub async fn answer(&self, peer: SocketAddr, record: Bytes) -> Option<Bytes> {
         let reply = match rpc::read(record) {
-            Ok(call) => program::answer(self.shared.clone(), peer, 0, call).await,
+            Ok(call) => {
+                let local = SocketAddr::from(([0; 4], 0));
+                program::answer(self.shared.clone(), peer, local, call).await
+            }
             Err(refusal) => refusal?,
         };
         let mut whole = reply.head.to_vec();
@@ -155,12 +198,17 @@ impl NfsDoor {
     }
 
     /// Answers until `shutdown` is done, then ends: calls under way get [`NfsLimits::drain_timeout`], clients are cut off (they carry on with the
-    /// next server), and what was written to open files becomes a version.
+    /// next server, of which they reclaim their locks), and what was written to open files becomes a version.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             accepting.spawn(accept(listener, self.shared.clone()));
         }
+        if let Some(socket) = self.datagrams {
+            accepting.spawn(datagrams::serve(socket, self.shared.clone()));
+        }
+        let mut telling = JoinSet::new();
+        telling.spawn(self.shared.locks.monitor.clone().tell(self.shared.limits.client_port_mapper));
         let sweeping = async {
             loop {
                 tokio::time::sleep(SWEEP).await;
@@ -172,10 +220,12 @@ impl NfsDoor {
             () = sweeping => {}
         }
         self.stop.send_replace(true);
+        telling.shutdown().await;
         let ended = async { while accepting.join_next().await.is_some() {} };
         if tokio::time::timeout(self.shared.limits.drain_timeout, ended).await.is_err() {
             tracing::warn!("some NFS calls have not ended in time and are cut off");
         }
+        self.shared.locks.stop();
         self.shared.open.clear();
     }
 }

@@ -11,8 +11,8 @@
 //!
 //! The key is made on the first start and kept in the data directory, so handles outlive restarts.
 
-use std::io::{ErrorKind as IoKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use crate::kept;
+use std::io::{ErrorKind as IoKind, Read};
 use std::path::Path;
 use tombolo_core::{BucketId, Error, NodeId, Result};
 
@@ -52,17 +52,7 @@ impl Signer {
             Err(error) => return Err(failed(error)),
         }
         rand::fill(&mut key);
-        let draft = dir.join("nfs.key.new");
-        let mut file = std::fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)
-            .map_err(failed)?;
-        file.write_all(&key).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&draft, &path).map_err(failed)?;
-        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        kept::replace(dir, KEY_NAME, &key).map_err(failed)?;
         Ok(Signer(key))
     }
 
@@ -90,6 +80,13 @@ impl Signer {
         hasher.update(&[0]).update(&directory.0).update(position);
         let head = hasher.finalize().as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
         (head >> 2).max(FIRST_COOKIE)
+    }
+
+    /// The number of whoever holds locks as `owner`, a name that clients choose: nobody can choose one that is another's.
+    pub(crate) fn lock_owner(&self, owner: &[u8]) -> u64 {
+        // No handle, and no cookie, begins so.
+        let hash = blake3::Hasher::new_keyed(&self.0).update(&[2]).update(owner).finalize();
+        hash.as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head))
     }
 
     /// What the bytes of a handle say; `None`: they are not one of ours.

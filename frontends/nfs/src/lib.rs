@@ -1,4 +1,4 @@
-//! Tombolo's NFS door: an NFSv3 server (RFC 1813) over one segment, with its MOUNT program and a port mapper's answers on the same port.
+//! Tombolo's NFS door: an NFSv3 server (RFC 1813) over one segment, with its MOUNT program, its lock manager and a port mapper's answers on the same port.
 //!
 //! [`NfsDoor::bind`] listens, [`NfsDoor::serve`] answers. What is exported to whom is said by [`Exports`].
 //!
@@ -8,7 +8,8 @@
 //! Layers: `connection` frames records, `budget` and `presence` bound what is under way and who is connected; `rpc` reads calls and writes replies; `program` finds the
 //! procedure and replays replies of calls sent twice; `mount`, `portmap` and `procedures` answer from the engine's
 //! [`FileSystem`](tombolo_core::engine::fs::FileSystem). `handle` makes file handles that outlive restarts and can't be forged; `open` keeps files open
-//! between the calls of clients, who never say that they close one.
+//! between the calls of clients, who never say that they close one. `lock_manager` gives them the segment's locks and `lock_table` knows who has which; `monitor` tells
+//! them after a restart, by `callback`.
 //!
 //! Nothing that a client sends is believed: every length is checked against what is there, and memory is bounded however many clients there are.
 
@@ -16,12 +17,18 @@
 
 mod attributes;
 mod budget;
+mod callback;
 mod connection;
 mod data;
+mod datagrams;
 mod directory;
 mod door;
 mod exports;
 mod handle;
+mod kept;
+mod lock_manager;
+mod lock_table;
+mod monitor;
 mod mount;
 mod open;
 mod portmap;

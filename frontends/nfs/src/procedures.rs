@@ -79,14 +79,15 @@ impl At {
     }
 }
 
-struct Context<'a> {
-    shared: &'a Shared,
-    peer: SocketAddr,
-    credentials: &'a Credentials,
+/// Who calls, from where.
+pub(crate) struct Context<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) peer: SocketAddr,
+    pub(crate) credentials: &'a Credentials,
 }
 
 impl Context<'_> {
-    async fn at(&self, handle: &Bytes) -> Outcome<At> {
+    pub(crate) async fn at(&self, handle: &Bytes) -> Outcome<At> {
         let signer = &self.shared.registry.signer;
         let handle: Handle = signer.read(handle).ok_or(Refusal(nfsstat3::NFS3ERR_BADHANDLE))?;
         let opened = self.shared.registry.of_handle(&handle).await?;

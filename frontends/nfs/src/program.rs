@@ -3,13 +3,14 @@
 use crate::door::Shared;
 use crate::replay::Key;
 use crate::rpc::{self, Answer, Call, Reply};
-use crate::{mount, portmap, procedures};
+use crate::{lock_manager, monitor, mount, portmap, procedures};
+use crate::wire::Garbage;
 use nfsserve::nfs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Answers a call.
-pub(crate) async fn answer(shared: Arc<Shared>, peer: SocketAddr, port: u16, call: Call) -> Reply {
+/// Answers a call from `peer` that came to `local`.
+pub(crate) async fn answer(shared: Arc<Shared>, peer: SocketAddr, local: SocketAddr, call: Call) -> Reply {
     let xid = call.xid;
     match call.program {
         nfs::PROGRAM if call.version != nfs::VERSION => rpc::reply(xid, Answer::NoVersion(nfs::VERSION, nfs::VERSION)),
@@ -24,7 +25,15 @@ pub(crate) async fn answer(shared: Arc<Shared>, peer: SocketAddr, port: u16, cal
                 shared.mounts.answer(&shared.registry, peer, call.version, call.procedure, call.arguments).await;
             rpc::reply(xid, answer)
         }
-        portmap::PROGRAM => rpc::reply(xid, portmap::answer(call.version, call.procedure, call.arguments, port)),
+        portmap::PROGRAM => {
+            let answer = portmap::answer(&shared, local, call.version, call.procedure, call.arguments);
+            rpc::reply(xid, answer.unwrap_or_else(|Garbage| Answer::Garbage))
+        }
+        lock_manager::PROGRAM => rpc::reply(xid, lock_manager::answer(&shared, peer, local, call).await),
+        monitor::PROGRAM => {
+            let answer = lock_manager::started_anew(&shared, peer, call.version, call.procedure, call.arguments);
+            rpc::reply(xid, answer.unwrap_or_else(|Garbage| Answer::Garbage))
+        }
         _ => rpc::reply(xid, Answer::NoProgram),
     }
 }

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use tombolo_core::engine::fs::Caller;
 
 const CALL: u32 = 0;
-const REPLY: u32 = 1;
+pub(crate) const REPLY: u32 = 1;
 const RPC_VERSION: u32 = 2;
 const AUTH_NONE: u32 = 0;
 const AUTH_UNIX: u32 = 1;
 /// The longest credentials and verifiers, in bytes.
-const AUTH_BYTES_MAX: usize = 400;
+pub(crate) const AUTH_BYTES_MAX: usize = 400;
 const MACHINE_BYTES_MAX: usize = 255;
 const GROUPS_MAX: u32 = 16;
 
@@ -106,6 +106,13 @@ fn unix(mut body: Decoder) -> Result<Caller, Garbage> {
     let groups = (0..count).map(|_| body.u32()).collect::<Result<_, _>>()?;
     body.end()?;
     Ok(Caller { uid, gid, groups })
+}
+
+/// The head of a call that the server makes, in nobody's name.
+pub(crate) fn call(encoder: &mut Encoder, xid: u32, (program, version, procedure): (u32, u32, u32)) {
+    for word in [xid, CALL, RPC_VERSION, program, version, procedure, AUTH_NONE, 0, AUTH_NONE, 0] {
+        encoder.u32(word);
+    }
 }
 
 fn denied(xid: u32, why: &[u32]) -> Reply {

@@ -8,14 +8,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tombolo_nfs::Export;
 
+/// Where NFS clients look for a port mapper.
+const PORT_MAPPER_PORT: u16 = 111;
+
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Serve S3 on this address. Default when no other door is asked for: 127.0.0.1:9000.
     #[arg(long, value_name = "ADDR")]
     pub(crate) s3: Option<SocketAddr>,
-    /// Serve NFS version 3 on this address; mount with port=PORT,mountport=PORT,nolock.
+    /// Serve NFS version 3 on this address; mount with port=PORT,mountport=PORT,nolock, or see --nfs-port-mapper.
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:2049")]
     pub(crate) nfs: Option<SocketAddr>,
+    /// Be the port mapper of NFS clients, too, so that they find the rest, locks included, and mount without options: at this address. Default: port 111 of
+    /// the one of --nfs.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, requires = "nfs")]
+    pub(crate) nfs_port_mapper: Option<Option<SocketAddr>>,
     /// Export a bucket or a directory of one over NFS, with options as in exports(5): ro, root_squash (default), no_root_squash, all_squash, anonuid=,
     /// anongid=, secure (default), insecure, client=ADDRESS[/BITS]. Can be given several times. Without it: every bucket, to this host alone.
     #[arg(long, value_name = "/PATH[:OPTIONS]", requires = "nfs")]
@@ -85,6 +92,12 @@ pub(crate) struct MountArgs {
 }
 
 impl ServeArgs {
+    /// Where the NFS door is a port mapper.
+    pub(crate) fn port_mapper(&self) -> Option<SocketAddr> {
+        let default = || self.nfs.map(|nfs| SocketAddr::new(nfs.ip(), PORT_MAPPER_PORT));
+        self.nfs_port_mapper.and_then(|address| address.or_else(default))
+    }
+
     /// As `tombolo serve` without arguments.
     pub(crate) fn defaults() -> ServeArgs {
         #[derive(Parser)]

@@ -53,7 +53,8 @@ impl Daemon {
         let nfs = match args.nfs {
             Some(address) => {
                 let (exports, stopped) = (args.nfs_export.clone(), stopped.clone());
-                Some(doors::nfs(segment.clone(), address, exports, args.shutdown_timeout, stopped).await?)
+                let port_mapper = args.port_mapper();
+                Some(doors::nfs(segment.clone(), address, port_mapper, exports, args.shutdown_timeout, stopped).await?)
             }
             None => None,
         };
@@ -123,9 +124,10 @@ impl Daemon {
         let nfs = self.nfs_address();
         if let Some(address) = nfs {
             let (host, port) = (address.ip(), address.port());
-            text.push_str(&format!(
-                "\nNFS      mount -t nfs -o vers=3,tcp,port={port},mountport={port},nolock {host}:/CLUSTER/TENANT/BUCKET /mnt"
-            ));
+            // Clients that find the port mapper find the rest.
+            let is_found = self.nfs.iter().flat_map(|door| &door.addresses).any(|address| address.port() == 111);
+            let options = if is_found { "vers=3".into() } else { format!("vers=3,tcp,port={port},mountport={port},nolock") };
+            text.push_str(&format!("\nNFS      mount -t nfs -o {options} {host}:/CLUSTER/TENANT/BUCKET /mnt"));
         }
         let links: Vec<_> = self.links().addresses().iter().map(ToString::to_string).collect();
         for address in &links {

@@ -8,7 +8,20 @@ use tokio::net::TcpStream;
 
 pub const NFS: u32 = 100_003;
 pub const MOUNT: u32 = 100_005;
+pub const NLM: u32 = 100_021;
+pub const NSM: u32 = 100_024;
+pub const MAPPER: u32 = 100_000;
 pub const OK: u32 = 0;
+
+/// The version of a program that is called.
+pub fn version(program: u32) -> u32 {
+    match program {
+        NLM => 4,
+        NSM => 1,
+        MAPPER => 2,
+        _ => 3,
+    }
+}
 
 /// Far beyond what anything takes.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -139,7 +152,7 @@ impl Client {
     pub fn message(&self, xid: u32, program: u32, procedure: u32, args: &Args) -> Vec<u8> {
         let (uid, gid) = self.caller;
         let body = Args::new().u32(0).opaque(b"tester").u32(uid).u32(gid).u32(0);
-        let head = Args::new().u32(xid).u32(0).u32(2).u32(program).u32(3).u32(procedure);
+        let head = Args::new().u32(xid).u32(0).u32(2).u32(program).u32(version(program)).u32(procedure);
         let mut call = head.u32(1).opaque(&body.0).u32(0).u32(0).0;
         call.extend(&args.0);
         [&(0x8000_0000 | call.len() as u32).to_be_bytes()[..], &call].concat()
@@ -175,10 +188,15 @@ impl Client {
         reply
     }
 
+    /// A call of any program; its results.
+    pub async fn ask(&mut self, program: u32, procedure: u32, args: &Args) -> Results {
+        self.xid += 1;
+        self.call_as(self.xid, program, procedure, args).await
+    }
+
     /// A call of NFS: status and the rest.
     pub async fn call(&mut self, procedure: u32, args: &Args) -> (u32, Results) {
-        self.xid += 1;
-        let mut results = self.call_as(self.xid, NFS, procedure, args).await;
+        let mut results = self.ask(NFS, procedure, args).await;
         (results.u32(), results)
     }
 
@@ -189,13 +207,11 @@ impl Client {
 
     /// Whether the server answers here.
     pub async fn null(&mut self) {
-        self.xid += 1;
-        self.call_as(self.xid, NFS, 0, &Args::new()).await;
+        self.ask(NFS, 0, &Args::new()).await;
     }
 
     pub async fn mount(&mut self, path: &str) -> Result<Vec<u8>, u32> {
-        self.xid += 1;
-        let mut results = self.call_as(self.xid, MOUNT, 1, &Args::new().opaque(path.as_bytes())).await;
+        let mut results = self.ask(MOUNT, 1, &Args::new().opaque(path.as_bytes())).await;
         match results.u32() {
             OK => Ok(results.opaque()),
             status => Err(status),

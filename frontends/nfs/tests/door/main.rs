@@ -12,5 +12,6 @@ mod client;
 mod connections;
 mod exports;
 mod listing;
+mod locking;
 mod loss;
 mod served;

@@ -22,9 +22,28 @@ pub const BUCKET: &str = "/C/t/b";
 pub struct Served {
     pub dir: TempDir,
     pub files: FileSystem,
-    address: SocketAddr,
-    _stop: oneshot::Sender<()>,
-    _serving: JoinHandle<()>,
+    pub address: SocketAddr,
+    pub port_mapper: SocketAddr,
+    segment: Segment,
+    exports: Exports,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+async fn serve(
+    segment: &Segment,
+    exports: &Exports,
+    limits: NfsLimits,
+) -> ([SocketAddr; 2], oneshot::Sender<()>, JoinHandle<()>) {
+    let here = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = NfsOptions { exports: exports.clone(), port_mapper: Some(here), limits };
+    let door = NfsDoor::bind(segment.clone(), &[here], options).await.unwrap();
+    let addresses = door.addresses().unwrap().try_into().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(door.serve(async {
+        let _ = stopped.await;
+    }));
+    (addresses, stop, serving)
 }
 
 /// Nothing ends for being slow.
@@ -46,14 +65,16 @@ impl Served {
             [] => Exports::AllToLoopback,
             list => Exports::List(list.iter().map(|export| export.parse().unwrap()).collect()),
         };
-        let here = SocketAddr::from(([127, 0, 0, 1], 0));
-        let door = NfsDoor::bind(segment, &[here], NfsOptions { exports, limits }).await.unwrap();
-        let address = door.addresses().unwrap()[0];
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(door.serve(async {
-            let _ = stopped.await;
-        }));
-        Served { dir, files: bucket.file_system(), address, _stop: stop, _serving: serving }
+        let ([address, port_mapper], stop, serving) = serve(&segment, &exports, limits).await;
+        Served { dir, files: bucket.file_system(), address, port_mapper, segment, exports, stop, serving }
+    }
+
+    /// Ends the server and starts another.
+    pub async fn restart(&mut self, limits: NfsLimits) {
+        let ([address, port_mapper], stop, serving) = serve(&self.segment, &self.exports, limits).await;
+        drop(std::mem::replace(&mut self.stop, stop));
+        within("the server ends", std::mem::replace(&mut self.serving, serving)).await.unwrap();
+        (self.address, self.port_mapper) = (address, port_mapper);
     }
 
     pub async fn client(&self) -> Client {
