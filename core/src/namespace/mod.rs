@@ -16,7 +16,9 @@ mod cut;
 mod cycles;
 mod delta;
 mod delta_codec;
+mod differing;
 mod directory;
+mod drop;
 mod history;
 mod keep;
 pub mod keys;
@@ -29,6 +31,7 @@ mod replace;
 mod resolve;
 mod rows;
 mod show;
+mod standing;
 mod txn;
 mod verify;
 mod version;
@@ -39,9 +42,11 @@ mod write;
 pub use bucket_watch::BucketWatch;
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
 pub use delta::{Delta, DeltaRegister, apply, vector};
+pub use differing::{drop_differing, live_in, note_differing};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
+pub use drop::{Mark, carriers, carriers_row, drop_page, mark_row, put_carriers};
 pub use history::{find_kept, newest_kept};
 pub use keep::{Keeping, keep, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
@@ -56,6 +61,7 @@ pub use rows::{
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
+pub use standing::{Admission, Comparing, Standing, standing, standing_rows, tight};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};

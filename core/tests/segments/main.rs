@@ -9,6 +9,7 @@
 mod beside;
 mod decisions;
 mod deletions;
+mod forgetting;
 mod site;
 mod winners;
 

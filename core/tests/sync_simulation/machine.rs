@@ -170,7 +170,7 @@ impl Net {
                 self.nodes[at].heard.push(vector);
                 return true;
             }
-            Action::Send { .. } | Action::Close { .. } => return true,
+            Action::Send { .. } | Action::Close { .. } | Action::Learn { .. } => return true,
         };
         self.handle(at, event);
         true
