@@ -158,6 +158,15 @@ impl LinkDoor {
         self.hub.links.get(name).ok_or_else(missing)
     }
 
+    /// Nobody waits for a segment any more before dropping what is deleted; its peers are told. Returns how many buckets it is known to carry.
+    /// [`ErrorKind::NotFound`] if there is none. A link to it stays as it is: if the segment is still there, it hears of it, and counts again.
+    pub async fn forget(&self, segment: &SegmentId) -> Result<u64> {
+        let buckets = self.hub.segment.forget_segment(segment).await?;
+        let closing = || Error::new(ErrorKind::Offline, "the link door is closing");
+        self.hub.input.send(Input::Forgotten).await.map_err(|_| closing())?;
+        Ok(buckets)
+    }
+
     /// What is linked, what is here and what is missing.
     pub async fn status(&self) -> Result<SyncStatus> {
         status::read(&self.hub).await
@@ -201,7 +210,7 @@ async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadline: Instant)
             let are_names_here = bucket.vector().await?.dominates(&target);
             let wants_data = hub.wants_data(&info.path);
             let is_data_here = !wants_data || bucket.data_vector().await?.dominates(&target);
-            if are_names_here && is_data_here {
+            if are_names_here && is_data_here && !bucket.is_comparing().await? {
                 break;
             }
             if Instant::now() >= deadline {

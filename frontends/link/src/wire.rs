@@ -79,7 +79,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub body: Option<Body>,
 }
 
@@ -122,6 +122,9 @@ pub enum Body {
     /// The sender ends the connection, and why.
     #[prost(string, tag = "12")]
     Bye(String),
+    /// `sync::Message::Carriers`.
+    #[prost(message, tag = "13")]
+    Carriers(Carriers),
 }
 
 /// Bytes that may be compressed.
@@ -170,6 +173,17 @@ pub struct Delta {
     /// The delta in its own form.
     #[prost(message, optional, tag = "4")]
     pub payload: Option<Packed>,
+}
+
+/// Who carries a bucket.
+#[derive(Clone, PartialEq, Message)]
+pub struct Carriers {
+    /// The bucket's id.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub bucket: Bytes,
+    /// The table in its own form.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub table: Bytes,
 }
 
 /// A request for chunks.
@@ -267,6 +281,11 @@ pub fn to_body(message: sync::Message<Packed>) -> Body {
         }),
         sync::Message::Ack { bucket, vector } => Body::Ack(Place { vector: vector_bytes(&vector), ..place(bucket) }),
         sync::Message::Refused { bucket, reason } => Body::Refused(Place { reason, ..place(bucket) }),
+        sync::Message::Carriers { bucket, carriers } => {
+            let mut table = Vec::new();
+            carriers.encode(&mut table);
+            Body::Carriers(Carriers { bucket: Bytes::copy_from_slice(&bucket.0), table: table.into() })
+        }
         sync::Message::Probe { bucket, nonce } => Body::Probe(Place { nonce, ..place(bucket) }),
         sync::Message::Stand { bucket, nonce, vector } => {
             Body::Stand(Place { vector: vector_bytes(&vector), nonce, ..place(bucket) })
@@ -293,6 +312,10 @@ pub fn to_message(body: &Body) -> Result<Option<sync::Message<Packed>>> {
             let reason = place.reason.chars().take(500).collect();
             sync::Message::Refused { bucket: bucket(&place.bucket)?, reason }
         }
+        Body::Carriers(carriers) => sync::Message::Carriers {
+            bucket: bucket(&carriers.bucket)?,
+            carriers: tombolo_core::Carriers::decode(&carriers.table)?,
+        },
         Body::Probe(place) => sync::Message::Probe { bucket: bucket(&place.bucket)?, nonce: place.nonce },
         Body::Stand(place) => {
             sync::Message::Stand { bucket: bucket(&place.bucket)?, nonce: place.nonce, vector: vector(&place.vector)? }

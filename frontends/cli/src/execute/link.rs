@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tombolo_core::{Error, ErrorKind, Result, Segment, Subject};
+use tombolo_core::{Error, ErrorKind, Result, Segment, SegmentId, Subject};
 use tombolo_link::{
     AcceptOptions, Code, Direction, Invite, InviteOptions, Invites, Link, LinkDoor, Links, Mode, Scope, SyncStatus,
 };
@@ -89,6 +89,23 @@ pub(super) async fn execute(
             }
             let links = links(segment, door).await?.list();
             encode(&links.into_iter().map(|link| LinkRecord::new(link, Some(&status))).collect::<Vec<_>>())
+        }
+        LinkOperation::Forget { segment: name } => {
+            let linked = links(segment, door).await?.get(&name).map(|link| link.peer);
+            let unknown = |_| {
+                Error::not_found(
+                    Subject::Other,
+                    format!(
+                        "'{name}' is no link's name and no segment's id; sync status --json lists who carries what"
+                    ),
+                )
+            };
+            let id = linked.map_or_else(|| SegmentId::from_hex(&name).map_err(unknown), Ok)?;
+            let buckets = match door {
+                Some(door) => door.forget(&id).await?,
+                None => segment.forget_segment(&id).await?,
+            };
+            encode(&buckets)
         }
         LinkOperation::Wait { scope, timeout_ms } => {
             let mut hosted = hosted.ok_or_else(|| no_daemon("receives what linked segments have"))?;

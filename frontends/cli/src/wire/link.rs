@@ -54,6 +54,10 @@ pub(crate) enum LinkOperation {
     Status {
         scope: Scope,
     },
+    /// A peer's name or a segment's id → `u64`, how many buckets it carries
+    Forget {
+        segment: String,
+    },
     /// → `()` when all is here; of daemons only
     Wait {
         scope: Scope,
@@ -148,7 +152,17 @@ pub(crate) struct BucketSyncRecord {
     /// Whether counting stopped early, so that more is missing.
     pub(crate) missing_is_more: bool,
     pub(crate) missing: Vec<MissingRecord>,
+    /// Whether this segment was away too long, and compares all that it holds.
+    pub(crate) comparing: bool,
+    pub(crate) carriers: Vec<CarrierRecord>,
     pub(crate) peers: Vec<PeerSyncRecord>,
+}
+
+/// A segment that carries a bucket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CarrierRecord {
+    pub(crate) segment: String,
+    pub(crate) forgotten: bool,
 }
 
 /// A version whose bytes are not here.
@@ -198,6 +212,12 @@ impl From<&BucketStatus> for BucketSyncRecord {
             missing_bytes: status.missing_bytes,
             missing_is_more: status.missing_is_more,
             missing: status.missing.iter().map(MissingRecord::from).collect(),
+            comparing: status.is_comparing,
+            carriers: status
+                .carriers
+                .iter()
+                .map(|(segment, forgotten)| CarrierRecord { segment: segment.to_string(), forgotten: *forgotten })
+                .collect(),
             peers: status.peers.iter().map(PeerSyncRecord::from).collect(),
         }
     }
