@@ -559,6 +559,8 @@ pub struct ScrubReport {
 /// What a garbage collection did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GcReport {
+    /// Deleted names, versions and files whose last traces went, because every segment that carries them knows.
+    pub rows_dropped: u64,
     /// Chunks that something refers to.
     pub chunks_live: u64,
     /// Chunks given up.

@@ -64,7 +64,8 @@ fn step(bucket: BucketId, from: SegmentId, first: u64, count: u64) -> Delta {
         registers.push(DeltaRegister::Content(node, register(Dot::new(from, 2 * i + 2), version)));
     }
     let vector = |sequence| VersionVector::from_iter([Dot::new(from, sequence)]);
-    Delta { bucket, from: vector(2 * first), to: vector(2 * (first + count)), registers, is_whole: true }
+    let (to, floor) = (vector(2 * (first + count)), VersionVector::new());
+    Delta { bucket, from: vector(2 * first), knows: to.clone(), to, floor, registers, is_whole: true }
 }
 
 #[tokio::test(flavor = "multi_thread")]

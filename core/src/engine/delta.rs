@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 impl Bucket {
     /// From now on deletes leave tombstones, because another segment may have seen what they delete.
-    async fn share(&self) -> Result<()> {
+    pub(super) async fn share(&self) -> Result<()> {
         if !self.state().is_shared() {
             transact!(self.segment(), txn, {
                 self.require(&mut txn).await?;
@@ -29,9 +29,7 @@ impl Bucket {
 
     /// Up to where the changes of each segment that wrote the bucket are here.
     pub async fn vector(&self) -> Result<VersionVector> {
-        self.alive()?;
-        let snapshot = self.segment().store().snapshot().await?;
-        namespace::vector(self.segment().ledger(), &snapshot, self.state().number).await
+        Ok(self.standing().await?.known)
     }
 
     /// What a segment that stands at `from` does not know of the bucket, cut at one instant. Contents in chunks are named, not included.
@@ -60,15 +58,24 @@ impl Bucket {
     }
 
     /// Merges a delta of the same bucket, cut on another segment, by the merge rules; visible in one step. Returns how many registers
-    /// changed. Taking a delta in again, late or after others changes nothing about the outcome.
+    /// changed. Taking a delta in again, late or after others changes nothing about the outcome. `Precondition`: it can't be taken in yet; or, if [`Bucket::is_comparing`] says so
+    /// now, this segment was away too long, and the sender has to begin anew at [`Bucket::position`].
     pub async fn apply(&self, delta: &Delta) -> Result<usize> {
         self.share().await?;
         // One at a time: two deltas may touch different registers that together decide what shows.
         let _turn = self.state().deltas().await;
+        let here = self.standing().await?;
+        self.admit(&here, delta).await?;
+        if here.comparing.is_some() {
+            self.note_differing(delta).await?;
+        }
         let (changed, _) = transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
             namespace::apply(&mut txn, self.state(), delta).await?
         })?;
+        if here.comparing.is_some() && delta.is_whole {
+            self.end_comparison(delta).await?;
+        }
         Ok(changed)
     }
 

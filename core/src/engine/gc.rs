@@ -1,4 +1,4 @@
-//! Garbage collection: marks from everything that refers to chunks, then drops rows and rewrites or removes packs.
+//! Garbage collection: first drops what is deleted and everybody has who carries its bucket (see `forgetting`); marks from everything that refers to chunks, then drops rows and rewrites or removes packs.
 //!
 //! What a chunk may be referred to by: contents and kept versions in rows, rows kept for snapshots, parts of uploads, open readers (their
 //! manifests are registered), and writers under way (see `touched`). The mark is a set of chunk ids; ids are taken one part of their
@@ -39,6 +39,7 @@ impl Segment {
     /// Drops what nothing refers to and rewrites packs that are mostly garbage. One at a time; goes on beside readers and writers.
     pub async fn gc(&self) -> Result<GcReport> {
         let _one = self.0.collecting.lock().await;
+        let rows_dropped = self.drop_acknowledged().await?;
         let contents = self.contents().clone();
         let _collecting = contents.collecting();
         // What is appended from now on is not looked at.
@@ -52,7 +53,7 @@ impl Segment {
             contents.touched.next_era();
             (self.store().snapshot().await?, contents.pinned())
         };
-        let mut report = GcReport::default();
+        let mut report = GcReport { rows_dropped, ..GcReport::default() };
         let total: u64 = self.count_chunks(&snapshot).await?;
         let passes = total.div_ceil(MARKED_MAX).max(1);
         let mut live_bytes: std::collections::HashMap<u64, u64> = std::collections::HashMap::new();

@@ -29,6 +29,7 @@ mod delta;
 mod fetch;
 mod file_by_path;
 mod files;
+mod forgetting;
 pub mod fs;
 mod gc;
 mod lock;

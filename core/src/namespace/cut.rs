@@ -7,9 +7,10 @@
 //! While this segment itself catches up it has registers from beyond its vector, with gaps before them. They don't go on from here until the vector has
 //! reached them: a step that ended at one would claim the gap.
 
-use super::delta::{Delta, DeltaRegister, vector};
+use super::delta::{Delta, DeltaRegister};
 use super::keys::{self, BucketNumber};
 use super::rows::{EntryRow, HistoryRow, NodeRow};
+use super::standing::{Standing, standing};
 use super::txn::Field;
 use super::version::{Content, Version};
 use super::{BucketState, Ledger};
@@ -46,11 +47,12 @@ pub async fn changes_since(
 ) -> Result<Delta> {
     let snapshot = ledger.store().snapshot().await?;
     let own = *ledger.own();
-    let whole = vector(ledger, &snapshot, bucket.number).await?;
+    let Standing { known: knows, floor, .. } = standing(ledger, &snapshot, bucket.number).await?;
+    let (id, from, reached) = (bucket.id, from.clone(), knows.clone());
     let mut step =
         Step { snapshot, own, number: bucket.number, limit, bytes: 0, seen: HashSet::new(), taken: Vec::new() };
     let mut to = from.clone();
-    for dot in whole.dots() {
+    for dot in reached.dots() {
         match step.follow(&dot, from.get(&dot.segment)).await? {
             // All of this segment's changes at the instant of the cut.
             None => {
@@ -58,18 +60,19 @@ pub async fn changes_since(
             }
             Some(sequence) => {
                 to.advance(Dot::new(dot.segment, sequence));
-                return Ok(Delta { bucket: bucket.id, from: from.clone(), to, registers: step.taken, is_whole: false });
+                let registers = step.taken;
+                return Ok(Delta { bucket: id, from, to, knows, floor, registers, is_whole: false });
             }
         }
     }
-    Ok(Delta { bucket: bucket.id, from: from.clone(), to, registers: step.taken, is_whole: true })
+    Ok(Delta { bucket: id, from, to, knows, floor, registers: step.taken, is_whole: true })
 }
 
 /// Whether there is anything that a segment at `from` does not know, without reading it.
 pub async fn has_changes_since(ledger: &Ledger, number: BucketNumber, from: &VersionVector) -> Result<bool> {
     let snapshot = ledger.store().snapshot().await?;
     let own = *ledger.own();
-    for dot in vector(ledger, &snapshot, number).await?.dots() {
+    for dot in standing(ledger, &snapshot, number).await?.known.dots() {
         let prefix = keys::index_of_segment(number, &own, &dot.segment);
         let after = keys::index(number, &own, &dot.segment, from.get(&dot.segment));
         let page = snapshot.scan(Space::Index, KeyRange::prefix_after(&prefix, after), 1, false).await?;

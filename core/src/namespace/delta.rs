@@ -6,6 +6,7 @@
 use super::keep::{Keeping, keeping_in};
 use super::keys::{self, BucketNumber};
 use super::rows::{AttributesValue, TagsValue};
+use super::standing::standing;
 use super::txn::{Field, Txn};
 use super::version::Version;
 use super::wanted::{want, want_revived};
@@ -47,27 +48,17 @@ pub struct Delta {
     pub to: VersionVector,
     /// The registers.
     pub registers: Vec<DeltaRegister>,
+    /// All that the sender stood at. (`to` may be a step on the way there.)
+    pub knows: VersionVector,
+    /// The sender's floor, see `standing`: what was dropped, which `registers` do not tell of, lies at or below it.
+    pub floor: VersionVector,
     /// Whether `to` is all that the sender knew at the cut, and so a state that it showed; otherwise this is a step on the way there.
     pub is_whole: bool,
 }
 
-fn vector_row(bucket: BucketNumber) -> Bytes {
-    let mut key = b"vector/".to_vec();
-    key.extend_from_slice(&bucket.to_be_bytes());
-    key.into()
-}
-
 /// The vector of a bucket: up to where all changes of each segment are here.
 pub async fn vector(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<VersionVector> {
-    let mut vector = match snapshot.get(Space::Meta, &vector_row(bucket)).await? {
-        Some(row) => VersionVector::decode(&mut row.as_ref())?,
-        None => VersionVector::new(),
-    };
-    let sequence = ledger.sequence_at(snapshot).await?;
-    if sequence > 0 {
-        vector.advance(Dot::new(*ledger.own(), sequence));
-    }
-    Ok(vector)
+    Ok(standing(ledger, snapshot, bucket).await?.known)
 }
 
 /// The lowest vector with which all is known that is known here now: [`vector`], but for each segment not above the last of its changes that is of this bucket and
@@ -90,11 +81,11 @@ pub async fn effective_vector(
     Ok(effective)
 }
 
-/// Takes a delta in; returns how many registers changed. The bucket stands at the union of its vector and the delta's, if it stood at `from` at least.
+/// Takes in a delta that the bucket's [`Standing`](super::Standing) admits; returns how many registers changed. The bucket stands at the union of its vector and the
+/// delta's, if it stood at `from` at least.
 pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result<usize> {
-    if delta.bucket != bucket.id {
-        return Err(Error::invalid("the delta is of another bucket"));
-    }
+    let ledger = txn.ledger().clone();
+    let here = standing(&ledger, &ledger.store().snapshot().await?, bucket.number).await?;
     let keeps_data = keeping_in(txn, bucket.number).await? != Keeping::NamesOnly;
     let mut changed = 0;
     let mut latest = 0;
@@ -104,7 +95,7 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result
         if context_of(register).get(txn.own()) > made {
             return Err(Error::invalid("a delta has changes of this segment that it has not made; is it an old copy?"));
         }
-        let (is_news, time) = merge(txn, bucket.number, register, keeps_data).await?;
+        let (is_news, time) = merge(txn, bucket.number, register, &here.known, keeps_data).await?;
         changed += usize::from(is_news);
         latest = latest.max(time);
     }
@@ -112,16 +103,7 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result
         return Err(Error::invalid("a delta has stamps from further ahead than any clock can be"));
     }
     txn.ledger().observe(latest);
-    let snapshot = txn.ledger().store().snapshot().await?;
-    let ledger = txn.ledger().clone();
-    let mut here = vector(&ledger, &snapshot, bucket.number).await?;
-    if here.dominates(&delta.from) {
-        here.merge(&delta.to);
-        here.remove(txn.own());
-        let mut row = Vec::new();
-        here.encode(&mut row);
-        txn.put(Space::Meta, vector_row(bucket.number), row);
-    }
+    here.moved(txn, bucket.number, delta);
     super::show(txn, bucket).await?;
     if keeps_data {
         want_revived(txn, bucket).await?;
@@ -139,16 +121,24 @@ fn context_of(register: &DeltaRegister) -> &VersionVector {
     }
 }
 
-async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, keeps_data: bool) -> Result<(bool, u64)> {
+async fn merge(
+    txn: &mut Txn,
+    bucket: BucketNumber,
+    register: &DeltaRegister,
+    known: &VersionVector,
+    keeps_data: bool,
+) -> Result<(bool, u64)> {
     Ok(match register {
         DeltaRegister::Entry(parent, name, theirs) => {
-            (txn.edit_entry(bucket, parent, name).await?.register.merge(theirs), theirs.time_max())
+            (txn.edit_entry(bucket, parent, name).await?.register.merge_at(theirs, known), theirs.time_max())
         }
-        DeltaRegister::Home(node, theirs) => (txn.edit_node(bucket, node).await?.home.merge(theirs), theirs.time_max()),
+        DeltaRegister::Home(node, theirs) => {
+            (txn.edit_node(bucket, node).await?.home.merge_at(theirs, known), theirs.time_max())
+        }
         DeltaRegister::Content(node, theirs) => {
             let register = &mut txn.edit_node(bucket, node).await?.content;
             let before = register.dots();
-            let is_news = register.merge(theirs);
+            let is_news = register.merge_at(theirs, known);
             if keeps_data && is_news {
                 let now = register.clone();
                 want(txn, bucket, Field::Content, &keys::node(bucket, node), &before, &now);
@@ -156,9 +146,11 @@ async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, ke
             (is_news, theirs.time_max())
         }
         DeltaRegister::Attributes(node, theirs) => {
-            (txn.edit_node(bucket, node).await?.attributes.merge(theirs), theirs.time_max())
+            (txn.edit_node(bucket, node).await?.attributes.merge_at(theirs, known), theirs.time_max())
         }
-        DeltaRegister::Tags(node, theirs) => (txn.edit_node(bucket, node).await?.tags.merge(theirs), theirs.time_max()),
+        DeltaRegister::Tags(node, theirs) => {
+            (txn.edit_node(bucket, node).await?.tags.merge_at(theirs, known), theirs.time_max())
+        }
         DeltaRegister::History(key, theirs) => {
             let key = [&bucket.to_be_bytes()[..], key].concat();
             keys::parse_history(&key)?;
@@ -166,18 +158,23 @@ async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, ke
             let register = &mut txn.edit_history(key.clone()).await?.register;
             let dots = register.dots();
             let before = register.value().map(|version| version.size);
-            let is_news = register.merge(theirs);
+            let is_news = register.merge_at(theirs, known);
             let now = register.value().map(|version| version.size);
             if keeps_data && is_news {
                 let register = register.clone();
                 want(txn, bucket, Field::History, &key, &dots, &register);
             }
-            txn.count(bucket, |usage| {
-                usage.old_versions += i64::from(now.is_some()) - i64::from(before.is_some());
-                let bytes = |size: Option<u64>| i64::try_from(size.unwrap_or_default()).unwrap_or(i64::MAX);
-                usage.old_bytes += bytes(now) - bytes(before);
-            });
+            count_kept(txn, bucket, before, now);
             (is_news, theirs.time_max())
         }
     })
+}
+
+/// A kept version, of this many bytes if there is one, was something else before.
+pub(super) fn count_kept(txn: &mut Txn, bucket: BucketNumber, before: Option<u64>, now: Option<u64>) {
+    txn.count(bucket, |usage| {
+        usage.old_versions += i64::from(now.is_some()) - i64::from(before.is_some());
+        let bytes = |size: Option<u64>| i64::try_from(size.unwrap_or_default()).unwrap_or(i64::MAX);
+        usage.old_bytes += bytes(now) - bytes(before);
+    });
 }

@@ -16,7 +16,7 @@ use crate::id::{BucketId, NodeId, SegmentId};
 use crate::register::{Register, VersionVector};
 use bytes::Bytes;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const ENTRY: u8 = 0;
 const HOME: u8 = 1;
 const CONTENT: u8 = 2;
@@ -32,6 +32,8 @@ impl Delta {
         out.extend_from_slice(&sender.0);
         self.from.encode(&mut out);
         self.to.encode(&mut out);
+        self.knows.encode(&mut out);
+        self.floor.encode(&mut out);
         put_varint(&mut out, self.registers.len() as u64);
         let mut register = Vec::new();
         for each in &self.registers {
@@ -88,6 +90,8 @@ impl Delta {
         let mut input = rest.as_ref();
         let from = VersionVector::decode(&mut input)?;
         let to = VersionVector::decode(&mut input)?;
+        let knows = VersionVector::decode(&mut input)?;
+        let floor = VersionVector::decode(&mut input)?;
         let mut reader = Reader::new(rest.slice_ref(input));
         let count = reader.varint()?;
         let mut registers = Vec::new();
@@ -97,7 +101,7 @@ impl Delta {
         if !reader.is_empty() {
             return Err(Error::damaged("a delta has bytes after its end"));
         }
-        Ok((Delta { bucket, from, to, registers, is_whole }, sender))
+        Ok((Delta { bucket, from, to, knows, floor, registers, is_whole }, sender))
     }
 }
 

@@ -18,7 +18,9 @@ mod cut;
 mod cycles;
 mod delta;
 mod delta_codec;
+mod differing;
 mod directory;
+mod drop;
 mod history;
 mod keep;
 pub mod keys;
@@ -31,6 +33,7 @@ mod replace;
 mod resolve;
 mod rows;
 mod show;
+mod standing;
 mod summary;
 mod txn;
 mod verify;
@@ -44,10 +47,12 @@ pub use bucket_watch::BucketWatch;
 pub use compare::{Comparison, Counterpart, Difference, Held, RANGES_MAX, compare};
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
 pub use delta::{Delta, DeltaRegister, apply, effective_vector, vector};
+pub use differing::{drop_differing, live_in, note_differing};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, link_node, make_directories, mkdir, rename_directory, rename_file,
     rmdir,
 };
+pub use drop::{Mark, carriers, carriers_row, drop_page, mark_row, put_carriers};
 pub use history::{find_kept, newest_kept};
 pub use keep::{Keeping, keep, keep_later, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
@@ -62,6 +67,7 @@ pub use rows::{
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
+pub use standing::{Admission, Comparing, Standing, standing, standing_rows, tight};
 pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;

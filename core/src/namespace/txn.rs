@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::Space;
 use crate::object::{TimeNs, Usage};
-use crate::register::{Context, Dot};
+use crate::register::Dot;
 use crate::tree::Conflict;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -65,8 +65,8 @@ pub trait Row: Default + Clone + Send {
     fn encode(&self, own: &SegmentId) -> Vec<u8>;
     /// Whether there is nothing in it, so that the row goes.
     fn is_gone(&self) -> bool;
-    /// Visits the context of every register.
-    fn contexts(&self, visit: &mut dyn FnMut(Field, &Context));
+    /// Visits the changes by which the change index finds the row's registers: the highest of each segment, and all that are live.
+    fn indexed(&self, visit: &mut dyn FnMut(Field, Dot));
     /// Turns pending dots into real ones, and notes the commit.
     fn assign(&mut self, own: &SegmentId, sequenced: &Sequenced);
 }
@@ -86,8 +86,8 @@ macro_rules! row {
                 let gone: fn(&$row) -> bool = $gone;
                 gone(self)
             }
-            fn contexts(&self, visit: &mut dyn FnMut(Field, &Context)) {
-                $(visit($field, &self.$register.context());)+
+            fn indexed(&self, visit: &mut dyn FnMut(Field, Dot)) {
+                $(self.$register.indexed().for_each(|dot| visit($field, dot));)+
             }
             fn assign(&mut self, own: &SegmentId, sequenced: &Sequenced) {
                 $(self.$register.assign(own, sequenced.first_sequence, sequenced.first_time);)+
@@ -670,9 +670,9 @@ fn seal<R: Row>(
         }
         cell.row.assign(own, sequenced);
         let mut old = Vec::new();
-        cell.old.contexts(&mut |field, context| old.extend(context.dots().map(|d| (d.segment, d.sequence, field))));
+        cell.old.indexed(&mut |field, dot| old.push((dot.segment, dot.sequence, field)));
         let mut new = Vec::new();
-        cell.row.contexts(&mut |field, context| new.extend(context.dots().map(|d| (d.segment, d.sequence, field))));
+        cell.row.indexed(&mut |field, dot| new.push((dot.segment, dot.sequence, field)));
         for (segment, sequence, _) in old.iter().filter(|e| !new.contains(e)) {
             writes.push((Space::Index, keys::index(bucket, own, segment, *sequence), None));
         }

@@ -5,11 +5,13 @@
 //! arrive in any order, in parts and twice. This module never does I/O, reads no clock and knows no names; what a set of registers shows as a tree is
 //! [`crate::tree`]'s business.
 
+mod carriers;
 mod clock;
 pub(crate) mod codec;
 mod dot;
 mod vector;
 
+pub use carriers::{Carrier, Carriers};
 pub use clock::HybridClock;
 pub use codec::{put_varint, take_array, take_slice, take_varint};
 pub use dot::{Dot, Stamp};
@@ -129,6 +131,13 @@ impl<V> Register<V> {
         &self.context
     }
 
+    /// The changes that a change index finds it by: the highest of each segment, and those of live writes below.
+    pub fn indexed(&self) -> impl Iterator<Item = Dot> + '_ {
+        let below =
+            self.live.iter().map(|write| write.dot).filter(|dot| self.context.get(&dot.segment) != dot.sequence);
+        self.context.dots().chain(below)
+    }
+
     /// Whether a segment that stands at `vector` has all of this: it need not be part of a delta for it.
     pub fn covered_by(&self, vector: &VersionVector) -> bool {
         vector.dominates(&self.context)
@@ -193,8 +202,34 @@ impl<V: Clone> Register<V> {
         self.context.merge(&other.context) | changed
     }
 
-    fn is_live(&self, dot: &Dot) -> bool {
+    /// The same at a segment that stands at `known`: a write that this covers, and that this register has never seen, was replaced long ago and dropped
+    /// after everybody had that. It stays away.
+    pub fn merge_at(&mut self, other: &Register<V>, known: &VersionVector) -> bool {
+        if self.is_empty() && other.covered_by(known) {
+            return false;
+        }
+        let is_old = |write: &Write<V>| known.covers(&write.dot) && !self.context.covers(&write.dot);
+        if !other.live.iter().any(is_old) {
+            return self.merge(other);
+        }
+        let live = other.live.iter().filter(|write| !is_old(write)).cloned().collect();
+        self.merge(&Register { live, context: other.context.clone() })
+    }
+}
+
+impl<V> Register<V> {
+    /// Whether a write is live here.
+    pub fn is_live(&self, dot: &Dot) -> bool {
         self.live.iter().any(|write| write.dot == *dot)
+    }
+
+    /// Takes a write away that is known to have been replaced elsewhere, and dropped. Nothing is left of a register without live writes that `known`, where
+    /// that was dropped, covers.
+    pub fn drop_write(&mut self, dot: &Dot, known: &VersionVector) {
+        self.live.retain(|write| write.dot != *dot);
+        if self.live.is_empty() && self.covered_by(known) {
+            self.context = Context::new();
+        }
     }
 }
 

@@ -78,9 +78,14 @@ impl<P> Default for Lane<P> {
 }
 
 impl<P> Lane<P> {
+    /// Whether both sides carry the bucket and are connected.
+    pub(super) fn is_open(&self) -> bool {
+        self.terms.is_some() && self.peer_receives.is_some()
+    }
+
     pub(super) fn status(&self) -> LaneStatus {
         LaneStatus {
-            is_open: self.terms.is_some() && self.peer_receives.is_some(),
+            is_open: self.is_open(),
             peer_vector: self.theirs.clone(),
             peer_announced: self.announced.clone(),
             in_flight: self.in_flight,

@@ -79,6 +79,12 @@ impl<P> Machine<P> {
                 }
             }
             Event::Committed { bucket } => self.soil(&bucket, None, actions),
+            Event::Carriers { bucket, carriers } => {
+                let all = (bucket, SegmentId([0; 16]))..=(bucket, SegmentId([0xff; 16]));
+                for ((_, peer), _) in self.lanes.range(all).filter(|(_, lane)| lane.is_open()) {
+                    self.send(*peer, Message::Carriers { bucket, carriers: carriers.clone() }, actions);
+                }
+            }
             Event::Cut { peer, bucket, outcome } => {
                 let now_ms = self.now_ms;
                 let Some(lane) = self.lanes.get_mut(&(bucket, peer)) else { return };
@@ -190,6 +196,12 @@ impl<P> Machine<P> {
                     lane.refused(reason, now_ms);
                 }
                 self.advance((bucket, peer), actions);
+            }
+            Message::Carriers { bucket, carriers } => {
+                // Whichever way changes go over this link.
+                if self.lanes.get(&(bucket, peer)).is_some_and(|lane| lane.terms.is_some()) {
+                    actions.push(Action::Learn { peer, bucket, carriers });
+                }
             }
             Message::Probe { bucket, nonce } => {
                 if self.lanes.get(&(bucket, peer)).is_some_and(|lane| lane.terms.is_some()) {

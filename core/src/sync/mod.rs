@@ -19,7 +19,7 @@ pub use lane::{Lane, LaneStatus, Terms};
 pub use machine::Machine;
 
 use crate::id::{BucketId, SegmentId};
-use crate::register::VersionVector;
+use crate::register::{Carriers, VersionVector};
 
 /// Deltas of one bucket that may be under way to one segment.
 pub const WINDOW: usize = 4;
@@ -67,6 +67,13 @@ pub enum Message<P> {
         /// Why, for people.
         reason: String,
     },
+    /// What the sender has heard of who carries the bucket.
+    Carriers {
+        /// The bucket.
+        bucket: BucketId,
+        /// Who, and up to where.
+        carriers: Carriers,
+    },
     /// "Where do you stand? And take me there."
     Probe {
         /// The bucket.
@@ -95,6 +102,7 @@ impl<P> Message<P> {
             }
             Message::Ack { bucket, vector } => Message::Ack { bucket, vector },
             Message::Refused { bucket, reason } => Message::Refused { bucket, reason },
+            Message::Carriers { bucket, carriers } => Message::Carriers { bucket, carriers },
             Message::Probe { bucket, nonce } => Message::Probe { bucket, nonce },
             Message::Stand { bucket, nonce, vector } => Message::Stand { bucket, nonce, vector },
         }
@@ -149,6 +157,14 @@ pub enum Event<P> {
         /// The bucket.
         bucket: BucketId,
     },
+    /// What this segment has heard of who carries the bucket, to be told to all that it is linked with: now and then while there are changes, when
+    /// connections come up, and when [`Action::Learn`] was news.
+    Carriers {
+        /// The bucket.
+        bucket: BucketId,
+        /// Who, and up to where.
+        carriers: Carriers,
+    },
     /// The outcome of [`Action::Cut`].
     Cut {
         /// For whom.
@@ -194,7 +210,7 @@ pub enum Event<P> {
 pub struct Piece<P> {
     /// After which vector.
     pub from: VersionVector,
-    /// Up to which.
+    /// Up to which. `from`, while this segment compares: the peer takes it for a word about where this segment stands.
     pub to: VersionVector,
     /// Whether there is no register in it.
     pub is_empty: bool,
@@ -231,6 +247,15 @@ pub enum Action<P> {
         bucket: BucketId,
         /// The registers.
         payload: P,
+    },
+    /// Take in what a peer has heard of who carries the bucket.
+    Learn {
+        /// From whom it is.
+        peer: SegmentId,
+        /// The bucket.
+        bucket: BucketId,
+        /// Who, and up to where.
+        carriers: Carriers,
     },
     /// Read where this segment stands and report with [`Event::Read`].
     Read {

@@ -10,6 +10,7 @@ mod beside;
 mod copies;
 mod decisions;
 mod deletions;
+mod forgetting;
 mod site;
 mod summaries;
 mod winners;

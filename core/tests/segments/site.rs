@@ -124,10 +124,26 @@ impl Site {
         String::from_utf8_lossy(&object.bytes(0..u64::MAX).await.unwrap()).into_owned()
     }
 
+    /// Takes in what the other has. If this segment has to compare for that, it does.
     pub(crate) async fn pull(&self, from: &Site) -> Delta {
-        let delta = from.bucket.changes_since(&self.bucket.vector().await.unwrap()).await.unwrap();
-        self.apply(&delta).await;
-        delta
+        loop {
+            let delta = from.bucket.changes_since(&self.bucket.position().await.unwrap()).await.unwrap();
+            let compared = self.bucket.is_comparing().await.unwrap();
+            match self.bucket.apply(&delta).await {
+                Ok(_) => {
+                    self.check("a delta").await;
+                    return delta;
+                }
+                Err(error) if error.kind() == ErrorKind::Precondition => {
+                    if compared || !self.bucket.is_comparing().await.unwrap() {
+                        return delta;
+                    }
+                }
+                other => {
+                    other.unwrap();
+                }
+            }
+        }
     }
 
     pub(crate) async fn apply(&self, delta: &Delta) {

@@ -1,7 +1,7 @@
 //! The machine by itself, over segments that are a vector and nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
-use tombolo_core::register::{Dot, VersionVector};
+use tombolo_core::register::{Carriers, Dot, VersionVector};
 use tombolo_core::sync::{Action, Event, LaneStatus, Machine, Message, Piece, RETRY_MS, RETRY_MS_MAX, Terms, WINDOW};
 use tombolo_core::{BucketId, SegmentId};
 
@@ -170,7 +170,7 @@ impl Net {
                 self.nodes[at].heard.push(vector);
                 return true;
             }
-            Action::Send { .. } | Action::Close { .. } => return true,
+            Action::Send { .. } | Action::Close { .. } | Action::Learn { .. } => return true,
         };
         self.handle(at, event);
         true
@@ -421,4 +421,32 @@ fn whoever_asks_where_a_peer_stands_gets_there() {
     let heard = net.nodes[0].heard.pop().unwrap();
     assert_eq!(heard.get(&peer), 1);
     assert!(net.nodes[0].known.dominates(&heard), "{:?}", net.nodes[0].known);
+}
+
+/// Who carries a bucket is told over every open lane, whichever way changes go, and taken in only where the bucket goes over the link.
+#[test]
+fn carriers_are_told_both_ways() {
+    let mut net = Net::new(3);
+    let sends = Terms { sends: true, receives: false };
+    let receives = Terms { sends: false, receives: true };
+    net.connect(0, 1, (sends, receives));
+    net.connect(1, 2, (BOTH, BOTH));
+    net.settle();
+    let mut carriers = Carriers::default();
+    carriers.entry(net.nodes[2].id);
+    net.handle(1, Event::Carriers { bucket: BUCKET, carriers: carriers.clone() });
+    for to in [0, 2] {
+        assert_eq!(net.lines[&(1, to)].len(), 1);
+        assert!(net.deliver(1, to));
+        let learns = net.nodes[to]
+            .pending
+            .iter()
+            .any(|action| matches!(action, Action::Learn { carriers: told, .. } if *told == carriers));
+        assert!(learns);
+    }
+    let peer = net.nodes[2].id;
+    net.nodes[1].pending.clear();
+    net.handle(1, Event::Unshare { peer, bucket: BUCKET });
+    net.handle(1, Event::Received { peer, message: Message::Carriers { bucket: BUCKET, carriers } });
+    assert!(net.nodes[1].pending.is_empty());
 }

@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, unreachable_pub, reason = "a test program")]
 
+mod forgetting;
 mod link;
 mod machine;
 mod operation;
@@ -108,8 +109,11 @@ fn check_all(name: &str, count: u64, handover: bool) -> usize {
         all.deltas += outcome.deltas;
         all.crashes += outcome.crashes;
         all.conflicts += outcome.conflicts;
+        all.dropped += outcome.dropped;
+        all.comparisons += outcome.comparisons;
     }
     println!("{name}: {count} schedules, {with_conflicts} with conflicts at the end; in all {all:?}");
+    assert!(count < 10 || all.dropped > 0, "nothing was dropped: the schedules test less than they say");
     with_conflicts
 }
 

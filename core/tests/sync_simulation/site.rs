@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+use tombolo_core::namespace::DeltaRegister;
 use tombolo_core::register::VersionVector;
 use tombolo_core::sync::{Action, Event, Machine, Piece};
 use tombolo_core::*;
@@ -145,24 +146,56 @@ impl Site {
     /// Cuts a delta for a machine, and sends it through its binary form.
     pub async fn cut(&self, at: usize, from: VersionVector, limit: DeltaLimit) -> Result<Piece<Packed>, String> {
         let delta = self.bucket(at).changes_since_up_to(&from, limit).await.map_err(|error| error.to_string())?;
+        let is_comparing = self.bucket(at).is_comparing().await.unwrap();
         Ok(Piece {
+            to: if is_comparing { from.clone() } else { delta.to.clone() },
             from,
-            to: delta.to.clone(),
             is_empty: delta.registers.is_empty(),
             is_whole: delta.is_whole,
             payload: delta.encode(&self.id).into(),
         })
     }
 
-    /// Takes a delta in, if it begins where this segment stands.
-    pub async fn apply(&mut self, at: usize, payload: Packed, sender: SegmentId) -> Result<VersionVector, String> {
-        let (delta, by) = Delta::decode(payload).map_err(|error| error.to_string())?;
+    /// Takes a delta in, if it begins where this segment stands. Also says whether this segment has to begin anew, with all its peers.
+    pub async fn apply(
+        &mut self,
+        at: usize,
+        payload: Packed,
+        sender: SegmentId,
+    ) -> (Result<VersionVector, String>, bool) {
+        let (delta, by) = Delta::decode(payload).unwrap();
         assert_eq!(by, sender);
-        if !self.look(at).await.dominates(&delta.from) {
-            return Err("what comes before it is missing".into());
+        let before = self.position(at).await;
+        if !before.dominates(&delta.from) {
+            return (Err("what comes before it is missing".into()), false);
         }
-        self.bucket(at).apply(&delta).await.map_err(|error| error.to_string())?;
-        Ok(self.look(at).await)
+        let was_comparing = self.bucket(at).is_comparing().await.unwrap();
+        let applied = self.bucket(at).apply(&delta).await;
+        let is_comparing = self.bucket(at).is_comparing().await.unwrap();
+        if was_comparing && !is_comparing {
+            // What was written anew.
+            self.changed.insert(at);
+        }
+        self.look(at).await;
+        let position = self.position(at).await;
+        (applied.map(|_| position.clone()).map_err(|error| error.to_string()), !position.dominates(&before))
+    }
+
+    /// After which vector others are to begin.
+    pub async fn position(&self, at: usize) -> VersionVector {
+        self.bucket(at).position().await.unwrap()
+    }
+
+    /// Rows that are nothing but tombstones.
+    pub async fn tombstones(&self, at: usize) -> Vec<String> {
+        let all = self.bucket(at).changes_since(&VersionVector::new()).await.unwrap().registers;
+        let dead = |register: &DeltaRegister| match register {
+            DeltaRegister::Entry(_, _, register) => register.is_tombstone_only(),
+            DeltaRegister::Content(_, register) => register.live_values().all(|(_, version)| version.deleted.is_some()),
+            DeltaRegister::History(_, register) => register.is_tombstone_only(),
+            _ => false,
+        };
+        all.iter().filter(|register| dead(register)).map(|register| format!("{register:?}")).collect()
     }
 
     /// Keys and contents.

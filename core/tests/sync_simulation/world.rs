@@ -38,13 +38,17 @@ pub struct Outcome {
     pub operations: usize,
     pub deltas: usize,
     pub crashes: usize,
+    /// Rows that lost something because everybody had it.
+    pub dropped: usize,
+    /// Times that a site had been away too long.
+    pub comparisons: usize,
 }
 
 pub struct World {
     seed: u64,
     pub sites: Vec<Site>,
     pub links: Vec<Link>,
-    buckets: Vec<(BucketId, BucketPolicy)>,
+    pub buckets: Vec<(BucketId, BucketPolicy)>,
     limit: DeltaLimit,
     /// Whether cutting and taking in fail now and then.
     faults: bool,
@@ -142,6 +146,9 @@ impl World {
             self.now_ns.fetch_add(random.below(3) as i64 * 500_000, Ordering::SeqCst);
             if schedule.handover {
                 self.settle().await?;
+                if random.percent(30) {
+                    self.forgetting(&mut random).await?;
+                }
                 self.operation(step, &mut random).await?;
             } else {
                 self.step(step, &mut random).await?;
@@ -149,13 +156,15 @@ impl World {
         }
         self.mend().await?;
         self.settle().await?;
+        self.check_settled(schedule.handover).await?;
+        self.drop_all().await?;
         self.check_settled(schedule.handover).await
     }
 
     async fn step(&mut self, step: u32, random: &mut Random) -> Result<(), String> {
         match random.below(100) {
             0..46 => self.operation(step, random).await,
-            46..82 => {
+            46..76 => {
                 for _ in 0..random.below(12) {
                     if !self.happen(random).await? {
                         break;
@@ -163,6 +172,7 @@ impl World {
                 }
                 Ok(())
             }
+            76..82 => self.forgetting(random).await,
             82..90 => self.change_links(random).await,
             90..94 => {
                 let at = random.below(self.sites.len());
@@ -315,7 +325,7 @@ impl World {
         (ends[end], self.sites[ends[1 - end]].id)
     }
 
-    async fn connect(&mut self, link: usize) -> Result<(), String> {
+    pub async fn connect(&mut self, link: usize) -> Result<(), String> {
         if !self.links[link].is_down() {
             return Ok(());
         }
@@ -333,12 +343,12 @@ impl World {
 
     async fn share(&mut self, link: usize, end: usize, bucket: usize) -> Result<(), String> {
         let (at, peer) = self.ends(link, end);
-        let (terms, vector) = (self.links[link].terms[end], self.sites[at].look(bucket).await);
+        let (terms, vector) = (self.links[link].terms[end], self.sites[at].position(bucket).await);
         self.handle(at, Event::Share { peer, bucket: self.buckets[bucket].0, terms, vector }).await
     }
 
     /// One end finds the connection gone. The other notices later.
-    async fn break_off(&mut self, link: usize, end: usize) -> Result<(), String> {
+    pub async fn break_off(&mut self, link: usize, end: usize) -> Result<(), String> {
         if !self.links[link].is_up[end] {
             return Ok(());
         }
@@ -486,7 +496,8 @@ impl World {
             }
             Action::Apply { peer, bucket, payload } => {
                 let which = self.bucket_at(&bucket);
-                let outcome = if fails { Err(FAULT.into()) } else { self.sites[at].apply(which, payload, peer).await };
+                let (outcome, falls_back) =
+                    if fails { (Err(FAULT.into()), false) } else { self.sites[at].apply(which, payload, peer).await };
                 let from = self.at(&peer);
                 self.trace.push(match &outcome {
                     Ok(vector) => format!("{at}/{which}: takes in from {from}: {vector:?}"),
@@ -495,11 +506,21 @@ impl World {
                 self.outcome.deltas += 1;
                 self.check_shown(at, which, "a delta").await?;
                 self.check_diaries(at, which).await?;
+                if falls_back {
+                    self.begin_anew(at).await?;
+                }
                 Event::Applied { peer, bucket, outcome }
             }
             Action::Read { peer, bucket, nonce } => {
                 let which = self.bucket_at(&bucket);
-                Event::Read { peer, bucket, nonce, vector: self.sites[at].look(which).await }
+                Event::Read { peer, bucket, nonce, vector: self.sites[at].position(which).await }
+            }
+            Action::Learn { bucket, carriers, .. } => {
+                let which = self.bucket_at(&bucket);
+                if self.sites[at].bucket(which).learn_carriers(&carriers).await.unwrap() {
+                    self.tell(at, which).await;
+                }
+                return Ok(());
             }
             Action::Send { .. } | Action::Close { .. } | Action::Stands { .. } => return Ok(()),
         };
@@ -543,7 +564,7 @@ impl World {
     }
 
     /// What was derived change by change is what is derived at once.
-    async fn check_shown(&self, at: usize, bucket: usize, after: &str) -> Result<(), String> {
+    pub async fn check_shown(&self, at: usize, bucket: usize, after: &str) -> Result<(), String> {
         let differences = self.sites[at].bucket(bucket).verify_shown().await.map_err(|error| error.to_string())?;
         if differences.is_empty() {
             return Ok(());

@@ -167,6 +167,15 @@ impl LinkDoor {
         self.hub.links.get(name).ok_or_else(missing)
     }
 
+    /// Nobody waits for a segment any more before dropping what is deleted; its peers are told. Returns how many buckets it is known to carry.
+    /// [`ErrorKind::NotFound`] if there is none. A link to it stays as it is: if the segment is still there, it hears of it, and counts again.
+    pub async fn forget(&self, segment: &SegmentId) -> Result<u64> {
+        let buckets = self.hub.segment.forget_segment(segment).await?;
+        let closing = || Error::new(ErrorKind::Offline, "the link door is closing");
+        self.hub.input.send(Input::Forgotten).await.map_err(|_| closing())?;
+        Ok(buckets)
+    }
+
     /// What is linked, what is here and what is missing.
     pub async fn status(&self) -> Result<SyncStatus> {
         status::read(&self.hub).await
@@ -219,7 +228,7 @@ pub(crate) async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadlin
                 // Of what is new, if that is to come.
                 bucket.keeping().await? != Keeping::Later || bucket.wanted(None, 1).await?.is_empty()
             };
-            if are_names_here && is_data_here {
+            if are_names_here && is_data_here && !bucket.is_comparing().await? {
                 break;
             }
             if Instant::now() >= deadline {

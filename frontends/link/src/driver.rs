@@ -22,6 +22,8 @@ use tombolo_core::{
 const STEP_REGISTERS: usize = 16_384;
 /// Catalogs are sent this long after they changed, so that many changes are one.
 const CATALOG_DELAY: Duration = Duration::from_millis(20);
+/// Who carries a bucket, and up to where, is told this long after a change of it, so that it is told once for many.
+const CARRIERS_DELAY: Duration = Duration::from_millis(500);
 
 type Probes = HashMap<u64, oneshot::Sender<VersionVector>>;
 
@@ -31,9 +33,12 @@ struct Driver {
     started: Instant,
     /// What goes over the link to whom, and on which terms.
     shares: BTreeMap<(SegmentId, BucketId), Terms>,
-    tasks: JoinSet<Event<Payload>>,
+    tasks: JoinSet<Option<Event<Payload>>>,
     probes: Probes,
     catalog_due: Option<Instant>,
+    /// Buckets of which peers are to be told who carries them.
+    untold: BTreeSet<BucketId>,
+    carriers_due: Option<Instant>,
 }
 
 /// Runs until the door closes.
@@ -48,10 +53,12 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
         tasks: JoinSet::new(),
         probes: Probes::new(),
         catalog_due: None,
+        untold: BTreeSet::new(),
+        carriers_due: None,
     };
     loop {
         let wakes = driver.machine.wakes_at_ms().map(|at| driver.started + Duration::from_millis(at));
-        let due = [wakes, driver.catalog_due].into_iter().flatten().min();
+        let due = [wakes, driver.catalog_due, driver.carriers_due].into_iter().flatten().min();
         tokio::select! {
             received = input.recv() => match received {
                 Some(received) => driver.input(received).await,
@@ -59,7 +66,8 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
             },
             changed = next(&mut watch) => driver.changed(changed).await,
             Some(done) = driver.tasks.join_next() => match done {
-                Ok(event) => driver.handle(event),
+                Ok(Some(event)) => driver.handle(event),
+                Ok(None) => {}
                 Err(error) => tracing::error!(%error, "a task of the link door broke off"),
             },
             _ = links.changed() => driver.links_changed().await,
@@ -84,7 +92,16 @@ impl Driver {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Peers are to be told before long who carries a bucket.
+    fn tell_carriers(&mut self, bucket: BucketId) {
+        self.untold.insert(bucket);
+        self.carriers_due.get_or_insert(Instant::now() + CARRIERS_DELAY);
+    }
+
     fn handle(&mut self, event: Event<Payload>) {
+        if let Event::Applied { bucket, outcome: Ok(_), .. } = &event {
+            self.tell_carriers(*bucket);
+        }
         let mut actions = Vec::new();
         let now_ms = self.now_ms();
         self.machine.handle(Event::Tick { now_ms }, &mut actions);
@@ -100,6 +117,13 @@ impl Driver {
             for peer in self.hub.peers() {
                 self.send_catalog(&peer).await;
                 self.share(&peer).await;
+            }
+        }
+        if self.carriers_due.is_some_and(|due| due <= Instant::now()) {
+            self.carriers_due = None;
+            for bucket in std::mem::take(&mut self.untold) {
+                let hub = self.hub.clone();
+                self.tasks.spawn(async move { carriers(&hub, &bucket).await });
             }
         }
         let mut actions = Vec::new();
@@ -154,6 +178,10 @@ impl Driver {
                 self.share(&peer).await;
                 peer.say(Body::Stand(Place { nonce, ..Place::default() }));
             }
+            Input::Forgotten => {
+                let buckets: Vec<_> = self.shares.keys().map(|(_, bucket)| *bucket).collect();
+                buckets.into_iter().for_each(|bucket| self.tell_carriers(bucket));
+            }
             Input::CatalogStand(nonce) => self.answer_probe(nonce, VersionVector::new()),
             Input::Lanes(answer) => {
                 let lanes = self.machine.status().map(|(bucket, peer, lane)| (*bucket, *peer, lane)).collect();
@@ -178,7 +206,10 @@ impl Driver {
                 Changed::Catalog => {
                     self.catalog_due.get_or_insert(Instant::now() + CATALOG_DELAY);
                 }
-                Changed::Bucket(bucket) => self.handle(Event::Committed { bucket }),
+                Changed::Bucket(bucket) => {
+                    self.tell_carriers(bucket);
+                    self.handle(Event::Committed { bucket });
+                }
             }
         }
     }
@@ -248,9 +279,10 @@ impl Driver {
             if self.shares.get(&(peer.id, bucket)) == Some(&terms) {
                 continue;
             }
-            match vector(&self.hub, &bucket).await {
+            match position(&self.hub, &bucket).await {
                 Ok(vector) => {
                     self.shares.insert((peer.id, bucket), terms);
+                    self.tell_carriers(bucket);
                     self.handle(Event::Share { peer: peer.id, bucket, terms, vector });
                 }
                 Err(error) => tracing::warn!(%bucket, %error, "a bucket can't be shared"),
@@ -280,7 +312,7 @@ impl Driver {
             Action::Cut { peer, bucket, from } => {
                 self.tasks.spawn(async move {
                     let outcome = cut(&hub, &peer, &bucket, from).await.map_err(|error| error.to_string());
-                    Event::Cut { peer, bucket, outcome }
+                    Some(Event::Cut { peer, bucket, outcome })
                 });
             }
             Action::Apply { peer, bucket, payload } => {
@@ -289,14 +321,28 @@ impl Driver {
                     if let Err(reason) = &outcome {
                         tracing::warn!(%bucket, %reason, "changes were not taken in");
                     }
-                    Event::Applied { peer, bucket, outcome }
+                    Some(Event::Applied { peer, bucket, outcome })
                 });
             }
             Action::Read { peer, bucket, nonce } => {
                 self.tasks.spawn(async move {
                     // A bucket that has gone meanwhile is nowhere.
-                    let vector = vector(&hub, &bucket).await.unwrap_or_default();
-                    Event::Read { peer, bucket, nonce, vector }
+                    let vector = position(&hub, &bucket).await.unwrap_or_default();
+                    Some(Event::Read { peer, bucket, nonce, vector })
+                });
+            }
+            Action::Learn { peer, bucket, carriers: told } => {
+                self.tasks.spawn(async move {
+                    let learnt =
+                        async { hub.segment.catalog().bucket_with_id(&bucket).await?.learn_carriers(&told).await };
+                    match learnt.await {
+                        Ok(true) => carriers(&hub, &bucket).await,
+                        Ok(false) => None,
+                        Err(error) => {
+                            tracing::warn!(%bucket, %peer, %error, "who carries a bucket was not taken in");
+                            None
+                        }
+                    }
                 });
             }
             Action::Stands { nonce, vector, .. } => self.answer_probe(nonce, vector),
@@ -320,8 +366,23 @@ fn covers(link: &Link, name: &CatalogName) -> bool {
     }
 }
 
-async fn vector(hub: &Hub, bucket: &BucketId) -> Result<VersionVector> {
-    hub.segment.catalog().bucket_with_id(bucket).await?.vector().await
+/// After which vector peers are to begin.
+async fn position(hub: &Hub, bucket: &BucketId) -> Result<VersionVector> {
+    hub.segment.catalog().bucket_with_id(bucket).await?.position().await
+}
+
+/// What peers are told of who carries a bucket; `None` if that can't be read.
+async fn carriers(hub: &Hub, bucket: &BucketId) -> Option<Event<Payload>> {
+    let found = async { hub.segment.catalog().bucket_with_id(bucket).await?.carriers().await };
+    match found.await {
+        Ok(carriers) => Some(Event::Carriers { bucket: *bucket, carriers }),
+        // The bucket has gone.
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(%bucket, %error, "who carries a bucket can't be read");
+            None
+        }
+    }
 }
 
 async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector) -> Result<Piece<Payload>> {
@@ -332,8 +393,11 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
         None => return Err(gone()),
     };
     let limit = DeltaLimit { registers: STEP_REGISTERS, bytes: hub.limits.step_bytes };
-    let delta = hub.segment.catalog().bucket_with_id(bucket).await?.changes_since_up_to(&from, limit).await?;
-    let (to, is_empty, is_whole) = (delta.to.clone(), delta.registers.is_empty(), delta.is_whole);
+    let bucket = hub.segment.catalog().bucket_with_id(bucket).await?;
+    let delta = bucket.changes_since_up_to(&from, limit).await?;
+    let (is_empty, is_whole) = (delta.registers.is_empty(), delta.is_whole);
+    // Who compares is to be sent what is below, too.
+    let to = if bucket.is_comparing().await? { from.clone() } else { delta.to.clone() };
     let encoded = Bytes::from(delta.encode(&hub.segment.id()));
     let payload = Payload { packed: Packed::pack(encoded), hold: Some(Arc::new(permit)) };
     Ok(Piece { from, to, is_empty, is_whole, payload })
@@ -342,19 +406,29 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
 async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> Result<VersionVector> {
     let (delta, _) = Delta::decode(payload.packed.unpack()?)?;
     let bucket = hub.segment.catalog().bucket_with_id(id).await?;
-    let before = bucket.vector().await?;
+    let before = bucket.position().await?;
     // What it was cut after must be here: else it would show before what it was written after (P7).
     if !before.dominates(&delta.from) {
         return Err(Error::new(ErrorKind::Precondition, "changes before these are not here"));
     }
     let wants_data = hub.keep_data(&bucket).await?;
-    bucket.apply(&delta).await?;
+    let applied = bucket.apply(&delta).await;
+    let position = bucket.position().await?;
+    if !position.dominates(&before) {
+        // Where it begins anew is said at the beginning of a connection.
+        for peer in hub.peers() {
+            peer.close(
+                "this segment was away for longer than deletions are remembered, and compares all that it holds",
+            );
+        }
+    }
+    applied?;
     if wants_data {
         hub.wanted.notify_one();
     }
     let names = delta.registers.iter().filter(|register| matches!(register, DeltaRegister::Entry(..))).count() as u64;
     hub.rates.add(*id, *peer, Amount { names, changes: distance(&before, &delta.to), bytes: 0 });
-    bucket.vector().await
+    Ok(position)
 }
 
 #[cfg(test)]

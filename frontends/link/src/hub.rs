@@ -68,6 +68,8 @@ pub(crate) enum Input {
     CatalogProbe(Arc<Peer>, u64),
     /// The answer to such a question.
     CatalogStand(u64),
+    /// A segment was forgotten here.
+    Forgotten,
     /// Asks a peer where it stands in a bucket, or (`None`) for its catalog.
     Probe {
         peer: SegmentId,

@@ -79,6 +79,10 @@ pub struct BucketStatus {
     pub missing: Vec<MissingObject>,
     /// How long it will take to bring them at the rate of the last seconds; `None`: nothing is missing, nothing comes, or not all is counted.
     pub data_left: Option<Duration>,
+    /// Whether this segment was away for longer than deletions are remembered, and compares all that it holds with what others have.
+    pub is_comparing: bool,
+    /// Who carries it, linked or not, and whether an operator has declared it gone.
+    pub carriers: Vec<(SegmentId, bool)>,
     /// What is known of each linked segment.
     pub peers: Vec<PeerBucketStatus>,
 }
@@ -181,7 +185,8 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
                 peer: link.peer,
                 name: link.name.clone(),
                 is_open: lane.is_open,
-                is_here: !receives || lane.is_open && status.vector.dominates(&lane.peer_announced),
+                is_here: !receives
+                    || lane.is_open && !status.is_comparing && status.vector.dominates(&lane.peer_announced),
                 is_there: !link.direction.sends()
                     || lane.is_open && !bucket.has_changes_since(&lane.peer_vector).await?,
                 peer_vector: lane.peer_vector,
@@ -221,6 +226,8 @@ async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
         missing_is_more: wanted.len() == COUNTED_MAX || wants_data && bucket.keeping().await? != Keeping::Listed,
         missing,
         data_left: None,
+        is_comparing: bucket.is_comparing().await?,
+        carriers: bucket.carriers().await?.iter().map(|(id, carrier)| (*id, carrier.is_forgotten())).collect(),
         peers: Vec::new(),
     })
 }

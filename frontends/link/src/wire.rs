@@ -90,7 +90,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     pub body: Option<Body>,
 }
 
@@ -145,6 +145,9 @@ pub enum Body {
     /// Such a key is on the sender's disk: from now on it takes both.
     #[prost(bytes = "bytes", tag = "16")]
     KeyTaken(Bytes),
+    /// `sync::Message::Carriers`.
+    #[prost(message, tag = "17")]
+    Carriers(Carriers),
 }
 
 /// Bytes that may be compressed.
@@ -193,6 +196,17 @@ pub struct Delta {
     /// The delta in its own form.
     #[prost(message, optional, tag = "4")]
     pub payload: Option<Packed>,
+}
+
+/// Who carries a bucket.
+#[derive(Clone, PartialEq, Message)]
+pub struct Carriers {
+    /// The bucket's id.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub bucket: Bytes,
+    /// The table in its own form.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub table: Bytes,
 }
 
 /// A request for chunks.
@@ -339,6 +353,11 @@ pub fn to_body(message: sync::Message<Packed>) -> Body {
         }),
         sync::Message::Ack { bucket, vector } => Body::Ack(Place { vector: vector_bytes(&vector), ..place(bucket) }),
         sync::Message::Refused { bucket, reason } => Body::Refused(Place { reason, ..place(bucket) }),
+        sync::Message::Carriers { bucket, carriers } => {
+            let mut table = Vec::new();
+            carriers.encode(&mut table);
+            Body::Carriers(Carriers { bucket: Bytes::copy_from_slice(&bucket.0), table: table.into() })
+        }
         sync::Message::Probe { bucket, nonce } => Body::Probe(Place { nonce, ..place(bucket) }),
         sync::Message::Stand { bucket, nonce, vector } => {
             Body::Stand(Place { vector: vector_bytes(&vector), nonce, ..place(bucket) })
@@ -365,6 +384,10 @@ pub fn to_message(body: &Body) -> Result<Option<sync::Message<Packed>>> {
             let reason = place.reason.chars().take(500).collect();
             sync::Message::Refused { bucket: bucket(&place.bucket)?, reason }
         }
+        Body::Carriers(carriers) => sync::Message::Carriers {
+            bucket: bucket(&carriers.bucket)?,
+            carriers: tombolo_core::Carriers::decode(&carriers.table)?,
+        },
         Body::Probe(place) => sync::Message::Probe { bucket: bucket(&place.bucket)?, nonce: place.nonce },
         Body::Stand(place) => {
             sync::Message::Stand { bucket: bucket(&place.bucket)?, nonce: place.nonce, vector: vector(&place.vector)? }

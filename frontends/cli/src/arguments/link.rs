@@ -195,6 +195,20 @@ nothing here shows it; what; held: both, here or there), is_more, lacking_here a
     /// List what concurrent changes left for somebody to decide, and decide it.
     #[command(subcommand)]
     Conflicts(ConflictsVerb),
+    /// Declare a segment gone: what is deleted goes here without waiting until it has heard of it.
+    ///
+    /// The segments that this one is linked to hear of it. Should the forgotten one come back, it compares all that it holds with what there is by then: what
+    /// was deleted meanwhile goes there too, and what it alone has stays. Links to it are not touched.
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync forget newyork
+  tombolo sync forget 5f0c2b9a4d7e41d38f6a1b2c3d4e5f60
+
+Who carries which bucket: tombolo sync status --json. The next collection (tombolo gc) gives the space back.")]
+    Forget {
+        /// The name of the link to it, or its id.
+        segment: String,
+    },
     /// Wait until all that the linked segments had when it began is here, names and data. It ends with 4 when that is not so in time.
     #[command(after_long_help = "\
 Examples:

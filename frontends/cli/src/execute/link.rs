@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tombolo_core::{Error, ErrorKind, Result, Segment, Subject};
+use tombolo_core::{Error, ErrorKind, Result, Segment, SegmentId, Subject};
 use tombolo_link::{
     AcceptOptions, Code, Direction, Invite, InviteOptions, Invites, Link, LinkDoor, Links, Mode, Passes, Scope,
     SyncStatus,
@@ -113,6 +113,23 @@ pub(super) async fn execute(
                 }
             };
             encode(&verified.into_iter().map(VerifiedRecord::from).collect::<Vec<_>>())
+        }
+        LinkOperation::Forget { segment: name } => {
+            let linked = links(segment, door).await?.get(&name).map(|link| link.peer);
+            let unknown = |_| {
+                Error::not_found(
+                    Subject::Other,
+                    format!(
+                        "'{name}' is no link's name and no segment's id; sync status --json lists who carries what"
+                    ),
+                )
+            };
+            let id = linked.map_or_else(|| SegmentId::from_hex(&name).map_err(unknown), Ok)?;
+            let buckets = match door {
+                Some(door) => door.forget(&id).await?,
+                None => segment.forget_segment(&id).await?,
+            };
+            encode(&buckets)
         }
         LinkOperation::Wait { scope, timeout_ms } => {
             let mut hosted = hosted.ok_or_else(|| no_daemon("receives what linked segments have"))?;

@@ -18,6 +18,12 @@ pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
         SyncVerb::Status { path } => status(session, scope(&path)?).await,
         SyncVerb::Verify { path, timeout } => verify::verify(session, &path, timeout).await,
         SyncVerb::Conflicts(verb) => conflicts::conflicts(session, verb).await,
+        SyncVerb::Forget { segment } => {
+            let operation = LinkOperation::Forget { segment: segment.clone() };
+            let buckets: u64 = session.call(Operation::Links(operation)).await?;
+            let text = format!("Nobody waits for {segment} any more, which carries {buckets} of the buckets here");
+            session.output.answer(json!({ "segment": segment, "forgotten": true, "buckets": buckets }), &text)
+        }
         SyncVerb::Wait { path, timeout } => {
             let scope = scope(&path)?;
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -116,6 +122,12 @@ fn rows(bucket: &BucketSyncRecord) -> Vec<Vec<String>> {
 
 fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
     let mut remarks = Vec::new();
+    if bucket.comparing {
+        remarks.push("this segment was away too long and compares all that it holds".into());
+    }
+    if bucket.carriers.iter().any(|carrier| carrier.forgotten && carrier.segment == peer.peer) {
+        remarks.push(format!("{} is forgotten", peer.name));
+    }
     if let Some(problem) = &peer.problem {
         remarks.push(problem.clone());
     } else if !peer.open {
@@ -162,6 +174,8 @@ mod tests {
             missing_is_more: false,
             missing: Vec::new(),
             data_eta_s: None,
+            comparing: false,
+            carriers: Vec::new(),
             peers: vec![PeerSyncRecord {
                 peer: "01".repeat(16),
                 name: "newyork".into(),

@@ -65,6 +65,10 @@ pub(crate) enum LinkOperation {
         scope: Scope,
         timeout_ms: u64,
     },
+    /// A peer's name or a segment's id → `u64`, how many buckets it carries
+    Forget {
+        segment: String,
+    },
     /// → `()` when all is here; of daemons only
     Wait {
         scope: Scope,
@@ -182,7 +186,17 @@ pub(crate) struct BucketSyncRecord {
     pub(crate) missing: Vec<MissingRecord>,
     /// Time until all data is here at the rate of the last seconds; `None`: it is, or it can't be told.
     pub(crate) data_eta_s: Option<f64>,
+    /// Whether this segment was away too long, and compares all that it holds.
+    pub(crate) comparing: bool,
+    pub(crate) carriers: Vec<CarrierRecord>,
     pub(crate) peers: Vec<PeerSyncRecord>,
+}
+
+/// A segment that carries a bucket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CarrierRecord {
+    pub(crate) segment: String,
+    pub(crate) forgotten: bool,
 }
 
 /// A version whose bytes are not here.
@@ -238,6 +252,12 @@ impl From<&BucketStatus> for BucketSyncRecord {
             missing_is_more: status.missing_is_more,
             missing: status.missing.iter().map(MissingRecord::from).collect(),
             data_eta_s: status.data_left.map(|left| left.as_secs_f64()),
+            comparing: status.is_comparing,
+            carriers: status
+                .carriers
+                .iter()
+                .map(|(segment, forgotten)| CarrierRecord { segment: segment.to_string(), forgotten: *forgotten })
+                .collect(),
             peers: status.peers.iter().map(PeerSyncRecord::from).collect(),
         }
     }

@@ -388,6 +388,7 @@ impl From<ScrubReport> for ScrubRecord {
 /// What a garbage collection did. Also its JSON on the terminal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GcRecord {
+    pub(crate) rows_dropped: u64,
     pub(crate) chunks_live: u64,
     pub(crate) chunks_dropped: u64,
     pub(crate) packs_rewritten: u64,
@@ -398,6 +399,7 @@ pub(crate) struct GcRecord {
 impl From<GcReport> for GcRecord {
     fn from(report: GcReport) -> Self {
         GcRecord {
+            rows_dropped: report.rows_dropped,
             chunks_live: report.chunks_live,
             chunks_dropped: report.chunks_dropped,
             packs_rewritten: report.packs_rewritten,

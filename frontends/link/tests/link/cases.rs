@@ -193,3 +193,62 @@ async fn a_copy_of_names_becomes_a_whole_one() {
     assert_eq!(ny.get(DATA, "old").await.unwrap(), noise(7, 6 << 20));
     ny.stop().await;
 }
+
+/// What is deleted at one end of a chain gives its space back at the other, which is not linked to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_all_have_deleted_gives_its_space_back() {
+    let (sf, ny, la) = (Site::new("sf").await, Site::new("ny").await, Site::new("la").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    sf.put(DATA, "large", noise(11, 4 << 20)).await;
+    sf.link(&ny, Mode::Full).await;
+    ny.wait().await;
+    ny.link(&la, Mode::Full).await;
+    la.wait().await;
+    la.bucket(DATA).await.delete("large", Default::default()).await.unwrap();
+    for site in [&sf, &ny, &la] {
+        eventually("giving the space back", async || site.segment.gc().await.unwrap().chunks_live == 0).await;
+        assert!(keys(site, DATA).await.is_empty());
+    }
+    for site in [sf, ny, la] {
+        site.stop().await;
+    }
+}
+
+/// A segment that was forgotten, and comes back after what was deleted is dropped, is told so, compares, and loses nothing that it alone had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forgotten_segment_finds_its_way_in_again() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    for key in ["gone", "stays"] {
+        sf.put(DATA, key, noise(12, 1 << 20)).await;
+    }
+    sf.link(&ny, Mode::Full).await;
+    ny.wait().await;
+    let ny_id = ny.segment.id();
+    let is_carrier = async || sf.bucket(DATA).await.carriers().await.unwrap().get(&ny_id).is_some();
+    eventually("hearing of the other carrier", is_carrier).await;
+    ny.door.set("sf", |link| link.paused = true).await.unwrap();
+    eventually("the pause", async || !sf.door.status().await.unwrap().links[0].is_connected).await;
+    ny.put(DATA, "mine", "of ny alone").await;
+    sf.bucket(DATA).await.delete("gone", Default::default()).await.unwrap();
+    sf.put(DATA, "new", "of sf").await;
+    assert_eq!(sf.segment.gc().await.unwrap().rows_dropped, 0);
+    assert_eq!(sf.door.forget(&ny_id).await.unwrap(), 1);
+    let status = sf.door.status().await.unwrap();
+    assert!(status.buckets[0].carriers.contains(&(ny_id, true)));
+    assert!(sf.segment.gc().await.unwrap().rows_dropped > 0);
+
+    ny.door.set("sf", |link| link.paused = false).await.unwrap();
+    ny.wait().await;
+    sf.wait().await;
+    for site in [&sf, &ny] {
+        assert_eq!(keys(site, DATA).await, ["mine", "new", "stays"]);
+        assert!(!site.bucket(DATA).await.is_comparing().await.unwrap());
+    }
+    let is_back = async || sf.door.status().await.unwrap().buckets[0].carriers.contains(&(ny_id, false));
+    eventually("counting it again", is_back).await;
+    assert!(sf.door.forget(&tombolo_core::SegmentId([9; 16])).await.is_err());
+    for site in [sf, ny] {
+        site.stop().await;
+    }
+}

@@ -1,0 +1,263 @@
+//! Who carries a bucket, what everybody has and can go, and segments that are gone for good. The argument is in `docs/notes/0006-forgetting.md`.
+
+use super::bucket::Bucket;
+use super::segment::Segment;
+use super::transact;
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::SegmentId;
+use crate::kv::Space;
+use crate::namespace::{self, Delta, Mark, Standing};
+use crate::register::{Carriers, VersionVector};
+
+impl Bucket {
+    pub(super) async fn standing(&self) -> Result<Standing> {
+        self.alive()?;
+        let snapshot = self.segment().store().snapshot().await?;
+        namespace::standing(self.segment().ledger(), &snapshot, self.state().number).await
+    }
+
+    /// After which vector others are to cut deltas for this segment: [`Bucket::vector`], but less while [`Bucket::is_comparing`].
+    pub async fn position(&self) -> Result<VersionVector> {
+        Ok(self.standing().await?.position)
+    }
+
+    /// Whether this segment was away for longer than others remember, and compares all that it holds with what they have. It shows what it showed until
+    /// that is over. What it sends meanwhile must not be taken for a word about where it stands.
+    pub async fn is_comparing(&self) -> Result<bool> {
+        Ok(self.standing().await?.comparing.is_some())
+    }
+
+    /// Who carries the bucket and up to where each has it on its disk, as this segment has heard; its own row is as of now. What linked segments are told.
+    pub async fn carriers(&self) -> Result<Carriers> {
+        self.alive()?;
+        let (ledger, number) = (self.segment().ledger(), self.state().number);
+        let snapshot = self.segment().store().snapshot().await?;
+        let here = namespace::standing(ledger, &snapshot, number).await?;
+        let mut carriers = namespace::carriers(&snapshot, number).await?;
+        let mut vector = namespace::tight(ledger, &snapshot, number, &here.known).await?;
+        if here.known.dominates(&here.floor) {
+            vector.merge(&here.floor);
+        }
+        carriers.entry(self.segment().id()).vector = vector;
+        // What a crash could take back is nothing to rely on.
+        if ledger.published() > ledger.durable() {
+            self.segment().sync_commits().await?;
+        }
+        Ok(carriers)
+    }
+
+    /// Takes in what another segment has heard of who carries the bucket. Returns whether that is news here, and so for others. If it says that this
+    /// segment was forgotten, it is back.
+    pub async fn learn_carriers(&self, told: &Carriers) -> Result<bool> {
+        self.share().await?;
+        let own = self.segment().id();
+        self.change_carriers(|carriers| {
+            let mut told = told.clone();
+            // Where this segment stands it knows best.
+            told.entry(own).vector = VersionVector::new();
+            let is_news = carriers.merge(&told);
+            let here = carriers.entry(own);
+            let is_back = here.is_forgotten();
+            here.turns += u64::from(is_back);
+            is_news | is_back
+        })
+        .await
+    }
+
+    /// An operator says that `segment` is gone: nobody waits for it any more before dropping what is deleted. Should it come back, it compares what it holds with
+    /// what there is by then. Returns whether that is news. [`ErrorKind::NotFound`] if it has never carried the bucket, `Invalid` for this segment itself.
+    pub async fn forget_carrier(&self, segment: &SegmentId) -> Result<bool> {
+        if *segment == self.segment().id() {
+            return Err(Error::invalid("a segment can't forget itself"));
+        }
+        let mut is_known = false;
+        let is_news = self.change_carriers(|carriers| {
+            is_known = carriers.get(segment).is_some();
+            let is_news = is_known && !carriers.entry(*segment).is_forgotten();
+            if is_news {
+                carriers.entry(*segment).turns += 1;
+            }
+            is_news
+        });
+        let is_news = is_news.await?;
+        if is_known {
+            return Ok(is_news);
+        }
+        Err(Error::not_found(
+            Subject::Other,
+            format!("no segment {segment} is known to carry the bucket {}", self.path()),
+        ))
+    }
+
+    async fn change_carriers(&self, mut change: impl FnMut(&mut Carriers) -> bool + Send) -> Result<bool> {
+        let number = self.state().number;
+        let _turn = self.state().deltas().await;
+        let before = namespace::carriers(&self.segment().store().snapshot().await?, number).await?;
+        let mut carriers = before.clone();
+        let is_news = change(&mut carriers);
+        if carriers != before {
+            transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                namespace::put_carriers(&mut txn, number, &carriers);
+            })?;
+        }
+        Ok(is_news)
+    }
+
+    /// Drops what is deleted, and what deletions kept, as far as every segment that carries the bucket has it; a collection then frees the chunks. Returns how many
+    /// rows lost something. Reads all of the bucket's metadata if there is something that may go.
+    pub async fn drop_acknowledged(&self) -> Result<u64> {
+        let mut dropped = 0;
+        // What an earlier call has marked first; then what is there by now.
+        while let Some((mark, is_new)) = self.complete_mark().await? {
+            for space in [Space::Entries, Space::Nodes, Space::History] {
+                let mut after = None;
+                loop {
+                    let ((rows, next), _) = transact!(self.segment(), txn, {
+                        self.require(&mut txn).await?;
+                        namespace::drop_page(&mut txn, self.state(), &mark, space, after.clone()).await?
+                    })?;
+                    dropped += rows;
+                    after = next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+            }
+            let number = self.state().number;
+            transact!(self.segment(), txn, { txn.delete(Space::Meta, namespace::mark_row(number)) })?;
+            if is_new {
+                break;
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// A mark that everybody has reached, and whether it was made just now. Otherwise the mark stays, and waits.
+    async fn complete_mark(&self) -> Result<Option<(Mark, bool)>> {
+        if !self.state().is_shared() {
+            return Ok(None);
+        }
+        self.settle_files().await;
+        let (ledger, number, own) = (self.segment().ledger(), self.state().number, self.segment().id());
+        let _turn = self.state().deltas().await;
+        let commit = ledger.published();
+        let snapshot = ledger.store().snapshot().await?;
+        let here = namespace::standing(ledger, &snapshot, number).await?;
+        // Who is still on the way to where others have dropped something, does not drop anything.
+        if here.comparing.is_some() || !here.known.dominates(&here.floor) {
+            return Ok(None);
+        }
+        let (mut mark, is_new) = match Mark::read(&snapshot, number).await? {
+            Some(mark) => (mark, false),
+            None => {
+                let vector = namespace::tight(ledger, &snapshot, number, &here.known).await?;
+                (Mark { commit, vector, heard: Carriers::default() }, true)
+            }
+        };
+        let before = mark.heard.clone();
+        let is_complete = mark.hear(&own, &namespace::carriers(&snapshot, number).await?, &here.known);
+        if is_complete || is_new || mark.heard != before {
+            transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                mark.write(&mut txn, number);
+                if is_complete {
+                    here.raise_floor(&mut txn, number, &mark.vector);
+                }
+            })?;
+        }
+        Ok(is_complete.then_some((mark, is_new)))
+    }
+
+    /// Whether a delta can be merged. Begins to compare if this segment was away too long.
+    pub(super) async fn admit(&self, here: &Standing, delta: &Delta) -> Result<()> {
+        if delta.bucket != self.state().id {
+            return Err(Error::invalid("the delta is of another bucket"));
+        }
+        let wait = |reason: &str| Error::new(ErrorKind::Precondition, reason.to_owned());
+        match here.admits(delta) {
+            namespace::Admission::Merge => Ok(()),
+            namespace::Admission::Wait(reason) => Err(wait(reason)),
+            namespace::Admission::Compare(floor) => {
+                transact!(self.segment(), txn, {
+                    self.require(&mut txn).await?;
+                    here.compare(&mut txn, self.state().number, &floor);
+                })?;
+                tracing::warn!(bucket = %self.path(), "what others deleted while this segment was away is forgotten there: it compares all that it holds");
+                Err(wait(
+                    "it was away for longer than deletions are remembered, and compares all that it holds with what there is",
+                ))
+            }
+        }
+    }
+
+    /// Notes what this segment holds and a delta, which is about to be merged, should have and has not.
+    pub(super) async fn note_differing(&self, delta: &Delta) -> Result<()> {
+        let live = namespace::live_in(delta);
+        for dot in delta.to.dots() {
+            let mut next = Some(delta.from.get(&dot.segment));
+            while let Some(after) = next {
+                (next, _) = transact!(self.segment(), txn, {
+                    self.require(&mut txn).await?;
+                    let number = self.state().number;
+                    namespace::note_differing(&mut txn, number, delta, &live, &dot.segment, after).await?
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last delta of a comparison was merged: what was noted and is still here was deleted elsewhere.
+    pub(super) async fn end_comparison(&self, delta: &Delta) -> Result<()> {
+        loop {
+            let (is_more, _) = transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                namespace::drop_differing(&mut txn, self.state(), &delta.to).await?
+            })?;
+            if !is_more {
+                break;
+            }
+        }
+        let here = self.standing().await?;
+        transact!(self.segment(), txn, {
+            self.require(&mut txn).await?;
+            here.compared(&mut txn, self.state().number);
+        })?;
+        Ok(())
+    }
+}
+
+impl Segment {
+    /// [`Bucket::drop_acknowledged`] for all buckets.
+    pub(super) async fn drop_acknowledged(&self) -> Result<u64> {
+        let mut dropped = 0;
+        for info in self.catalog().all_buckets().await? {
+            match self.bucket(&info.path).await {
+                Ok(bucket) => dropped += bucket.drop_acknowledged().await?,
+                // It has gone meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// [`Bucket::forget_carrier`] for all buckets that `segment` is known to carry. Returns how many those are. [`ErrorKind::NotFound`] if there is none.
+    pub async fn forget_segment(&self, segment: &SegmentId) -> Result<u64> {
+        let mut buckets = 0;
+        for info in self.catalog().all_buckets().await? {
+            match self.bucket(&info.path).await?.forget_carrier(segment).await {
+                Ok(_) => buckets += 1,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if buckets == 0 {
+            return Err(Error::not_found(
+                Subject::Other,
+                format!("no segment {segment} is known to carry any bucket here"),
+            ));
+        }
+        Ok(buckets)
+    }
+}
