@@ -75,7 +75,8 @@ pub(crate) fn answer(
         (_, GET) => {
             let (program, version) = (arguments.u32()?, arguments.u32()?);
             let network = arguments.opaque(TEXT_BYTES_MAX)?;
-            (arguments.opaque(TEXT_BYTES_MAX)?, arguments.opaque(TEXT_BYTES_MAX)?);
+            arguments.opaque(TEXT_BYTES_MAX)?;
+            arguments.opaque(TEXT_BYTES_MAX)?;
             arguments.end()?;
             let protocol = match &network[..] {
                 b"tcp" | b"tcp6" => TCP,

@@ -301,6 +301,8 @@ mod tests {
     fn status() -> BucketStatus {
         let here = format!("{}-7", SegmentId([1; 16]));
         BucketStatus {
+            is_comparing: false,
+            carriers: Vec::new(),
             path: "C/t/b".parse().unwrap(),
             vector: vector(&here),
             data_vector: vector(&here),
