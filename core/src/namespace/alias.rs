@@ -55,6 +55,24 @@ pub(super) fn row(
     Some((keys::alias(bucket, &id(&file.node, &content, parent, name)), out.into()))
 }
 
+/// Writes the rows of copies that come and go with entries: by the entry's key, what showed there and what does.
+pub(super) fn write<'a>(
+    entries: impl Iterator<Item = (&'a Bytes, Option<&'a Shown>, Option<&'a Shown>)>,
+    number: impl Fn(Dot) -> Dot,
+    writes: &mut Vec<(Space, Bytes, Option<Bytes>)>,
+) -> Result<()> {
+    let mut come = Vec::new();
+    for (key, before, now) in entries.filter(|(_, before, now)| before != now) {
+        let bucket = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+        let (parent, name) = keys::parse_entry(key)?;
+        let row = |shown: Option<&Shown>| row(bucket, (&parent, name), shown, &number);
+        writes.extend(row(before).map(|(key, _)| (Space::Derived, key, None)));
+        come.extend(row(now).map(|(key, row)| (Space::Derived, key, Some(row))));
+    }
+    writes.extend(come);
+    Ok(())
+}
+
 fn decode(row: Bytes) -> Result<Alias> {
     let mut reader = Reader::new(row);
     match reader.u8()? {

@@ -583,7 +583,8 @@ pub(super) async fn rescue(
         let node = if file.is_apart { file.identity(&from.0, &from.1) } else { super::write::fresh_node(txn) };
         // Another segment may have made the same file of it.
         txn.edit_node(bucket.number, &node).await?;
-        super::write::show_new_file(txn, bucket, to, node, version).await?;
+        let dot = super::write::show_new_file(txn, bucket, to, node, version.clone()).await?;
+        super::wanted::want_copy(txn, bucket, dot, &version).await?;
         if let Some(attributes) = attributes {
             super::write::edit_attributes(txn, bucket, &node, |value| *value = attributes).await?;
         }

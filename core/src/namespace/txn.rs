@@ -182,6 +182,8 @@ pub struct Txn {
     /// Directories whose entries change, by the key of their time's row.
     touched: BTreeSet<Bytes>,
     observed: Vec<u64>,
+    /// Pending dots of versions whose bytes may not be here.
+    copied: Vec<Dot>,
     keeps_directories: bool,
     origin: u32,
     slots: u32,
@@ -207,6 +209,7 @@ impl Txn {
             conflicts: Vec::new(),
             touched: BTreeSet::new(),
             observed: Vec::new(),
+            copied: Vec::new(),
             keeps_directories: false,
             origin: 0,
             slots: 0,
@@ -414,6 +417,11 @@ impl Txn {
         self.needs_contents = true;
     }
 
+    /// The write with this pending dot carries a version that is wanted: its bytes may not be here.
+    pub(super) fn copied(&mut self, dot: Dot) {
+        self.copied.push(dot);
+    }
+
     /// The caller does not wait for the disk.
     pub fn without_sync(&mut self) {
         self.needs_sync = false;
@@ -594,18 +602,17 @@ impl Txn {
                 writes.extend(new.map(|place| (Space::Derived, row(place), Some(Bytes::new()))));
             }
         }
-        let copies = self.entries.iter().filter(|(_, cell)| cell.is_dirty && cell.old.shown != cell.row.shown);
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
-        for (key, cell) in copies {
-            let bucket = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
-            let (parent, name) = keys::parse_entry(key)?;
-            let row = |shown: &Option<Shown>| {
-                super::alias::row(bucket, (&parent, name), shown.as_ref(), |dot| sequenced.number(&own, dot))
-            };
-            gone.extend(row(&cell.old.shown).map(|(key, _)| (Space::Derived, key, None)));
-            come.extend(row(&cell.row.shown).map(|(key, row)| (Space::Derived, key, Some(row))));
+        let changed = self.entries.iter().filter(|(_, cell)| cell.is_dirty);
+        let shown = changed.map(|(key, cell)| (key, cell.old.shown.as_ref(), cell.row.shown.as_ref()));
+        super::alias::write(shown, |dot| sequenced.number(&own, dot), &mut writes)?;
+        let nodes = self.nodes.iter().map(|(key, cell)| (Field::Content, key, &cell.row.content));
+        let history = self.history.iter().map(|(key, cell)| (Field::History, key, &cell.row.register));
+        for (field, key, register) in nodes.chain(history).filter(|_| !self.copied.is_empty()) {
+            for (write, _) in register.live_values().filter(|(write, _)| self.copied.contains(&write.dot)) {
+                let row = super::wanted::wanted_key(field, key, &sequenced.number(&own, write.dot));
+                writes.push((Space::Meta, row, Some(Bytes::new())));
+            }
         }
-        writes.extend(gone.into_iter().chain(come));
         seal(self.entries, &own, sequenced, snapshots, &mut writes)?;
         seal(self.nodes, &own, sequenced, snapshots, &mut writes)?;
         seal(self.history, &own, sequenced, snapshots, &mut writes)?;
