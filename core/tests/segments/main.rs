@@ -11,6 +11,7 @@ mod copies;
 mod decisions;
 mod deletions;
 mod forgetting;
+mod matrix;
 mod site;
 mod summaries;
 mod winners;

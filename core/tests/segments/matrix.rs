@@ -1,0 +1,127 @@
+//! The table of docs/concurrent-changes.md, row by row.
+
+use crate::site::{Site, Sites};
+use std::collections::BTreeSet;
+use tombolo_core::*;
+
+const PAGE: &str = include_str!("../../../docs/concurrent-changes.md");
+/// All changes that the table pairs, each with each.
+const CHANGES: [&str; 13] = [
+    "write d/x",
+    "delete d/x",
+    "chmod d/x",
+    "link d/x d/l",
+    "rename d/x d/y",
+    "rename d/x z",
+    "rename t d/x",
+    "write d/n",
+    "mkdir d/n/",
+    "write d/n/k",
+    "rename d/ e/",
+    "rename d/ d2/d/",
+    "remove d/",
+];
+
+/// Makes a change; what it writes is `side`.
+async fn change(bucket: &Bucket, side: &'static str, what: &str) -> Result<()> {
+    let words: Vec<&str> = what.split(' ').collect();
+    match words[..] {
+        ["write", key] => drop(bucket.put(key, side, PutOptions::default()).await?),
+        ["delete", key] => drop(bucket.delete(key, DeleteOptions::default()).await?),
+        ["chmod", key] => {
+            let mode = if side == "here" { 0o600 } else { 0o640 };
+            bucket.set_attributes(key, Attributes { mode: Some(mode), ..Attributes::default() }, None).await?;
+        }
+        ["link", from, to] => bucket.link(from, to).await?,
+        ["rename", from, to] => {
+            if let Some((parent, _)) = to.trim_end_matches('/').rsplit_once('/').filter(|(parent, _)| *parent == "d2") {
+                bucket.mkdir(&format!("{parent}/"), Attributes::default()).await?;
+            }
+            bucket.rename(from, to).await?;
+        }
+        ["mkdir", key] => drop(bucket.mkdir(key, Attributes::default()).await?),
+        ["remove", directory] => {
+            let page = bucket
+                .list(ListOptions {
+                    prefix: bytes::Bytes::copy_from_slice(directory.as_bytes()),
+                    limit: 100,
+                    ..ListOptions::default()
+                })
+                .await?;
+            let mut keys: Vec<_> = page
+                .items
+                .into_iter()
+                .filter_map(|item| match item {
+                    ListItem::Object(object) => Some(object.key),
+                    ListItem::Prefix(_) => None,
+                })
+                .collect();
+            keys.reverse();
+            for key in keys {
+                bucket.delete(&key, DeleteOptions::default()).await?;
+            }
+        }
+        _ => panic!("'{what}' is no change"),
+    }
+    Ok(())
+}
+
+/// What shows, in the words of the table.
+async fn shows(site: &Site) -> String {
+    let mut lines = Vec::new();
+    for (key, content) in site.shows().await {
+        // The number that a conflict's name ends with differs from run to run.
+        let mut name = key.clone();
+        for (segment, side) in [("site0", "here"), ("site1", "there")] {
+            while let Some(at) = name.find(&format!("(conflict {segment} ")) {
+                let end = at + name[at..].find(')').unwrap();
+                name.replace_range(at..=end, &format!("(conflict {side})"));
+            }
+        }
+        lines.push(if key.ends_with('/') { format!("`{name}`") } else { format!("`{name}` {content}") });
+    }
+    if lines.is_empty() { "nothing".into() } else { lines.join(", ") }
+}
+
+async fn outcome(all: &Sites, nth: usize, here: &str, there: &str) -> String {
+    let sites = all.bucket(&format!("row-{nth}"), 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    a.bucket.mkdir("d/", Attributes::default()).await.unwrap();
+    a.bucket.put("d/x", "old", PutOptions::default()).await.unwrap();
+    a.bucket.put("t", "other", PutOptions::default()).await.unwrap();
+    b.pull(a).await;
+    change(&a.bucket, "here", here).await.unwrap();
+    b.writes_after(a).await;
+    change(&b.bucket, "there", there).await.unwrap();
+    a.pull(b).await;
+    b.pull(a).await;
+    let shown = shows(a).await;
+    assert_eq!(shown, shows(b).await, "{here} | {there}");
+    shown
+}
+
+/// Every pair of concurrent changes ends as the table says, on both segments.
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_changes_end_as_the_table_says() {
+    let all = Sites::new(2).await;
+    let rows = PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| here"));
+    let mut pairs = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (nth, row) in rows.enumerate() {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [here, there, wanted] = cells[..] else { panic!("not a row of three: {row}") };
+        pairs.insert((here.to_owned(), there.to_owned()));
+        let shown = outcome(&all, nth, here, there).await;
+        if shown != wanted {
+            wrong.push(format!("| {here} | {there} | {shown} |"));
+        }
+    }
+    for (nth, here) in CHANGES.iter().enumerate() {
+        for there in &CHANGES[nth..] {
+            if !pairs.contains(&((*here).to_owned(), (*there).to_owned())) {
+                wrong.push(format!("| {here} | {there} | is not in the table |"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} rows differ:\n{}", wrong.len(), wrong.join("\n"));
+}
