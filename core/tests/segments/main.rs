@@ -252,6 +252,30 @@ async fn data_is_wanted_until_it_arrives() {
     assert!(b.data_arrived(&[bytes::Bytes::from_static(b"clock")]).await.is_err());
 }
 
+/// P8: where only the data of what is new is to come, that alone is listed, and nothing is claimed of the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_data_is_wanted_from_now_on() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("later", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0].bucket, &sites[1].bucket);
+    a.put("old", vec![1; 100_000], PutOptions::default()).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    b.keep_new_data().await.unwrap();
+    a.put("new", vec![2; 100_000], PutOptions::default()).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    let listed = async || {
+        let wanted = b.wanted(None, 10).await.unwrap();
+        wanted.into_iter().map(|wanted| wanted.path.unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((b.keeping().await.unwrap(), listed().await), (Keeping::Later, vec!["new".into()]));
+    assert_eq!(b.data_vector().await.unwrap().get(&a.segment().id()), 0);
+    b.keep_data(true).await.unwrap();
+    assert_eq!((b.keeping().await.unwrap(), listed().await.len()), (Keeping::Listed, 2));
+    b.keep_new_data().await.unwrap();
+    b.keep_data(false).await.unwrap();
+    assert_eq!(b.keeping().await.unwrap(), Keeping::NamesOnly);
+}
+
 /// A derived name that somebody has made a file of meanwhile gets a number, and loses it when that file goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn derived_names_make_room() {
