@@ -252,6 +252,39 @@ async fn data_is_wanted_until_it_arrives() {
     assert!(b.data_arrived(&[bytes::Bytes::from_static(b"clock")]).await.is_err());
 }
 
+/// P7: who has a token sees what was written. What happens in other buckets is not part of it, so nobody waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_of_its_bucket_alone() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("token", 2, &BucketPolicy::default()).await;
+    let others = all.bucket("other", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0].bucket, &sites[1].bucket);
+    a.put("k", "1", PutOptions::default()).await.unwrap();
+    let token = a.token().await.unwrap();
+    others[0].bucket.put("k", "2", PutOptions::default()).await.unwrap();
+    assert_eq!(a.token().await.unwrap(), token);
+    assert_ne!(a.vector().await.unwrap(), token.vector, "it counts the changes of all buckets");
+    let limit = std::time::Duration::from_secs(60);
+    let refused = others[1].bucket.wait_for(&token, limit).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    let late = b.wait_for(&token, std::time::Duration::ZERO).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Offline);
+    let waiting = tokio::spawn({
+        let (b, token) = (b.clone(), token.clone());
+        async move { b.wait_for(&token, limit).await }
+    });
+    sites[1].pull(&sites[0]).await;
+    waiting.await.unwrap().unwrap();
+    assert!(b.get("k", GetOptions::default()).await.is_ok());
+    // What has been replaced meanwhile need not come.
+    let old = a.put("k", "2", PutOptions::default()).await.unwrap();
+    let token = a.token().await.unwrap();
+    a.delete("k", DeleteOptions::default()).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    b.wait_for(&token, limit).await.unwrap();
+    assert!(b.get("k", GetOptions { version: Some(old.version), snapshot: None }).await.is_err());
+}
+
 /// P8: where only the data of what is new is to come, that alone is listed, and nothing is claimed of the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_data_is_wanted_from_now_on() {
