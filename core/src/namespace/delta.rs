@@ -51,6 +51,13 @@ pub struct Delta {
     pub is_whole: bool,
 }
 
+impl Delta {
+    /// How many directory entries are in it.
+    pub fn names(&self) -> u64 {
+        self.registers.iter().filter(|register| matches!(register, DeltaRegister::Entry(..))).count() as u64
+    }
+}
+
 fn vector_row(bucket: BucketNumber) -> Bytes {
     let mut key = b"vector/".to_vec();
     key.extend_from_slice(&bucket.to_be_bytes());
