@@ -34,11 +34,11 @@ pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use id::{BucketId, ChunkId, NodeId, SegmentId, VersionId};
 pub use namespace::{
-    Comparison, Conflict, Counterpart, Delta, DeltaLimit, Difference, Held, Keeping, RangeSummary, Resolution, RowName,
-    RowRange, RowSummary, Summary, Wanted, compare,
+    Comparison, Conflict, Counterpart, Delta, DeltaLimit, Difference, Held, Keeping, RANGES_MAX, RangeSummary,
+    Resolution, RowName, RowRange, RowSummary, Summary, Wanted, compare,
 };
 pub use object::*;
 pub use path::{BucketPath, KEY_BYTES_MAX, NAME_BYTES_MAX, ObjectPath, TenantPath, check_key, check_name};
 pub use policy::{BucketPolicy, Chunking, Compression, ConflictPolicy, EtagKind, POLICY_KEYS, Versioning};
-pub use register::{Carrier, Carriers, VersionVector};
+pub use register::{Carrier, Carriers, Dot, VersionVector};
 pub use tree::ConflictKind;

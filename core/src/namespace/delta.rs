@@ -56,6 +56,13 @@ pub struct Delta {
     pub is_whole: bool,
 }
 
+impl Delta {
+    /// How many directory entries are in it.
+    pub fn names(&self) -> u64 {
+        self.registers.iter().filter(|register| matches!(register, DeltaRegister::Entry(..))).count() as u64
+    }
+}
+
 /// The vector of a bucket: up to where all changes of each segment are here.
 pub async fn vector(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<VersionVector> {
     Ok(standing(ledger, snapshot, bucket).await?.known)

@@ -314,6 +314,63 @@ async fn the_data_of_copies_and_older_versions_is_wanted_too() {
     assert_eq!(b.data_vector().await.unwrap(), b.vector().await.unwrap());
 }
 
+/// P7: who has a token sees what was written. What happens in other buckets is not part of it, so nobody waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_of_its_bucket_alone() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("token", 2, &BucketPolicy::default()).await;
+    let others = all.bucket("other", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0].bucket, &sites[1].bucket);
+    a.put("k", "1", PutOptions::default()).await.unwrap();
+    let token = a.token().await.unwrap();
+    others[0].bucket.put("k", "2", PutOptions::default()).await.unwrap();
+    assert_eq!(a.token().await.unwrap(), token);
+    assert_ne!(a.vector().await.unwrap(), token.vector, "it counts the changes of all buckets");
+    let limit = std::time::Duration::from_secs(60);
+    let refused = others[1].bucket.wait_for(&token, limit).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    let late = b.wait_for(&token, std::time::Duration::ZERO).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Offline);
+    let waiting = tokio::spawn({
+        let (b, token) = (b.clone(), token.clone());
+        async move { b.wait_for(&token, limit).await }
+    });
+    sites[1].pull(&sites[0]).await;
+    waiting.await.unwrap().unwrap();
+    assert!(b.get("k", GetOptions::default()).await.is_ok());
+    // What has been replaced meanwhile need not come.
+    let old = a.put("k", "2", PutOptions::default()).await.unwrap();
+    let token = a.token().await.unwrap();
+    a.delete("k", DeleteOptions::default()).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    b.wait_for(&token, limit).await.unwrap();
+    assert!(b.get("k", GetOptions { version: Some(old.version), snapshot: None }).await.is_err());
+}
+
+/// P8: where only the data of what is new is to come, that alone is listed, and nothing is claimed of the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_data_is_wanted_from_now_on() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("later", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0].bucket, &sites[1].bucket);
+    a.put("old", vec![1; 100_000], PutOptions::default()).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    b.keep_new_data().await.unwrap();
+    a.put("new", vec![2; 100_000], PutOptions::default()).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    let listed = async || {
+        let wanted = b.wanted(None, 10).await.unwrap();
+        wanted.into_iter().map(|wanted| wanted.path.unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((b.keeping().await.unwrap(), listed().await), (Keeping::Later, vec!["new".into()]));
+    assert_eq!(b.data_vector().await.unwrap().get(&a.segment().id()), 0);
+    b.keep_data(true).await.unwrap();
+    assert_eq!((b.keeping().await.unwrap(), listed().await.len()), (Keeping::Listed, 2));
+    b.keep_new_data().await.unwrap();
+    b.keep_data(false).await.unwrap();
+    assert_eq!(b.keeping().await.unwrap(), Keeping::NamesOnly);
+}
+
 /// A derived name that somebody has made a file of meanwhile gets a number, and loses it when that file goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn derived_names_make_room() {

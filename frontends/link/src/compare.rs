@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-use tombolo_core::register::Dot;
 use tombolo_core::{
-    Bucket, BucketId, BucketPath, Comparison, Counterpart, Error, ErrorKind, RangeSummary, Result, RowRange,
+    Bucket, BucketId, BucketPath, Comparison, Counterpart, Dot, Error, ErrorKind, RangeSummary, Result, RowRange,
     RowSummary, SegmentId, Summary, VersionVector,
 };
 

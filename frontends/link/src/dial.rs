@@ -30,6 +30,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 struct Proven {
     stream: Box<dyn Stream>,
     fingerprint: Fingerprint,
+    /// The key that this side has proved.
+    own: Fingerprint,
     address: SocketAddr,
 }
 
@@ -89,7 +91,8 @@ async fn refuse(hub: &Hub, stream: &mut (impl AsyncWrite + Unpin), reason: &str)
 async fn connect(hub: &Hub, address: &str, expected: Fingerprint) -> Result<Proven> {
     let unreachable =
         |e: std::io::Error| Error::new(ErrorKind::Offline, format!("{address} can't be reached")).because(e);
-    let connector = tls::connector(&hub.identity(), expected)?;
+    let identity = hub.identity();
+    let connector = tls::connector(&identity, expected)?;
     let connecting = async {
         let mut failure = None;
         for target in lookup_host(address).await.map_err(unreachable)? {
@@ -99,7 +102,12 @@ async fn connect(hub: &Hub, address: &str, expected: Fingerprint) -> Result<Prov
                     let stream = connector.connect(tls::server_name()?, stream).await.map_err(unreachable)?;
                     let fingerprint = tls::fingerprint_of(stream.get_ref().1.peer_certificates())
                         .ok_or_else(|| Error::new(ErrorKind::Denied, format!("{address} proves no key")))?;
-                    return Ok(Proven { stream: Box::new(stream), fingerprint, address: target });
+                    return Ok(Proven {
+                        stream: Box::new(stream),
+                        fingerprint,
+                        own: identity.fingerprint(),
+                        address: target,
+                    });
                 }
                 Err(error) => failure = Some(unreachable(error)),
             }
@@ -167,7 +175,7 @@ async fn dial(hub: &Arc<Hub>, link: &Link, address: &str) -> Result<Duration> {
         greeting(&mut proven.stream).await
     });
     let answer = answer.await.map_err(|_| Error::new(ErrorKind::Offline, "no greeting came"))??;
-    let peer = admit(hub, link, &answer, true, proven.address, hub.run)?;
+    let peer = admit(hub, link, &answer, true, (proven.address, proven.own), hub.run)?;
     let started = tokio::time::Instant::now();
     let mut bulk = JoinSet::new();
     for _ in 0..hub.limits.bulk_connections {
@@ -210,7 +218,8 @@ pub(crate) async fn take(hub: Arc<Hub>, stream: TcpStream, address: SocketAddr, 
         return;
     };
     let outcome = async {
-        let acceptor = tls::acceptor(&hub.identity())?;
+        let identity = hub.identity();
+        let acceptor = tls::acceptor(&identity)?;
         stream.set_nodelay(true).map_err(wire::broken)?;
         let greeted = timeout(hub.limits.greeting_timeout, async {
             let mut stream = acceptor.accept(stream).await.map_err(wire::broken)?;
@@ -252,7 +261,7 @@ pub(crate) async fn take(hub: Arc<Hub>, stream: TcpStream, address: SocketAddr, 
             serve(&hub, (peer, outbox, queues), Box::new(stream), false).await;
             return Ok(());
         }
-        match admit(&hub, &link, &greeting, false, address, greeting.run) {
+        match admit(&hub, &link, &greeting, false, (address, identity.fingerprint()), greeting.run) {
             Ok(peer) => {
                 if let Err(error) = say(&mut stream, &hello(&hub, Role::Control)).await {
                     peer.0.close(error.message());
@@ -278,7 +287,7 @@ fn admit(
     link: &Link,
     greeting: &Hello,
     is_dialled: bool,
-    address: SocketAddr,
+    (address, own): (SocketAddr, Fingerprint),
     run: u64,
 ) -> Result<Admitted> {
     let id = wire::segment(&greeting.segment)?;
@@ -303,6 +312,11 @@ fn admit(
         paced: Default::default(),
     });
     hub.register(&peer)?;
+    // Whoever is connected when the key changes is let go; this one may have come a moment later.
+    if hub.identity().fingerprint() != own {
+        hub.unregister(&peer);
+        return Err(Error::new(ErrorKind::Offline, "the key of this segment has changed"));
+    }
     Ok((peer, control, queues))
 }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tombolo_core::namespace::DeltaRegister;
 use tombolo_core::sync::{Action, Event, Machine, Piece, Terms};
 use tombolo_core::{
     BucketId, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch, VersionVector,
@@ -427,8 +426,7 @@ async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> 
     if wants_data {
         hub.wanted.notify_one();
     }
-    let names = delta.registers.iter().filter(|register| matches!(register, DeltaRegister::Entry(..))).count() as u64;
-    hub.rates.add(*id, *peer, Amount { names, changes: distance(&before, &delta.to), bytes: 0 });
+    hub.rates.add(*id, *peer, Amount { names: delta.names(), changes: distance(&before, &delta.to), bytes: 0 });
     Ok(position)
 }
 

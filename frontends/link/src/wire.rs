@@ -6,9 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tombolo_core::namespace::RANGES_MAX;
 use tombolo_core::{
-    BucketId, ChunkId, Error, ErrorKind, RangeSummary, Result, RowRange, RowSummary, SegmentId, VersionVector, sync,
+    BucketId, ChunkId, Error, ErrorKind, RANGES_MAX, RangeSummary, Result, RowRange, RowSummary, SegmentId,
+    VersionVector, sync,
 };
 
 /// The longest frame, in bytes.

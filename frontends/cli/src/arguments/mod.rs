@@ -185,7 +185,7 @@ Between buckets an object is copied (sharing its content) and then deleted; dire
     /// Link this segment to others, so that they carry the same buckets.
     #[command(subcommand, after_long_help = link::LINK_HELP)]
     Link(LinkVerb),
-    /// Show how far linked segments have come, and wait for them.
+    /// Show how far linked segments have come, wait for them, compare with them, and decide what was changed at several at once.
     #[command(subcommand)]
     Sync(SyncVerb),
     /// Run two linked segments on this host, with every door open, and say what to type to see it work.

@@ -2,7 +2,7 @@
 
 use super::text::Raw;
 use serde::{Deserialize, Serialize};
-use tombolo_core::{Difference, Held};
+use tombolo_core::{Difference, Dot, Held};
 use tombolo_link::{Outcome, Verified};
 
 /// One bucket here and at one linked segment. Also its JSON on the terminal.
@@ -77,9 +77,7 @@ impl From<Verified> for VerifiedRecord {
             received_bytes: verified.received_bytes,
             questions: verified.questions,
         };
-        let dots = |dots: Vec<tombolo_core::register::Dot>| {
-            dots.into_iter().map(|dot| format!("{}-{}", dot.segment, dot.sequence)).collect()
-        };
+        let dots = |dots: Vec<Dot>| dots.into_iter().map(|dot| format!("{}-{}", dot.segment, dot.sequence)).collect();
         match verified.outcome {
             Outcome::Compared(compared) => {
                 let is_equal = compared.differences.is_empty() && !compared.is_more;
