@@ -47,7 +47,7 @@ pub use bucket_watch::BucketWatch;
 pub use compare::{Comparison, Counterpart, Difference, Held, RANGES_MAX, compare};
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
 pub use delta::{Delta, DeltaRegister, apply, effective_vector, vector};
-pub use differing::{drop_differing, live_in, note_differing};
+pub use differing::{drop_differing, forget_differing, live_in, note_differing};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, link_node, make_directories, mkdir, rename_directory, rename_file,
     rmdir,
@@ -67,7 +67,7 @@ pub use rows::{
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
-pub use standing::{Admission, Comparing, Standing, standing, standing_rows, tight};
+pub use standing::{Admission, Comparing, Standing, holds_below, standing, standing_rows, tight};
 pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
