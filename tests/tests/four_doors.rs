@@ -48,9 +48,8 @@ impl Open {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build().unwrap();
         let path: BucketPath = "Test/lab/bucket".parse().unwrap();
         let here = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-        let (stop, stopped) = watch::channel(false);
+        let (stop, receiver) = watch::channel(false);
         let stopped = |mut stopped: watch::Receiver<bool>| async move { drop(stopped.wait_for(|stop| *stop).await) };
-        let receiver = stop.subscribe();
         let create = CreateOptions { name: "here".into(), cluster: "Test".into() };
         let segment = runtime.block_on(Segment::create(dir.path().join("s"), create, OpenOptions::default())).unwrap();
         EngineDoor::open(runtime.handle(), &segment, &path).unwrap();
@@ -172,7 +171,8 @@ impl Files for Objects {
     fn put(&mut self, name: &str, bytes: &[u8]) {
         let path = format!("/bucket/{name}");
         let request = Request { method: "PUT", path: path.as_bytes(), body: bytes, ..Request::default() };
-        self.client.send(&request).unwrap().expect_success(name);
+        let answer = self.client.send(&request).unwrap();
+        assert!(answer.is_success(), "{name}: {}", answer.text());
     }
 
     fn get(&mut self, name: &str, size: usize) -> Option<Vec<u8>> {

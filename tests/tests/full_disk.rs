@@ -160,9 +160,9 @@ fn open_files_on_a_full_disk() {
     let mut nfs = Nfs::connect(address);
     let root = nfs.mount("/Test/lab/bucket").unwrap();
     let far = nfs.create(&root, "far", 0o644).unwrap();
-    let commit = |nfs: &mut Nfs, far: &[u8], content: Content| {
+    let commit = |nfs: &mut Nfs, far: &[u8], content: Content| -> Result<(), u32> {
         let before = nfs.write(far, 0, &content.bytes(), 0)?;
-        (nfs.commit(far)? == before).then_some(()).ok_or(0)
+        if nfs.commit(far)? == before { Ok(()) } else { Err(0) }
     };
     commit(&mut nfs, &far, small(1)).unwrap();
     let kept = File::options().create(true).truncate(false).read(true).write(true).open(point.join("kept")).unwrap();
