@@ -209,8 +209,8 @@ fn open_files_on_a_full_disk() {
     }
 
     // The process ends with unsaved bytes in hand, and starts on the full disk.
-    drop(kept);
     mounted.kill();
+    drop(kept);
     mounted.serve(&site);
     for (name, seeds) in [("kept", of_mount), ("far", of_nfs)] {
         // Or what was refused, but whole: it may have been put where a crash does not reach it.

@@ -216,6 +216,10 @@ impl OpenNodes {
             if state.handles > 0 {
                 return;
             }
+            if let Some(lost) = state.lost.take() {
+                // Nobody has heard of it yet.
+                self.lost.lock().insert(key, lost);
+            }
             let is_unsaved = state.is_unsaved() && !state.is_orphan;
             if !is_unsaved {
                 remove(&mut bodies, &key, body);

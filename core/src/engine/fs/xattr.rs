@@ -150,7 +150,9 @@ impl FileSystem {
 
     /// Removes one.
     pub async fn remove_xattr(&self, caller: &Caller, node: &NodeId, name: &str) -> Result<()> {
-        self.edit_xattrs(caller, node, name, None, Some(true)).await
+        // As Linux has it, a list that is not there can be removed.
+        let must_exist = if is_list(name) { None } else { Some(true) };
+        self.edit_xattrs(caller, node, name, None, must_exist).await
     }
 
     async fn edit_xattrs(

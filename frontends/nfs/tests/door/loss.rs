@@ -77,12 +77,13 @@ async fn who_opens_a_file_for_writing_next_hears_once_that_what_was_written_is_l
     let content = served.filled("file", 1 << 20).await;
     let (files, root) = (&served.files, Caller::root());
     let node = files.lookup(&root, &NodeId::ROOT, b"file").await.unwrap().node;
-    damage(served.dir.path(), &content[100..164]);
-    let cut = SetAttributes { size: Some(200), ..SetAttributes::default() };
-    files.set_attributes(&root, &node, cut, None).await.expect_err("the file is damaged");
     let reads = OpenFlags { read: true, write: false, truncate: false, is_granted: true };
     let writes = OpenFlags { write: true, ..reads };
     let file = files.open(&root, &node, writes).await.unwrap();
+    // What is left of the file shall be small enough to be kept beside its name, and can't be read.
+    damage(served.dir.path(), &content[100..164]);
+    let cut = SetAttributes { size: Some(200), ..SetAttributes::default() };
+    files.set_attributes(&root, &node, cut, None).await.expect_err("the file is damaged");
     file.write_at(0, Bytes::from_static(b"closed and not kept")).await.unwrap();
     drop(file);
     let mut interval = tokio::time::interval(Duration::from_millis(10));
