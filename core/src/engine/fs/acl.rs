@@ -137,6 +137,7 @@ mod tests {
     use crate::engine::fs::FileAttributes;
     use crate::id::NodeId;
     use crate::object::FileType;
+    use proptest::prelude::*;
     use std::sync::Arc;
 
     fn value(entries: &[(u16, u16, u32)]) -> Vec<u8> {
@@ -227,5 +228,24 @@ mod tests {
         assert_eq!(caller.granted(&attributes, rw), rw, "each for itself");
         let masked = FileAttributes { mode: 0o701, ..attributes };
         assert!(!Caller { uid: 10, gid: 9, groups: vec![] }.may(&masked, Access::READ), "chmod has changed the mask");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_is_written_so_that_it_is_read_again(
+            tags in prop::collection::vec((prop::sample::select(vec![1u16, 2, 4, 8, 16, 32, 3]), 0u16..9, any::<u32>()), 0..9),
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            is_sorted in any::<bool>(),
+        ) {
+            let mut tags = tags;
+            if is_sorted {
+                tags.sort_by_key(|(tag, ..)| *tag);
+            }
+            for value in [value(&tags), bytes] {
+                if let Some(list) = AccessList::read(&value) {
+                    prop_assert_eq!(AccessList::read(&list.write()), Some(list));
+                }
+            }
+        }
     }
 }
