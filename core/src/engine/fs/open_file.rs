@@ -69,6 +69,7 @@ pub struct OpenFile {
     reader: Reader,
     caller: Caller,
     flags: OpenFlags,
+    tells_losses: bool,
 }
 
 impl FileSystem {
@@ -77,7 +78,7 @@ impl FileSystem {
         let nodes = self.bucket.segment().open_nodes().clone();
         let wanted = Access { read: flags.read, write: flags.write || flags.truncate, execute: false };
         let is_checked = flags.is_granted || caller.uid == 0;
-        if wanted.write && (is_checked || self.access(caller, node, wanted).await? == wanted) {
+        if wanted.write && (is_checked || self.may(caller, node, wanted).await?) {
             self.own(node).await?;
         }
         let body = nodes.open(&self.bucket, node).await?;
@@ -89,8 +90,9 @@ impl FileSystem {
             body,
             caller: caller.clone(),
             flags,
+            tells_losses: true,
         };
-        if !is_checked && self.access(caller, node, wanted).await? != wanted {
+        if !is_checked && !self.may(caller, node, wanted).await? {
             return Err(Error::new(ErrorKind::Denied, "the file's mode does not let this caller open it so"));
         }
         if flags.truncate {
@@ -298,8 +300,24 @@ impl OpenFile {
     }
 
     /// Makes a version of what was written, durable when it returns.
+    ///
+    /// Whoever has the file open for writing hears once, here or from [`OpenFile::flush`], that what was written to it before and closed could not be kept.
     pub async fn fsync(&self) -> Result<()> {
-        self.body.save(true).await
+        self.body.save(true).await?;
+        self.loss()
+    }
+
+    /// Does not tell of what was lost before it was opened: the door has another way ([`FileSystem::losses`]).
+    pub fn without_losses(mut self) -> OpenFile {
+        self.tells_losses = false;
+        self
+    }
+
+    fn loss(&self) -> Result<()> {
+        let lost = if self.tells_losses && self.flags.write { self.body.state().lost.take() } else { None };
+        lost.map_or(Ok(()), |(kind, message)| {
+            Err(Error::new(kind, format!("what was written before is lost: {message}")))
+        })
     }
 
     /// Makes a version of what was written (a close): every whole-object read that begins after this returns sees it, through any door; durable with the next sync.
@@ -308,14 +326,15 @@ impl OpenFile {
         let failure = {
             let mut state = self.body.state();
             if !state.is_unsaved() || state.is_orphan {
-                return Ok(());
+                drop(state);
+                return self.loss();
             }
             state.failure.take()
         };
         self.nodes.save_later(&self.body);
         match failure {
             Some((kind, message)) => Err(Error::new(kind, message)),
-            None => Ok(()),
+            None => self.loss(),
         }
     }
 
