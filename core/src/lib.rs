@@ -33,7 +33,7 @@ pub use engine::{
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use id::{BucketId, ChunkId, NodeId, SegmentId, VersionId};
-pub use namespace::{Conflict, Delta, DeltaLimit, Keeping, Resolution, Wanted};
+pub use namespace::{Conflict, Delta, DeltaLimit, Keeping, Pin, Resolution, Stay, Wanted};
 pub use object::*;
 pub use path::{BucketPath, KEY_BYTES_MAX, NAME_BYTES_MAX, ObjectPath, TenantPath, check_key, check_name};
 pub use policy::{BucketPolicy, Chunking, Compression, ConflictPolicy, EtagKind, POLICY_KEYS, Versioning};

@@ -153,8 +153,8 @@ impl Catalog {
     /// Drops what is left of a removed bucket: hidden directories, tombstones, times. A crash on the way leaves garbage only.
     pub(super) async fn erase_bucket(&self, number: BucketNumber) -> Result<()> {
         self.0.ledger().forget_bucket(number);
-        for row in [namespace::wanted_prefix(number), namespace::keeping_row(number), namespace::rules_row(number)] {
-            self.erase(Space::Meta, &row).await?;
+        for row in [namespace::wanted_prefix, namespace::keeping_row, namespace::pins_row, namespace::rules_row] {
+            self.erase(Space::Meta, &row(number)).await?;
         }
         for space in [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived] {
             self.erase(space, &keys::bucket_prefix(number)).await?;

@@ -172,7 +172,12 @@ impl Contents {
     }
 
     pub(crate) fn is_linked(&self) -> bool {
-        self.is_linked.load(Ordering::Acquire) || self.fetches.has_source()
+        self.was_shared() || self.fetches.has_source()
+    }
+
+    /// Whether some bucket was ever shared.
+    pub(crate) fn was_shared(&self) -> bool {
+        self.is_linked.load(Ordering::Acquire)
     }
 
     /// Stores a chunk unless it is stored already. Blocks; for the pool.

@@ -156,8 +156,10 @@ impl Object {
     /// it may be. Costs one look-up for each chunk.
     pub async fn local_bytes(&self) -> Result<(u64, u64)> {
         let size = self.info().size;
-        let Content::Manifest(manifest) = self.content() else {
-            return Ok((size, size));
+        let manifest = match self.content() {
+            // Nothing has ever come from elsewhere.
+            Content::Manifest(manifest) if self.contents().was_shared() => manifest,
+            Content::Manifest(_) | Content::Inline(_) => return Ok((size, size)),
         };
         let mut walk = Walk::new(self.contents(), manifest, 0..u64::MAX);
         let mut here = 0;

@@ -33,6 +33,7 @@ pub mod fs;
 mod gc;
 mod lock;
 mod multipart;
+mod pins;
 mod pool;
 mod reader;
 mod scrub;

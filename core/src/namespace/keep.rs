@@ -4,6 +4,7 @@
 //! data is complete (P8). Deltas are taken in one at a time, and look at the row; each is either in the pass or lists its versions itself.
 
 use super::keys::{self, BucketNumber};
+use super::pin::list_again;
 use super::rows::{HistoryRow, NodeRow};
 use super::txn::{Field, Row, Txn};
 use super::wanted::{want, want_row};
@@ -58,7 +59,11 @@ pub(super) async fn keeping_in(txn: &mut Txn, bucket: BucketNumber) -> Result<Ke
 pub async fn keep(txn: &mut Txn, bucket: BucketNumber, all: bool) -> Result<bool> {
     match (keeping_in(txn, bucket).await?, all) {
         (Keeping::NamesOnly, true) => txn.put(Space::Meta, keeping_row(bucket), vec![LISTING]),
-        (Keeping::Listing | Keeping::Listed, false) => txn.delete(Space::Meta, keeping_row(bucket)),
+        (Keeping::Listing | Keeping::Listed, false) => {
+            txn.delete(Space::Meta, keeping_row(bucket));
+            // Meanwhile nothing was held against them.
+            list_again(txn, bucket).await?;
+        }
         (Keeping::NamesOnly, false) | (Keeping::Listing | Keeping::Listed, true) => {}
     }
     Ok(all && keeping_in(txn, bucket).await? == Keeping::Listing)

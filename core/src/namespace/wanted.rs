@@ -1,11 +1,12 @@
 //! Versions that came by a delta and whose bytes may not be here: a row for each, written in the commit that shows the version, so that no crash makes a
 //! segment claim what it does not hold (P8).
 //!
-//! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row whose version has
-//! been replaced since is dropped when it is met.
+//! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row is dropped when it is
+//! met and its version has been replaced since, or where not all data is to be here and no pin covers it any more.
 
-use super::keep::{Keeping, keeping};
+use super::keep::{Keeping, keeping, keeping_row};
 use super::keys::{self, BucketNumber};
+use super::pin::{Pin, pins, pins_row};
 use super::place::{derived_place, path_of};
 use super::rows::{HistoryRow, NodeRow, Shown};
 use super::txn::{Field, Row, Txn};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::manifest::{Manifest, Root};
-use crate::register::{Dot, Register, VersionVector};
+use crate::register::{Dot, Register, VersionVector, Write};
 use crate::tree::Rules;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
@@ -36,6 +37,17 @@ pub struct Wanted {
     pub size: u64,
     /// The key it shows under, or that it is an older version of; `None`: it shows nowhere.
     pub path: Option<Bytes>,
+    /// How long it is to stay when it is here.
+    pub stay: Stay,
+}
+
+/// How long data stays that is brought here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// As long as a pin covers it.
+    AsLongAsPinned,
+    /// As long as anything refers to it.
+    ForGood,
 }
 
 /// `wanted/`, bucket (4).
@@ -44,6 +56,11 @@ pub fn wanted_prefix(bucket: BucketNumber) -> Bytes {
     key.put_u32(bucket);
     key.freeze()
 }
+
+/// In the field byte of a row: the version is to stay for good, whatever is pinned.
+const PERSISTED: u8 = 0x80;
+/// Where the field byte is: behind `wanted/`, bucket, segment and sequence.
+const FIELD_AT: usize = 7 + 4 + 16 + 8;
 
 /// [`wanted_prefix`], segment (16), sequence (8), field, the key of the register's row without the bucket.
 fn wanted_key(bucket: BucketNumber, dot: &Dot, field: Field, row_key: &[u8]) -> Bytes {
@@ -57,6 +74,7 @@ fn wanted_key(bucket: BucketNumber, dot: &Dot, field: Field, row_key: &[u8]) -> 
 
 struct Parsed {
     dot: Dot,
+    is_persisted: bool,
     field: Field,
     row_key: Bytes,
 }
@@ -71,7 +89,8 @@ fn parse(bucket: BucketNumber, key: &[u8]) -> Result<Parsed> {
     row_key.put_u32(bucket);
     row_key.put_slice(row);
     let dot = Dot { segment: SegmentId(*segment), sequence: u64::from_be_bytes(*sequence) };
-    Ok(Parsed { dot, field: Field::from_byte(*field)?, row_key: row_key.freeze() })
+    let is_persisted = field & PERSISTED != 0;
+    Ok(Parsed { dot, is_persisted, field: Field::from_byte(field & !PERSISTED)?, row_key: row_key.freeze() })
 }
 
 fn manifest_of(version: &Version) -> Option<&Manifest> {
@@ -98,6 +117,26 @@ pub(super) fn want(
             txn.put(Space::Meta, wanted_key(bucket, &write.dot, field, row_key), Bytes::new());
         }
     }
+}
+
+/// Notes one version of a node that shows. Returns whether there is anything to bring.
+pub(super) fn want_write(
+    txn: &mut Txn,
+    bucket: BucketNumber,
+    node: &NodeId,
+    write: &Write<Version>,
+    stay: Stay,
+) -> bool {
+    if write.dot.segment == *txn.own() || write.value.as_ref().and_then(manifest_of).is_none() {
+        return false;
+    }
+    let key = wanted_key(bucket, &write.dot, Field::Content, &keys::node(bucket, node));
+    let mut key = BytesMut::from(key.as_ref());
+    if let (Stay::ForGood, Some(field)) = (stay, key.get_mut(FIELD_AT)) {
+        *field |= PERSISTED;
+    }
+    txn.put(Space::Meta, key.freeze(), Bytes::new());
+    true
 }
 
 /// Notes the contents that a deletion kept and that show all the same, because their files have names: as far as this transaction has changed that.
@@ -153,26 +192,24 @@ pub async fn data_vector(
     Ok(complete)
 }
 
-/// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone.
+/// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone, or not wanted any more.
 pub async fn wanted(
     ledger: &Ledger,
     bucket: &BucketState,
     after: Option<Bytes>,
     limit: usize,
 ) -> Result<(Vec<Wanted>, Vec<Bytes>)> {
-    let snapshot = ledger.store().snapshot().await?;
-    let view = View::new(snapshot.clone(), *ledger.own(), bucket, None);
-    let bucket = bucket.number;
-    let prefix = wanted_prefix(bucket);
+    let reader = Reader::new(ledger, bucket).await?;
+    let prefix = wanted_prefix(bucket.number);
     let (mut found, mut gone) = (Vec::new(), Vec::new());
     let mut range = match after {
         Some(after) => KeyRange::prefix_after(&prefix, after.max(prefix.clone())),
         None => KeyRange::prefix(&prefix),
     };
     while found.len() < limit {
-        let page = snapshot.scan(Space::Meta, range, limit - found.len(), false).await?;
+        let page = reader.snapshot.scan(Space::Meta, range, limit - found.len(), false).await?;
         for (key, _) in &page.rows {
-            match read(&view, &snapshot, bucket, key).await? {
+            match reader.read(key).await? {
                 Some(wanted) => found.push(wanted),
                 None => gone.push(key.clone()),
             }
@@ -185,32 +222,86 @@ pub async fn wanted(
     Ok((found, gone))
 }
 
-async fn read(view: &View, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber, key: &Bytes) -> Result<Option<Wanted>> {
-    let Parsed { dot, field, row_key } = parse(bucket, key)?;
-    let find = |register: &Register<Version>| {
-        let (_, version) = register.live_values().find(|(write, _)| write.dot == dot)?;
-        Some((manifest_of(version)?.clone(), version.size, version.at.clone()))
-    };
-    if field == Field::History {
-        let Some(row) = snapshot.get(HistoryRow::SPACE, &row_key).await? else { return Ok(None) };
-        let Some((manifest, size, _)) = find(&HistoryRow::decode(row, view.own())?.register) else { return Ok(None) };
-        let (parent, name, _) = keys::parse_history(&row_key)?;
-        let path = path_of(view, &(parent, name)).await?;
-        return Ok(Some(Wanted { key: key.clone(), node: None, dot, manifest, size, path }));
-    }
-    let Some(row) = snapshot.get(NodeRow::SPACE, &row_key).await? else { return Ok(None) };
-    let row = NodeRow::decode(row, view.own())?;
-    let Some((manifest, size, at)) = find(&row.content) else { return Ok(None) };
-    let (node, _) = keys::parse_entry(&row_key)?;
-    let is_main = row.current(view.rules()).is_some_and(|write| write.dot == dot);
-    let mut path = None;
-    for place in row.names.iter().chain([&at]) {
-        if let Some(shows) = shows_at(view, snapshot, bucket, place, &node, &dot, is_main).await? {
-            path = path_of(view, &shows).await?;
-            break;
+/// Drops those of `keys` that are still not wanted.
+pub async fn forget_unwanted(txn: &mut Txn, ledger: &Ledger, bucket: &BucketState, keys: &[Bytes]) -> Result<()> {
+    // Whatever could make one wanted again writes one of these.
+    txn.watch(Space::Meta, &keeping_row(bucket.number));
+    txn.watch(Space::Meta, &pins_row(bucket.number));
+    keys.iter().for_each(|key| txn.watch(Space::Meta, key));
+    let reader = Reader::new(ledger, bucket).await?;
+    for key in keys {
+        if reader.read(key).await?.is_none() {
+            txn.delete(Space::Meta, key.clone());
         }
     }
-    Ok(Some(Wanted { key: key.clone(), node: Some(node), dot, manifest, size, path }))
+    Ok(())
+}
+
+/// Reads what rows stand for, at one instant.
+struct Reader {
+    view: View,
+    snapshot: Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    /// `None`: all data is to be here.
+    pins: Option<Vec<Pin>>,
+}
+
+impl Reader {
+    async fn new(ledger: &Ledger, bucket: &BucketState) -> Result<Reader> {
+        let snapshot = ledger.store().snapshot().await?;
+        let view = View::new(snapshot.clone(), *ledger.own(), bucket, None);
+        let pins = match keeping(&snapshot, bucket.number).await? {
+            Keeping::NamesOnly => Some(pins(&snapshot, bucket.number).await?),
+            Keeping::Listing | Keeping::Listed => None,
+        };
+        Ok(Reader { view, snapshot, bucket: bucket.number, pins })
+    }
+
+    /// `None`: the version is gone, or not wanted any more.
+    async fn read(&self, key: &Bytes) -> Result<Option<Wanted>> {
+        let Some(wanted) = self.read_version(key).await? else { return Ok(None) };
+        let is_pinned = wanted.node.is_some() && wanted.path.as_ref().is_some_and(|path| self.is_pinned(path));
+        Ok((wanted.stay == Stay::ForGood || is_pinned).then_some(wanted))
+    }
+
+    fn is_pinned(&self, path: &[u8]) -> bool {
+        self.pins.as_ref().is_some_and(|pins| pins.iter().any(|pin| pin.covers(path)))
+    }
+
+    async fn read_version(&self, key: &Bytes) -> Result<Option<Wanted>> {
+        let (view, snapshot) = (&self.view, &self.snapshot);
+        let Parsed { dot, is_persisted, field, row_key } = parse(self.bucket, key)?;
+        let stay = if is_persisted || self.pins.is_none() { Stay::ForGood } else { Stay::AsLongAsPinned };
+        let find = |register: &Register<Version>| {
+            let (_, version) = register.live_values().find(|(write, _)| write.dot == dot)?;
+            Some((manifest_of(version)?.clone(), version.size, version.at.clone()))
+        };
+        if field == Field::History {
+            let Some(row) = snapshot.get(HistoryRow::SPACE, &row_key).await? else { return Ok(None) };
+            let Some((manifest, size, _)) = find(&HistoryRow::decode(row, view.own())?.register) else {
+                return Ok(None);
+            };
+            let (parent, name, _) = keys::parse_history(&row_key)?;
+            let path = path_of(view, &(parent, name)).await?;
+            return Ok(Some(Wanted { key: key.clone(), node: None, dot, manifest, size, path, stay }));
+        }
+        let Some(row) = snapshot.get(NodeRow::SPACE, &row_key).await? else { return Ok(None) };
+        let row = NodeRow::decode(row, view.own())?;
+        let Some((manifest, size, at)) = find(&row.content) else { return Ok(None) };
+        let (node, _) = keys::parse_entry(&row_key)?;
+        let is_main = row.current(view.rules()).is_some_and(|write| write.dot == dot);
+        let mut path = None;
+        for place in row.names.iter().chain([&at]) {
+            if let Some(shows) = shows_at(view, snapshot, self.bucket, place, &node, &dot, is_main).await? {
+                path = path_of(view, &shows).await?.or(path);
+                // Of several names, one that is pinned.
+                if stay == Stay::ForGood || path.as_ref().is_some_and(|path| self.is_pinned(path)) {
+                    break;
+                }
+            }
+        }
+        Ok(Some(Wanted { key: key.clone(), node: Some(node), dot, manifest, size, path, stay }))
+    }
 }
 
 /// Where a content that has a claim to `place` shows.

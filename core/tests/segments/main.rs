@@ -9,6 +9,7 @@
 mod beside;
 mod decisions;
 mod deletions;
+mod pins;
 mod site;
 mod winners;
 

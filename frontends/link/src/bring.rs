@@ -4,6 +4,7 @@ use crate::hub::Hub;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt, iter};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tombolo_core::{Bucket, ChunkId, Error, ErrorKind, Missing, Result, Wanted};
 
@@ -38,9 +39,10 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     }
 }
 
-/// One pass over all buckets that are to be here in full. Returns whether nothing is left to bring.
+/// One pass over all buckets: those that are to be here in full, and what is pinned of others. Returns whether nothing is left to bring.
 async fn pass(hub: &Arc<Hub>) -> Result<bool> {
     let mut is_complete = true;
+    let mut has_pins = false;
     for info in hub.segment.catalog().all_buckets().await? {
         let bucket = match hub.segment.catalog().bucket_with_id(&info.id).await {
             // It has gone meanwhile.
@@ -48,13 +50,15 @@ async fn pass(hub: &Arc<Hub>) -> Result<bool> {
             found => found?,
         };
         // The mode of a link may have changed.
-        let wants_data = hub.wants_data(&info.path);
-        bucket.keep_data(wants_data).await?;
+        bucket.keep_data(hub.wants_data(&info.path)).await?;
+        bucket.list_pins().await?;
+        has_pins |= !bucket.pins().await?.is_empty();
         // Whoever connects wakes this.
-        if wants_data && !hub.peers().is_empty() {
+        if !hub.peers().is_empty() {
             is_complete &= bring_bucket(hub, &bucket).await?;
         }
     }
+    hub.has_pins.store(has_pins, Ordering::Relaxed);
     Ok(is_complete)
 }
 

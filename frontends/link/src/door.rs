@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tombolo_core::{BucketId, Error, ErrorKind, Result, Segment, SegmentId, Subject, VersionVector};
+use tombolo_core::{BucketId, Error, ErrorKind, Pin, Result, Segment, SegmentId, Subject, VersionVector};
 
 /// Inputs that wait for the driver.
 const INPUTS_MAX: usize = 256;
@@ -163,6 +163,11 @@ impl LinkDoor {
         status::read(&self.hub).await
     }
 
+    /// Has the door look for data that is to be here: something was pinned.
+    pub fn look_for_data(&self) {
+        self.hub.wanted.notify_one();
+    }
+
     /// Returns when all that the linked segments had at the call, of what `scope` covers, is here: names, and data where it is to be here.
     /// [`ErrorKind::Offline`] if that is not so within `limit`; the message says what is missing.
     pub async fn wait(&self, scope: &Scope, limit: Option<Duration>) -> Result<()> {
@@ -199,8 +204,12 @@ async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadline: Instant)
         };
         loop {
             let are_names_here = bucket.vector().await?.dominates(&target);
-            let wants_data = hub.wants_data(&info.path);
-            let is_data_here = !wants_data || bucket.data_vector().await?.dominates(&target);
+            let is_data_here = if hub.wants_data(&info.path) {
+                bucket.data_vector().await?.dominates(&target)
+            } else {
+                // What is pinned, or to be persisted.
+                bucket.pins().await?.iter().all(Pin::is_listed) && bucket.wanted(None, 1).await?.is_empty()
+            };
             if are_names_here && is_data_here {
                 break;
             }

@@ -6,6 +6,7 @@ use crate::wire::{self, Body, Packed, Place};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -175,7 +176,12 @@ impl Driver {
                 Changed::Catalog => {
                     self.catalog_due.get_or_insert(Instant::now() + CATALOG_DELAY);
                 }
-                Changed::Bucket(bucket) => self.handle(Event::Committed { bucket }),
+                Changed::Bucket(bucket) => {
+                    self.handle(Event::Committed { bucket });
+                    if self.hub.has_pins.load(Ordering::Relaxed) {
+                        self.hub.wanted.notify_one();
+                    }
+                }
             }
         }
     }

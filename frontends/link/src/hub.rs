@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tombolo_core::sync::{LaneStatus, Message};
@@ -130,6 +131,8 @@ pub(crate) struct Hub {
     pub(crate) bulk: Bulk,
     /// Data may have become wanted, or available.
     pub(crate) wanted: Notify,
+    /// Whether something is pinned, so that changes made here may bring something below a pin. As of the last look.
+    pub(crate) has_pins: AtomicBool,
     /// Why versions' data could not be brought, by their keys.
     pub(crate) failures: Mutex<HashMap<bytes::Bytes, String>>,
 }
@@ -160,6 +163,7 @@ impl Hub {
             input,
             bulk: Bulk::default(),
             wanted: Notify::new(),
+            has_pins: AtomicBool::new(false),
             failures: Mutex::default(),
         }
     }

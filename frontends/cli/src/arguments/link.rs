@@ -172,6 +172,30 @@ A linked segment that can't be reached may have anything, so then it ends with 4
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
         timeout: Duration,
     },
+    /// Bring all data below a path here, now and as it changes, and keep it, where data comes only when it is read.
+    ///
+    /// A path is an object, and all that is below it as if it were a directory; a bucket as a whole; or, with a / at its end, what is in a directory. What is
+    /// below it may come later.
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync pin SanFrancisco/lab/data/run-7
+  tombolo sync pin SanFrancisco/lab/data && tombolo sync wait SanFrancisco/lab/data
+
+sync status --json names what is pinned.")]
+    Pin {
+        /// CLUSTER/TENANT/BUCKET[/KEY]
+        path: OsString,
+    },
+    /// Take a pin back: what it brought may be given up again.
+    Unpin {
+        /// The path that was pinned.
+        path: OsString,
+    },
+    /// Bring the data that is below a path now, and keep it for good; what is written there later is not meant.
+    Persist {
+        /// CLUSTER/TENANT/BUCKET[/KEY]
+        path: OsString,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ mod text;
 
 pub(crate) use frame::{Frame, FrameReader, write_frame};
 pub(crate) use link::*;
-pub(crate) use operation::{Operation, PutRequest, Refusal, decode, encode, kind_word};
+pub(crate) use operation::{Keep, Operation, PutRequest, Refusal, decode, encode, kind_word};
 pub(crate) use record::*;
 pub(crate) use text::{Raw, SecretText};
 

@@ -193,3 +193,42 @@ async fn a_copy_of_names_becomes_a_whole_one() {
     assert_eq!(ny.get(DATA, "old").await.unwrap(), noise(7, 6 << 20));
     ny.stop().await;
 }
+
+/// P8, P10: what is pinned comes, now and as it changes, over a link that brings only names; status and wait count it, and nothing else comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pinned_comes_where_else_only_names_come() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    for (seed, key) in [(20, "run/1"), (21, "run/2"), (22, "other")] {
+        sf.put(DATA, key, noise(seed, 1 << 20)).await;
+    }
+    sf.link(&ny, Mode::Metadata).await;
+    ny.wait().await;
+    let bucket = ny.bucket(DATA).await;
+    bucket.pin("run").await.unwrap();
+    ny.door.look_for_data();
+    ny.wait().await;
+    let local = async |key: &str| {
+        let object = bucket.get(key, Default::default()).await.unwrap();
+        object.local_bytes().await.unwrap().0
+    };
+    assert_eq!((local("run/1").await, local("run/2").await, local("other").await), (1 << 20, 1 << 20, 0));
+    sf.put(DATA, "run/3", noise(23, 1 << 20)).await;
+    sf.put(DATA, "other/2", noise(24, 1 << 20)).await;
+    ny.wait().await;
+    assert_eq!((local("run/3").await, local("other/2").await), (1 << 20, 0));
+    let renamed = bucket.rename("other", "run/other").await;
+    assert!(renamed.is_ok(), "{renamed:?}");
+    eventually("the data of what was renamed", async || local("run/other").await == 1 << 20).await;
+
+    sf.stop().await;
+    bucket.pin("").await.unwrap();
+    let status = ny.door.status().await.unwrap();
+    let of = &status.buckets[0];
+    assert!(!of.is_data_complete() && !of.wants_data, "{of:?}");
+    assert_eq!(of.missing.iter().filter_map(|missing| missing.path.clone()).collect::<Vec<_>>(), ["other/2"]);
+    bucket.unpin("").await.unwrap();
+    assert!(ny.door.status().await.unwrap().buckets[0].is_data_complete());
+    drop(bucket);
+    ny.stop().await;
+}
