@@ -28,12 +28,13 @@ pub use chunk::{Codec, StoredChunk};
 pub use engine::fs::OpenFile;
 pub use engine::{
     Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, ChunkImport, ChunkSource, CreateOptions,
-    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment, SegmentWatch,
+    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, Residence, SealedObject, Segment,
+    SegmentWatch,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use id::{BucketId, ChunkId, NodeId, SegmentId, VersionId};
-pub use namespace::{Conflict, Delta, DeltaLimit, Keeping, Pin, Resolution, Stay, Wanted};
+pub use namespace::{Conflict, Delta, DeltaLimit, Gather, Keeping, Pin, Resolution, Stay, Wanted};
 pub use object::*;
 pub use path::{BucketPath, KEY_BYTES_MAX, NAME_BYTES_MAX, ObjectPath, TenantPath, check_key, check_name};
 pub use policy::{BucketPolicy, Chunking, Compression, ConflictPolicy, EtagKind, POLICY_KEYS, Versioning};

@@ -153,7 +153,16 @@ impl Catalog {
     /// Drops what is left of a removed bucket: hidden directories, tombstones, times. A crash on the way leaves garbage only.
     pub(super) async fn erase_bucket(&self, number: BucketNumber) -> Result<()> {
         self.0.ledger().forget_bucket(number);
-        for row in [namespace::wanted_prefix, namespace::keeping_row, namespace::pins_row, namespace::rules_row] {
+        for row in [
+            namespace::wanted_prefix,
+            namespace::keeping_row,
+            namespace::pins_row,
+            namespace::rules_row,
+            namespace::gathers_row,
+            namespace::receipts_prefix,
+            namespace::promised_row,
+            namespace::given_row,
+        ] {
             self.erase(Space::Meta, &row(number)).await?;
         }
         for space in [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived] {

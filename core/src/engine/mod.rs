@@ -21,6 +21,7 @@
 //! ```
 
 mod bucket;
+mod cache;
 mod catalog;
 mod catalog_sync;
 mod contents;
@@ -30,9 +31,11 @@ mod fetch;
 mod file_by_path;
 mod files;
 pub mod fs;
+mod gather;
 mod gc;
 mod lock;
 mod multipart;
+mod packs;
 mod pins;
 mod pool;
 mod reader;
@@ -48,6 +51,7 @@ pub use catalog_sync::{CatalogChanges, CatalogName, check_catalog};
 pub use data::{ChunkImport, ChunkSource, Missing};
 pub use delta::{Changed, SegmentWatch};
 pub use file_by_path::FileOptions;
+pub use packs::Residence;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};
 pub use writer::{ObjectWriter, SealedObject};

@@ -132,7 +132,7 @@ async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, ke
             let is_news = register.merge(theirs);
             if keeps_data && is_news {
                 let now = register.clone();
-                want(txn, bucket, Field::Content, &keys::node(bucket, node), &before, &now);
+                want(txn, bucket, Field::Content, &keys::node(bucket, node), &before, &now, false);
             }
             (is_news, theirs.time_max())
         }
@@ -151,7 +151,7 @@ async fn merge(txn: &mut Txn, bucket: BucketNumber, register: &DeltaRegister, ke
             let now = register.value().map(|version| version.size);
             if keeps_data && is_news {
                 let register = register.clone();
-                want(txn, bucket, Field::History, &key, &dots, &register);
+                want(txn, bucket, Field::History, &key, &dots, &register, false);
             }
             txn.count(bucket, |usage| {
                 usage.old_versions += i64::from(now.is_some()) - i64::from(before.is_some());

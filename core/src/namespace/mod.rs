@@ -18,6 +18,7 @@ mod delta;
 mod delta_codec;
 mod directory;
 mod history;
+mod hold;
 mod keep;
 pub mod keys;
 mod ledger;
@@ -44,6 +45,10 @@ pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };
 pub use history::{find_kept, newest_kept};
+pub use hold::{
+    Gather, Hold, Holds, add_receipt, gather, gathers_row, give, given_row, promise, promised_row, receipts_prefix,
+    set_gather,
+};
 pub use keep::{Keeping, keep, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};

@@ -4,6 +4,7 @@
 //! (`wanted.rs`), so that no crash makes a segment claim what it does not hold (P8). What showed there before the pin, or came there with a directory, is
 //! listed by a pass over the pinned path; until that is over the row says so.
 
+use super::hold::is_given_in;
 use super::keep::{Keeping, keeping_in};
 use super::keys::{self, BucketNumber};
 use super::place::Kin;
@@ -174,12 +175,14 @@ pub async fn list_keys(
 ) -> Result<usize> {
     let snapshot = ledger.store().snapshot().await?;
     let view = View::new(snapshot, *ledger.own(), bucket, None);
+    let is_given = is_given_in(txn, bucket.number).await?;
     let mut count = 0;
     for key in keys {
         // What changes meanwhile is listed by what changes it.
         let Some(found) = view.find(key).await? else { continue };
         let Some(node) = node_with_content(&found.shown) else { continue };
-        count += usize::from(want_shown(txn, bucket, &node, &found.shown, &view.node(&node).await?, stay));
+        let row = view.node(&node).await?;
+        count += usize::from(want_shown(txn, bucket, &node, &found.shown, &row, stay, is_given));
     }
     Ok(count)
 }
@@ -192,13 +195,21 @@ fn node_with_content(shown: &Shown) -> Option<NodeId> {
     }
 }
 
-fn want_shown(txn: &mut Txn, bucket: &BucketState, node: &NodeId, shown: &Shown, row: &NodeRow, stay: Stay) -> bool {
+fn want_shown(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    node: &NodeId,
+    shown: &Shown,
+    row: &NodeRow,
+    stay: Stay,
+    is_given: bool,
+) -> bool {
     let content = match shown {
         Shown::File(file) => file.content,
         Shown::Directory { .. } => None,
     };
     let write = row.shown_content(content, &bucket.rules());
-    write.is_some_and(|write| want_write(txn, bucket.number, node, write, stay))
+    write.is_some_and(|write| want_write(txn, bucket.number, node, write, stay, is_given))
 }
 
 /// Lists what this transaction brought below a pin: after it has derived what shows.
@@ -209,6 +220,7 @@ pub async fn want_pinned(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
     if pins.is_empty() || keeping_in(txn, number).await? != Keeping::NamesOnly {
         return Ok(());
     }
+    let is_given = is_given_in(txn, number).await?;
     let (places, moved) = changed_places(txn, number).await?;
     let mut kin = Kin::default();
     let mut is_due = false;
@@ -237,7 +249,7 @@ pub async fn want_pinned(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
         let key = [directory.as_ref(), place.1.as_ref()].concat();
         if pins.iter().any(|pin| pin.covers(&key)) {
             let row = txn.node(number, &node).await?.clone();
-            want_shown(txn, bucket, &node, &shown, &row, Stay::AsLongAsPinned);
+            want_shown(txn, bucket, &node, &shown, &row, Stay::AsLongAsPinned, is_given);
         }
     }
     if is_due {

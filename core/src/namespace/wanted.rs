@@ -4,6 +4,7 @@
 //! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row is dropped when it is
 //! met and its version has been replaced since, or where not all data is to be here and no pin covers it any more.
 
+use super::hold::is_given;
 use super::keep::{Keeping, keeping, keeping_row};
 use super::keys::{self, BucketNumber};
 use super::pin::{Pin, pins, pins_row};
@@ -108,11 +109,13 @@ pub(super) fn want(
     row_key: &[u8],
     before: &[Dot],
     now: &Register<Version>,
+    is_given: bool,
 ) {
     let own = *txn.own();
     for (write, version) in now.live_values() {
-        // What was written here needs no fetching, and what a deletion kept none as long as it does not show.
-        let is_new = !before.contains(&write.dot) && write.dot.segment != own && version.deleted.is_none();
+        // What was written here needs no fetching unless it was given up, and what a deletion kept none as long as it does not show.
+        let is_elsewhere = write.dot.segment != own || is_given;
+        let is_new = !before.contains(&write.dot) && is_elsewhere && version.deleted.is_none();
         if is_new && manifest_of(version).is_some() {
             txn.put(Space::Meta, wanted_key(bucket, &write.dot, field, row_key), Bytes::new());
         }
@@ -126,8 +129,10 @@ pub(super) fn want_write(
     node: &NodeId,
     write: &Write<Version>,
     stay: Stay,
+    is_given: bool,
 ) -> bool {
-    if write.dot.segment == *txn.own() || write.value.as_ref().and_then(manifest_of).is_none() {
+    let is_here = write.dot.segment == *txn.own() && (!is_given || write.dot.is_pending());
+    if is_here || write.value.as_ref().and_then(manifest_of).is_none() {
         return false;
     }
     let key = wanted_key(bucket, &write.dot, Field::Content, &keys::node(bucket, node));
@@ -162,15 +167,15 @@ fn revived(row: &NodeRow, rules: &Rules) -> Option<Dot> {
 }
 
 /// Notes all versions of a node's row, as if they had just come.
-pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &NodeRow) {
-    want(txn, bucket.number, Field::Content, key, &[], &row.content);
+pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &NodeRow, is_given: bool) {
+    want(txn, bucket.number, Field::Content, key, &[], &row.content, is_given);
     if let Some(dot) = revived(row, &bucket.rules()) {
         txn.put(Space::Meta, wanted_key(bucket.number, &dot, Field::Content, key), Bytes::new());
     }
 }
 
 /// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted. Where not all data is kept, or not all that
-/// may be missing is listed yet, only this segment's own changes count: what was written here is here.
+/// may be missing is listed yet, only this segment's own changes count: what was written here is here, unless something of it was given up.
 pub async fn data_vector(
     snapshot: &Arc<dyn Snapshot>,
     bucket: BucketNumber,
@@ -178,8 +183,9 @@ pub async fn data_vector(
     vector: &VersionVector,
 ) -> Result<VersionVector> {
     let is_listed = keeping(snapshot, bucket).await? == Keeping::Listed;
+    let is_given = is_given(snapshot, bucket).await?;
     let mut complete = VersionVector::new();
-    for dot in vector.dots().filter(|dot| is_listed || dot.segment == *own) {
+    for dot in vector.dots().filter(|dot| is_listed || dot.segment == *own && !is_given) {
         let mut prefix = BytesMut::from(wanted_prefix(bucket).as_ref());
         prefix.put_slice(&dot.segment.0);
         let first = snapshot.scan(Space::Meta, KeyRange::prefix(&prefix), 1, false).await?.rows.into_iter().next();
@@ -289,19 +295,46 @@ impl Reader {
         let row = NodeRow::decode(row, view.own())?;
         let Some((manifest, size, at)) = find(&row.content) else { return Ok(None) };
         let (node, _) = keys::parse_entry(&row_key)?;
-        let is_main = row.current(view.rules()).is_some_and(|write| write.dot == dot);
-        let mut path = None;
-        for place in row.names.iter().chain([&at]) {
-            if let Some(shows) = shows_at(view, snapshot, self.bucket, place, &node, &dot, is_main).await? {
-                path = path_of(view, &shows).await?.or(path);
-                // Of several names, one that is pinned.
-                if stay == Stay::ForGood || path.as_ref().is_some_and(|path| self.is_pinned(path)) {
-                    break;
-                }
-            }
-        }
+        // Of several names, one that is pinned.
+        let suits = |path: &Bytes| stay == Stay::ForGood || self.is_pinned(path);
+        let path = path_shown(view, &node, &row, &dot, &at, &suits).await?;
         Ok(Some(Wanted { key: key.clone(), node: Some(node), dot, manifest, size, path, stay }))
     }
+}
+
+/// A key that a content of a node shows under: one that `suits`, if there is any.
+async fn path_shown(
+    view: &View,
+    node: &NodeId,
+    row: &NodeRow,
+    dot: &Dot,
+    written_at: &Place,
+    suits: &(dyn Fn(&Bytes) -> bool + Sync),
+) -> Result<Option<Bytes>> {
+    let is_main = row.current(view.rules()).is_some_and(|write| write.dot == *dot);
+    let mut path = None;
+    for place in row.names.iter().chain([written_at]) {
+        if let Some(shows) = shows_at(view, view.store_snapshot(), view.bucket(), place, node, dot, is_main).await? {
+            path = path_of(view, &shows).await?.or(path);
+            if path.as_ref().is_some_and(suits) {
+                break;
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Whether a content of a node shows where `is_pinned`.
+pub(super) async fn pinned_place(
+    view: &View,
+    node: &NodeId,
+    row: &NodeRow,
+    write: &Write<Version>,
+    is_pinned: &(dyn Fn(&Bytes) -> bool + Sync),
+) -> Result<bool> {
+    let Some(version) = &write.value else { return Ok(false) };
+    let path = path_shown(view, node, row, &write.dot, &version.at, is_pinned).await?;
+    Ok(path.as_ref().is_some_and(is_pinned))
 }
 
 /// Where a content that has a claim to `place` shows.

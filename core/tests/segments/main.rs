@@ -7,8 +7,10 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
 
 mod beside;
+mod cached;
 mod decisions;
 mod deletions;
+mod gathered;
 mod pins;
 mod site;
 mod winners;

@@ -6,7 +6,7 @@ use crate::invite::{Code, Invite, InviteOptions, Invites};
 use crate::links::{Link, Links};
 use crate::scope::Scope;
 use crate::status::{self, SyncStatus};
-use crate::{Identity, bring, driver, fetch};
+use crate::{Identity, bring, driver, fetch, gather};
 use rand::Rng;
 use std::collections::HashSet;
 use std::future::Future;
@@ -85,6 +85,7 @@ impl LinkDoor {
         let mut tasks = JoinSet::new();
         tasks.spawn(driver::run(hub.clone(), input));
         tasks.spawn(bring::run(hub.clone()));
+        tasks.spawn(gather::run(hub.clone()));
         tasks.spawn(keep_all(hub.clone()));
         let strangers = Arc::new(Semaphore::new(hub.limits.strangers_max));
         for listener in listeners {

@@ -153,6 +153,16 @@ impl Driver {
                 peer.say(Body::Stand(Place { nonce, ..Place::default() }));
             }
             Input::CatalogStand(nonce) => self.answer_probe(nonce, VersionVector::new()),
+            Input::Gathers(peer, bucket) => {
+                if self.is_current(&peer) {
+                    crate::gather::asked(&self.hub, &peer, bucket).await;
+                }
+            }
+            Input::Holds(peer, bucket, vector) => {
+                if self.is_current(&peer) {
+                    crate::gather::promised(&self.hub, &peer, bucket, &vector).await;
+                }
+            }
             Input::Lanes(answer) => {
                 let lanes = self.machine.status().map(|(bucket, peer, lane)| (*bucket, *peer, lane)).collect();
                 // Who asked may have gone.
@@ -163,6 +173,7 @@ impl Driver {
 
     fn disconnected(&mut self, peer: &SegmentId) {
         self.shares.retain(|(id, _), _| id != peer);
+        self.hub.gatherers.lock().retain(|(id, _), _| id != peer);
         self.handle(Event::Disconnected { peer: *peer });
     }
 

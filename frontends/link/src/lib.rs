@@ -24,6 +24,7 @@ mod dial;
 mod door;
 mod driver;
 mod fetch;
+mod gather;
 mod hub;
 pub mod identity;
 pub mod invite;

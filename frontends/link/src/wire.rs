@@ -79,7 +79,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub body: Option<Body>,
 }
 
@@ -122,6 +122,12 @@ pub enum Body {
     /// The sender ends the connection, and why.
     #[prost(string, tag = "12")]
     Bye(String),
+    /// "I give up data of this bucket that others hold: tell me what you do."
+    #[prost(message, tag = "13")]
+    Gathers(Place),
+    /// "I hold all data of this bucket up to this vector, durably, and will."
+    #[prost(message, tag = "14")]
+    Holds(Place),
 }
 
 /// Bytes that may be compressed.
@@ -299,6 +305,21 @@ pub fn to_message(body: &Body) -> Result<Option<sync::Message<Packed>>> {
         }
         _ => return Ok(None),
     }))
+}
+
+/// "I hold all data of this bucket up to this vector."
+pub fn holds(id: BucketId, vector: &VersionVector) -> Body {
+    Body::Holds(Place { bucket: Bytes::copy_from_slice(&id.0), vector: vector_bytes(vector), ..Place::default() })
+}
+
+/// "I give up data of this bucket."
+pub fn gathers(id: BucketId) -> Body {
+    Body::Gathers(Place { bucket: Bytes::copy_from_slice(&id.0), ..Place::default() })
+}
+
+/// Bucket and vector of a place.
+pub fn bucket_and_vector(place: &Place) -> Result<(BucketId, VersionVector)> {
+    Ok((bucket(&place.bucket)?, vector(&place.vector)?))
 }
 
 /// The ids that a request names.

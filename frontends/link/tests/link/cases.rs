@@ -232,3 +232,47 @@ async fn what_is_pinned_comes_where_else_only_names_come() {
     drop(bucket);
     ny.stop().await;
 }
+
+/// P11: what is written at the edge goes where it is gathered, and leaves the edge when it is held there, but for what is pinned. Names stay, and reads fetch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_gives_up_what_is_held_elsewhere() {
+    let (centre, edge) = (Site::new("centre").await, Site::new("edge").await);
+    edge.make_bucket("EDGE/lab/data", BucketPolicy::default()).await;
+    let bucket = edge.bucket("EDGE/lab/data").await;
+    edge.put("EDGE/lab/data", "run/1", noise(30, 4 << 20)).await;
+    edge.put("EDGE/lab/data", "pinned", noise(31, 1 << 20)).await;
+    bucket.pin("pinned").await.unwrap();
+    centre.link(&edge, Mode::Full).await;
+    centre.wait().await;
+    let local = async |key: &str| {
+        let object = bucket.get(key, Default::default()).await.unwrap();
+        object.local_bytes().await.unwrap().0
+    };
+    assert_eq!(local("run/1").await, 4 << 20);
+    edge.door
+        .set("centre", |link| (link.mode, link.gather_delay_s, link.gather_receipts) = (Mode::Gather, 0, 1))
+        .await
+        .unwrap();
+    eventually("what was written before is given up", async || local("run/1").await == 0).await;
+    edge.put("EDGE/lab/data", "run/2", noise(32, 4 << 20)).await;
+    eventually("what is written later is given up", async || local("run/2").await == 0).await;
+    assert_eq!(local("pinned").await, 1 << 20);
+    assert_eq!(edge.get("EDGE/lab/data", "run/2").await.unwrap(), noise(32, 4 << 20));
+
+    // One more receipt is asked for than there is: nothing goes.
+    edge.door.set("centre", |link| link.gather_receipts = 2).await.unwrap();
+    eventually("the new terms", async || bucket.gather().await.unwrap().is_some_and(|terms| terms.receipts == 2)).await;
+    edge.put("EDGE/lab/data", "run/3", noise(33, 1 << 20)).await;
+    centre.wait().await;
+    edge.segment.gc().await.unwrap();
+    assert_eq!(local("run/3").await, 1 << 20);
+
+    // All data is to be here again: what was given up counts as missing until it has come back.
+    edge.door.set("centre", |link| link.mode = Mode::Full).await.unwrap();
+    edge.wait().await;
+    assert_eq!(local("run/1").await, 4 << 20);
+    centre.stop().await;
+    assert_eq!(edge.get("EDGE/lab/data", "run/1").await.unwrap(), noise(30, 4 << 20));
+    drop(bucket);
+    edge.stop().await;
+}
