@@ -1,6 +1,7 @@
 //! A bucket: objects, versions, listings.
 
 use super::contents::Contents;
+use super::packs::Residence;
 use super::reader::Object;
 use super::segment::{Segment, number_row};
 use super::transact;
@@ -329,7 +330,7 @@ impl Bucket {
         // What the copy shares must not go because it was only cached.
         let import = self.segment.chunk_import();
         if let Content::Manifest(manifest) = source.content()
-            && self.contents().was_shared()
+            && self.contents().packs().of(Residence::Cached).stored_bytes() > 0
         {
             import.adopt(manifest).await?;
         }

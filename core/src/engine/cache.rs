@@ -78,7 +78,7 @@ impl Cache {
         uses.tick += 1;
         let tick = uses.tick;
         let slot = location.offset / SLOT_BYTES;
-        let (word, bit) = (usize::try_from(slot / 64).unwrap_or(usize::MAX), 1u64 << (slot % 64));
+        let (word, bit) = (usize::try_from(slot / 64).unwrap_or_default(), 1u64 << (slot % 64));
         let of = uses.packs.entry(location.pack).or_default();
         if word >= of.read.len() {
             of.read.resize(word + 1, 0);
@@ -113,7 +113,7 @@ impl Cache {
         proven.sort_by_key(|(since, _)| *since);
         let mut bytes: u64 = proven.iter().map(|(_, pack)| pack.bytes).sum();
         for (_, pack) in &proven {
-            if bytes <= self.budget_bytes / 100 * PROVEN_PERCENT {
+            if bytes <= self.budget_bytes.saturating_mul(PROVEN_PERCENT) / 100 {
                 break;
             }
             bytes -= pack.bytes;

@@ -51,7 +51,7 @@ pub(crate) struct Packs {
 impl Packs {
     /// Names in a data directory.
     pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-        Residence::ALL.iter().map(|residence| residence.store().0)
+        Residence::ALL.into_iter().map(|residence| residence.store().0)
     }
 
     /// Opens the stores below `dir`. The disk is that of what is kept.

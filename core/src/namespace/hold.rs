@@ -141,7 +141,7 @@ pub async fn promise(txn: &mut Txn, bucket: BucketNumber, vector: &VersionVector
 }
 
 /// Whether something written here may have been given up.
-pub async fn is_given(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<bool> {
+pub(super) async fn is_given(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<bool> {
     Ok(snapshot.get(Space::Meta, &given_row(bucket)).await?.is_some())
 }
 

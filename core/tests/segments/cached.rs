@@ -135,7 +135,6 @@ async fn a_scan_takes_no_more_than_the_budget_and_spares_what_is_read_again() {
     };
 
     // After opening again it is all there, and counts.
-    let held = cached_bytes(&here);
     here.segment().set_chunk_source(None);
     here.segment().close().await.unwrap();
     drop((here, source));
@@ -146,7 +145,7 @@ async fn a_scan_takes_no_more_than_the_budget_and_spares_what_is_read_again() {
         }
     };
     let here = segment.bucket(&path()).await.unwrap();
-    assert!(held > 0 && cached_bytes(&here) >= held, "{held}, {}", cached_bytes(&here));
+    assert!(cached_bytes(&here) > (BUDGET_MIB / 2 * MIB) as u64, "{}", cached_bytes(&here));
     assert!(whole(&here, "0").await.unwrap() == noise(0));
     let source = linked(&here, &there);
     let pair = Pair { dirs, there, here, source };

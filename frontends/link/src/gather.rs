@@ -6,7 +6,7 @@ use crate::wire;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use tombolo_core::{Bucket, BucketId, Error, Gather, Result, VersionVector};
+use tombolo_core::{Bucket, BucketId, Gather, Result, VersionVector};
 
 /// Clocks are read to the millisecond.
 const GRACE: Duration = Duration::from_millis(100);
@@ -98,5 +98,5 @@ async fn give_up(hub: &Hub) -> Result<Duration> {
     let began = Instant::now();
     let report = hub.segment.gc().await?;
     tracing::info!(bytes_freed = report.bytes_freed, "data that others hold is given up");
-    Result::<_, Error>::Ok(began.elapsed())
+    Ok(began.elapsed())
 }

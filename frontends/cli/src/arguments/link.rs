@@ -37,11 +37,13 @@ It ends with 4 when the segment that made the code can't be reached, with 1 when
 
 const SET_HELP: &str = "\
 What can be set, KEY=VALUE:
-  mode        full, metadata or gather (which this version treats as full)
+  mode        full, metadata, or gather: local data goes to the other side once it is held there
   direction   both, send or receive, seen from this segment
   scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
   addresses   where to dial the other segment, HOST:PORT, with a comma between; nothing: it dials
   rate        the most bytes a second that are sent (also 10M, 1G), or none
+  gather-delay     in mode gather: how old data must be before it goes, such as 12h
+  gather-receipts  in mode gather: how many other segments must have promised to hold it
 
 All of them change at once, and while data flows. Example:
   tombolo link set newyork mode=metadata rate=10M";
