@@ -28,14 +28,15 @@ pub use chunk::{Codec, StoredChunk};
 pub use engine::fs::OpenFile;
 pub use engine::{
     Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, ChunkImport, ChunkSource, CreateOptions,
-    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, SealedObject, Segment, SegmentWatch, Token,
+    FileOptions, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, Residence, SealedObject, Segment,
+    SegmentWatch, Token,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use id::{BucketId, ChunkId, NodeId, SegmentId, VersionId};
 pub use namespace::{
-    Comparison, Conflict, Counterpart, Delta, DeltaLimit, Difference, Held, Keeping, RANGES_MAX, RangeSummary,
-    Resolution, RowName, RowRange, RowSummary, Summary, Wanted, compare,
+    Comparison, Conflict, Counterpart, Delta, DeltaLimit, Difference, Gather, Held, Keeping, Pin, RANGES_MAX,
+    RangeSummary, Resolution, RowName, RowRange, RowSummary, Stay, Summary, Wanted, compare,
 };
 pub use object::*;
 pub use path::{BucketPath, KEY_BYTES_MAX, NAME_BYTES_MAX, ObjectPath, TenantPath, check_key, check_name};

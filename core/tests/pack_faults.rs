@@ -44,7 +44,7 @@ impl Random {
 }
 
 fn open(disk: &FaultyDisk) -> Result<(PackStore, Recovery)> {
-    let options = PackOptions { pack_bytes_max: 24_000, appending_max: 2, maps_max: 2, writeback_bytes: None };
+    let options = PackOptions { pack_bytes_max: 24_000, maps_max: 2, writeback_bytes: None, ..PackOptions::default() };
     PackStore::open(Arc::new(disk.clone()), SEGMENT, options)
 }
 

@@ -37,6 +37,8 @@ use std::thread::JoinHandle;
 /// How a store keeps its packs.
 #[derive(Debug, Clone)]
 pub struct PackOptions {
+    /// The number of the first pack of an empty store.
+    pub first_number: u64,
     /// A pack that has reached this length, in bytes, is sealed and the next begun.
     pub pack_bytes_max: u64,
     /// Packs appended to at the same time.
@@ -50,7 +52,13 @@ pub struct PackOptions {
 
 impl Default for PackOptions {
     fn default() -> Self {
-        PackOptions { pack_bytes_max: 256 << 20, appending_max: 2, maps_max: 256, writeback_bytes: Some(32 << 20) }
+        PackOptions {
+            first_number: 0,
+            pack_bytes_max: 256 << 20,
+            appending_max: 2,
+            maps_max: 256,
+            writeback_bytes: Some(32 << 20),
+        }
     }
 }
 
@@ -127,7 +135,7 @@ impl PackStore {
         let shared = Arc::new(Shared {
             disk,
             segment,
-            active: Mutex::new(Active { packs: Vec::new(), next_number: found.next_number }),
+            active: Mutex::new(Active { packs: Vec::new(), next_number: found.next_number.max(options.first_number) }),
             packs: RwLock::new(Packs { sealed: found.sealed, open: found.open, damaged: found.damaged }),
             maps: MapCache::new(options.maps_max),
             // Names that a crash brought back, or files just removed.

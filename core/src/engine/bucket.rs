@@ -1,6 +1,7 @@
 //! A bucket: objects, versions, listings.
 
 use super::contents::Contents;
+use super::packs::Residence;
 use super::reader::Object;
 use super::segment::{Segment, number_row};
 use super::transact;
@@ -326,6 +327,13 @@ impl Bucket {
         let checksums = options.checksums.unwrap_or_else(|| info.checksums.clone());
         // A multipart tag names parts that the copy does not have; without an MD5 of the whole, the tag stays as it is.
         let etag = info.etag.clone();
+        // What the copy shares must not go because it was only cached.
+        let import = self.segment.chunk_import();
+        if let Content::Manifest(manifest) = source.content()
+            && self.contents().packs().of(Residence::Cached).stored_bytes() > 0
+        {
+            import.adopt(manifest).await?;
+        }
         let (stored, sequenced) = transact!(self.segment, txn, {
             self.require(&mut txn).await?;
             let version = Version {

@@ -153,8 +153,17 @@ impl Catalog {
     /// Drops what is left of a removed bucket: hidden directories, tombstones, times. A crash on the way leaves garbage only.
     pub(super) async fn erase_bucket(&self, number: BucketNumber) -> Result<()> {
         self.0.ledger().forget_bucket(number);
-        let rows = [namespace::wanted_prefix(number), namespace::keeping_row(number), namespace::rules_row(number)];
-        for row in rows.into_iter().chain(namespace::standing_rows(number)) {
+        let rows = [
+            namespace::wanted_prefix,
+            namespace::keeping_row,
+            namespace::pins_row,
+            namespace::rules_row,
+            namespace::gathers_row,
+            namespace::receipts_prefix,
+            namespace::promised_row,
+            namespace::given_row,
+        ];
+        for row in rows.into_iter().map(|row| row(number)).chain(namespace::standing_rows(number)) {
             self.erase(Space::Meta, &row).await?;
         }
         for space in [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived] {

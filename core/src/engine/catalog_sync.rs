@@ -193,6 +193,7 @@ impl Catalog {
     }
 
     async fn share(&self) -> Result<()> {
+        self.0.contents().set_linked();
         if self.0.store().get(Space::Meta, &shared_row(&CATALOG_ID)).await?.is_none() {
             transact!(self.0, txn, {
                 txn.put(Space::Meta, shared_row(&CATALOG_ID).into(), vec![1]);

@@ -7,11 +7,13 @@
 //! A chunk without a row, in a segment that shares a bucket with others, is *absent*: its bytes are elsewhere and can be brought here
 //! (`fetch.rs`). One whose row leads to bytes that don't match its id is *damaged*, and so is one without a row where nothing was ever shared.
 
+use super::cache::Cache;
 use super::fetch::Fetches;
 use super::lock::DirectoryLock;
+use super::packs::{Packs, Residence};
 use super::pool::{Pool, received};
 use super::touched::Touched;
-use crate::chunk::{ChunkCache, Location, PackStore, StoredChunk};
+use crate::chunk::{ChunkCache, Location, StoredChunk};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
@@ -33,10 +35,11 @@ const INLINE_READ_BYTES_MAX: u32 = 512 << 10;
 const INLINE_STREAM_BYTES_MAX: u32 = 32 << 10;
 
 pub(crate) struct Contents {
-    packs: PackStore,
+    packs: Packs,
     disk: Arc<dyn Disk>,
     store: Arc<dyn Store>,
     cache: ChunkCache,
+    pub(crate) disk_cache: Cache,
     pub(crate) pool: Pool,
     pub(crate) touched: Touched,
     /// Held for reading while a writer decides to rely on a stored chunk; for writing while a collection decides to drop some.
@@ -82,12 +85,14 @@ pub(crate) struct Counters {
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
 
 impl Contents {
+    #[expect(clippy::too_many_arguments, reason = "what a segment has already opened, one by one")]
     pub(crate) fn new(
         lock: Arc<DirectoryLock>,
-        packs: PackStore,
+        packs: Packs,
         disk: Arc<dyn Disk>,
         store: Arc<dyn Store>,
         cache: ChunkCache,
+        disk_cache: Cache,
         pool: Pool,
         reserve_bytes: u64,
     ) -> Contents {
@@ -96,6 +101,7 @@ impl Contents {
             disk,
             store,
             cache,
+            disk_cache,
             pool,
             touched: Touched::new(),
             gate: RwLock::default(),
@@ -115,7 +121,7 @@ impl Contents {
         }
     }
 
-    pub(crate) fn packs(&self) -> &PackStore {
+    pub(crate) fn packs(&self) -> &Packs {
         &self.packs
     }
 
@@ -172,38 +178,50 @@ impl Contents {
     }
 
     pub(crate) fn is_linked(&self) -> bool {
-        self.is_linked.load(Ordering::Acquire) || self.fetches.has_source()
+        self.was_shared() || self.fetches.has_source()
+    }
+
+    /// Whether some bucket was ever shared.
+    pub(crate) fn was_shared(&self) -> bool {
+        self.is_linked.load(Ordering::Acquire)
     }
 
     /// Stores a chunk unless it is stored already. Blocks; for the pool.
     fn store_chunk(&self, raw: &[u8], compression: Compression, session: &Session) -> Result<ChunkId> {
         let id = ChunkId::of(raw);
-        self.keep(&id, raw.len() as u64, session, || self.packs.append(&id, raw, compression))?;
+        self.keep(&id, raw.len() as u64, session, |to| self.packs.append(to, &id, raw, compression))?;
         Ok(id)
     }
 
-    /// Has `session` rely on a chunk of `raw_bytes`, which `append` stores if it is not stored already, or is damaged. Returns whether
-    /// it was appended.
+    /// Has `session` rely on a chunk of `raw_bytes`, which `append` stores if it is not stored already where it stays as long as the session wants it to,
+    /// or is damaged. Returns whether it was appended.
     fn keep(
         &self,
         id: &ChunkId,
         raw_bytes: u64,
         session: &Session,
-        append: impl FnOnce() -> Result<Location>,
+        append: impl FnOnce(Residence) -> Result<Location>,
     ) -> Result<bool> {
+        let mut residence = session.residence;
         let is_damaged = {
             let gate = self.gate.read();
             self.touched.insert(id);
             let is_damaged = self.damaged.lock().contains(id);
-            if !gate.dying.contains(id) && !is_damaged {
-                if let Some((location, users)) = self.uncommitted.lock().get_mut(id) {
+            let known = futures::executor::block_on(self.store.get(Space::Chunks, &id.0))?;
+            let known = known.as_deref().map(Location::decode).transpose()?.map(|at| Packs::residence(at.pack));
+            if is_damaged {
+                // What takes its place stays as long.
+                residence = residence.max(known.unwrap_or(residence));
+            } else if !gate.dying.contains(id) {
+                if let Some((location, users)) = self.uncommitted.lock().get_mut(id)
+                    && Packs::residence(location.pack) >= residence
+                {
                     *users += 1;
                     session.rows.lock().push((*id, *location));
                     self.counters.deduplicated_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
                     return Ok(false);
                 }
-                let known = futures::executor::block_on(self.store.get(Space::Chunks, &id.0))?;
-                if known.is_some() {
+                if known.is_some_and(|known| known >= residence) {
                     self.counters.deduplicated_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
                     return Ok(false);
                 }
@@ -212,11 +230,11 @@ impl Contents {
         };
         self.check_space(raw_bytes)?;
         let _appending = self.appending.read();
-        let appended = append()?;
+        let appended = append(residence)?;
         self.counters.written_bytes.fetch_add(u64::from(appended.stored), Ordering::Relaxed);
         let mut uncommitted = self.uncommitted.lock();
         let (location, users) = uncommitted.entry(*id).or_insert((appended, 0));
-        if is_damaged {
+        if is_damaged || Packs::residence(location.pack) < residence {
             *location = appended;
         }
         *users += 1;
@@ -282,6 +300,7 @@ impl Contents {
             };
             match result {
                 Ok(bytes) => {
+                    self.disk_cache.touch(&location);
                     self.counters.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     if keep {
                         self.cache.insert(*id, bytes.clone());
@@ -428,13 +447,19 @@ pub(crate) struct Session {
     contents: Arc<Contents>,
     era: u64,
     compression: Compression,
+    residence: Residence,
     rows: Mutex<Vec<(ChunkId, Location)>>,
 }
 
 impl Session {
     pub(crate) fn new(contents: &Arc<Contents>, compression: Compression) -> Arc<Session> {
+        Session::with(contents, compression, Residence::Kept)
+    }
+
+    /// One whose chunks stay for as long as `residence` says.
+    pub(crate) fn with(contents: &Arc<Contents>, compression: Compression, residence: Residence) -> Arc<Session> {
         let era = contents.touched.enter();
-        Arc::new(Session { contents: contents.clone(), era, compression, rows: Mutex::new(Vec::new()) })
+        Arc::new(Session { contents: contents.clone(), era, compression, residence, rows: Mutex::new(Vec::new()) })
     }
 
     /// Stores a chunk. Blocks; for the pool.
@@ -445,12 +470,30 @@ impl Session {
     /// Stores a chunk as it came, which was verified. Returns whether it was not here, or damaged. Blocks; for the pool.
     pub(crate) fn store_as_is(&self, chunk: &StoredChunk) -> Result<bool> {
         let raw_bytes = u64::from(chunk.raw_bytes);
-        self.contents.keep(&chunk.id, raw_bytes, self, || self.contents.packs.append_stored(chunk))
+        self.contents.keep(&chunk.id, raw_bytes, self, |to| self.contents.packs.append_stored(to, chunk))
     }
 
     /// How many chunks wait for their rows to be committed.
     pub(crate) fn len(&self) -> usize {
         self.rows.lock().len()
+    }
+
+    /// [`Session::add_rows`], but not for chunks that have come meanwhile to where they stay longer.
+    pub(crate) async fn add_rows_below(&self, txn: &mut Txn) -> Result<usize> {
+        let rows = self.rows.lock().clone();
+        for (id, location) in &rows {
+            let now = txn.read(Space::Chunks, &id.0).await?;
+            let now = now.as_deref().map(Location::decode).transpose()?;
+            let (now, new) = (now.map(|at| Packs::residence(at.pack)), Packs::residence(location.pack));
+            if now.is_none_or(|now| now <= new) {
+                txn.put(Space::Chunks, keys::chunk(id), location.encode());
+                txn.refers_to_new_chunks();
+            }
+            if new == Residence::Cached {
+                self.contents.disk_cache.note_pack(location.pack);
+            }
+        }
+        Ok(rows.len())
     }
 
     /// Adds the rows of all chunks stored so far; [`Session::committed`] with the result once it is.
@@ -574,8 +617,8 @@ mod tests {
         let writer = {
             let (contents, session) = (contents.clone(), session.clone());
             std::thread::spawn(move || {
-                contents.keep(&id, raw.len() as u64, &session, || {
-                    let location = contents.packs.append(&id, raw, Compression::None);
+                contents.keep(&id, raw.len() as u64, &session, |to| {
+                    let location = contents.packs.append(to, &id, raw, Compression::None);
                     appended.send(()).unwrap();
                     may_go_on.recv().unwrap();
                     location

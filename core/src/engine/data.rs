@@ -5,13 +5,14 @@
 //! and what lies below it is known when it is here. All bytes are compared with their hash before they are stored.
 
 use super::contents::{Contents, LocalNodes, Session};
+use super::packs::{Packs, Residence};
 use super::pool::received;
 use super::reader::Object;
 use super::segment::Segment;
 use crate::chunk::StoredChunk;
 use crate::error::{ErrorKind, Result};
 use crate::id::ChunkId;
-use crate::manifest::{Manifest, NodeStore, Source};
+use crate::manifest::{Manifest, NodeStore, Reference, Source};
 use crate::namespace::Content;
 use crate::policy::Compression;
 use async_trait::async_trait;
@@ -58,7 +59,13 @@ impl Segment {
 
     /// An import whose chunks are kept until it goes, even while nothing that is here refers to them.
     pub fn chunk_import(&self) -> ChunkImport {
-        ChunkImport { segment: self.clone(), _session: Session::new(self.contents(), Compression::None) }
+        self.chunk_import_as(Residence::Kept)
+    }
+
+    /// The same for chunks that need not stay as long.
+    pub fn chunk_import_as(&self, residence: Residence) -> ChunkImport {
+        let session = Session::new(self.contents(), Compression::None);
+        ChunkImport { segment: self.clone(), residence, _session: session }
     }
 
     /// [`ChunkImport::import`] of chunks that something here refers to already: a committed version, or a node of its manifest.
@@ -82,9 +89,13 @@ impl Segment {
     }
 }
 
+/// Chunks that are in memory at a time while a content is adopted.
+const ADOPTED_TOGETHER: usize = 16;
+
 /// Chunks on their way here from another segment. While it is held no collection drops what it imported.
 pub struct ChunkImport {
     segment: Segment,
+    residence: Residence,
     /// Keeps the marks of what was imported since it began.
     _session: Arc<Session>,
 }
@@ -110,7 +121,7 @@ impl ChunkImport {
         let chunks: Vec<StoredChunk> = chunks.into_iter().filter(|chunk| seen.insert(chunk.id)).collect();
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
         // Of its own: rows of calls side by side are committed by the call they belong to.
-        let session = Session::new(&contents, Compression::None);
+        let session = Session::with(&contents, Compression::None, self.residence);
         let store = |chunk: StoredChunk| {
             let session = session.clone();
             contents.pool.submit(move || session.store_as_is(&chunk))
@@ -121,10 +132,62 @@ impl ChunkImport {
             count += usize::from(received(outcome.await)??);
         }
         if session.len() > 0 {
-            self.segment.commit_rows(&session).await?;
+            self.segment.commit_rows_below(&session).await?;
         }
         contents.fetches.arrived(&ids);
+        if self.residence == Residence::Cached {
+            self.segment.trim_cache().await?;
+        }
         Ok(count)
+    }
+
+    /// Has a content stay for as long as what this import brings: what of it is here and would go earlier is copied. Returns a chunk that is not here, if
+    /// there is any.
+    pub async fn adopt(&self, manifest: &Manifest) -> Result<Option<ChunkId>> {
+        let contents = self.segment.contents();
+        let mut nodes = Vec::new();
+        manifest
+            .for_each_reference(&LocalNodes(contents.clone()), &mut |_| false, &mut |reference| {
+                if let Reference::Node(id) = reference {
+                    nodes.push(id);
+                }
+                Ok(())
+            })
+            .await?;
+        let mut missing = self.adopt_chunks(&nodes).await?;
+        let mut walk = Walk::new(contents, manifest, 0..u64::MAX);
+        while let Some(step) = walk.next().await? {
+            match step {
+                Step::Node(id, _) => missing = missing.or(Some(id)),
+                Step::Extents(extents) => {
+                    let ids: Vec<ChunkId> = extents.into_iter().filter_map(|(id, _)| id).collect();
+                    missing = missing.or(self.adopt_chunks(&ids).await?);
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn adopt_chunks(&self, ids: &[ChunkId]) -> Result<Option<ChunkId>> {
+        let contents = self.segment.contents();
+        let mut missing = None;
+        let mut batch = Vec::new();
+        for (at, is_here) in contents.are_here(ids).await?.into_iter().enumerate() {
+            let Some(id) = ids.get(at) else { break };
+            match contents.locate(id).await?.filter(|_| is_here) {
+                Some(location) if Packs::residence(location.pack) >= self.residence => {}
+                Some(_) => match contents.read_stored(id).await? {
+                    Some(chunk) => batch.push(chunk),
+                    None => missing = Some(*id),
+                },
+                None => missing = Some(*id),
+            }
+            if batch.len() >= ADOPTED_TOGETHER {
+                self.import(std::mem::take(&mut batch)).await?;
+            }
+        }
+        self.import(batch).await?;
+        Ok(missing)
     }
 }
 
@@ -156,8 +219,10 @@ impl Object {
     /// it may be. Costs one look-up for each chunk.
     pub async fn local_bytes(&self) -> Result<(u64, u64)> {
         let size = self.info().size;
-        let Content::Manifest(manifest) = self.content() else {
-            return Ok((size, size));
+        let manifest = match self.content() {
+            // Nothing has ever come from elsewhere.
+            Content::Manifest(manifest) if self.contents().was_shared() => manifest,
+            Content::Manifest(_) | Content::Inline(_) => return Ok((size, size)),
         };
         let mut walk = Walk::new(self.contents(), manifest, 0..u64::MAX);
         let mut here = 0;

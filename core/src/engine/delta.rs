@@ -139,7 +139,9 @@ impl Bucket {
         self.alive()?;
         let (found, gone) = namespace::wanted(self.segment().ledger(), self.state(), after, limit).await?;
         if !gone.is_empty() {
-            self.data_arrived(&gone).await?;
+            transact!(self.segment(), txn, {
+                namespace::forget_unwanted(&mut txn, self.segment().ledger(), self.state(), &gone).await?
+            })?;
         }
         Ok(found)
     }
@@ -203,7 +205,9 @@ impl Bucket {
         loop {
             let (next, _) = transact!(self.segment(), txn, {
                 self.require(&mut txn).await?;
-                namespace::derive_conflicts(&mut txn, self.state(), after.clone()).await?
+                let next = namespace::derive_conflicts(&mut txn, self.state(), after.clone()).await?;
+                namespace::want_pinned(&mut txn, self.state()).await?;
+                next
             })?;
             match next {
                 Some(next) => after = Some(next),
@@ -233,6 +237,7 @@ impl Bucket {
     pub(super) async fn settle(&self, txn: &mut Txn) -> Result<()> {
         if self.state().is_shared() {
             namespace::show(txn, self.state()).await?;
+            namespace::want_pinned(txn, self.state()).await?;
         }
         Ok(())
     }

@@ -4,6 +4,9 @@
 //! manifests are registered), and writers under way (see `touched`). The mark is a set of chunk ids; ids are taken one part of their
 //! range at a time, as many passes as the memory for the set needs, so that memory is bounded whatever is stored.
 //!
+//! How strong a reference is decides where a chunk stays (`namespace/hold.rs`): what is only loosely held goes from where pins brought it, and what was given
+//! up, because others hold it, goes from everywhere but the cache.
+//!
 //! Of a manifest whose chunks are still to come, nodes that are absent are passed over: what is below them can't be known. What is imported
 //! meanwhile is safe as what a writer stores is, and what is found to be here meanwhile is noted as if a writer relied on it.
 //!
@@ -11,18 +14,20 @@
 //! before packs do, and a moved chunk's row is changed by a commit that syncs the copy first.
 
 use super::contents::{Contents, LocalNodes};
+use super::packs::{Packs, Residence};
 use super::segment::Segment;
 use super::transact;
 use crate::chunk::Location;
-use crate::error::{ErrorKind, Result};
-use crate::id::ChunkId;
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::id::{BucketId, ChunkId};
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::manifest::{Manifest, Reference};
-use crate::namespace::{Content, HistoryRow, NodeRow, keys, upload_content};
+use crate::namespace::keys::{self, BucketNumber};
+use crate::namespace::{Content, HistoryRow, Hold, Holds, NodeRow, upload_content};
 use crate::object::GcReport;
 use crate::policy::Compression;
 use bytes::Bytes;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The most chunk ids held at a time: 32 MiB of them.
@@ -48,6 +53,8 @@ impl Segment {
         // What is in these packs is noted by then.
         let this = contents.clone();
         contents.pool.run(move || this.settle_appends()).await?;
+        // On disk before anything follows from it.
+        self.begin_giving().await?;
         let (snapshot, open) = {
             let _readers = contents.readers_gate.write().await;
             contents.touched.next_era();
@@ -56,13 +63,14 @@ impl Segment {
         let mut report = GcReport { rows_dropped, ..GcReport::default() };
         let total: u64 = self.count_chunks(&snapshot).await?;
         let passes = total.div_ceil(MARKED_MAX).max(1);
-        let mut live_bytes: std::collections::HashMap<u64, u64> = std::collections::HashMap::new();
+        let mut live_bytes: HashMap<u64, u64> = HashMap::new();
         for pass in 0..passes {
             let part = Part { pass, passes };
             let marked = self.mark(&snapshot, &open, part).await?;
             self.sweep(&snapshot, &marked, part, &packs, &mut live_bytes, &mut report).await?;
         }
-        let small = packs.iter().filter(|p| p.bytes < SMALL_PACK_BYTES).count();
+        let is_cached = |number: u64| Packs::residence(number) == Residence::Cached;
+        let small = packs.iter().filter(|p| p.bytes < SMALL_PACK_BYTES && !is_cached(p.number)).count();
         // Packs without anything live first: on a full disk they make the room that rewriting the others needs.
         let live_in = |number: u64| live_bytes.get(&number).copied().unwrap_or_default();
         let mut packs = packs;
@@ -71,9 +79,11 @@ impl Segment {
             let live = live_in(pack.number);
             let is_sparse = live.saturating_mul(100) < pack.bytes.saturating_mul(LIVE_PERCENT_MIN)
                 || small > SMALL_PACKS_MAX && pack.bytes < SMALL_PACK_BYTES;
-            if live > 0 && !is_sparse {
+            // Packs of the cache are small, and go as they are.
+            if live > 0 && (!is_sparse || is_cached(pack.number)) {
                 continue;
             }
+            let _one = contents.disk_cache.trimming.lock().await;
             match self.empty_pack(pack.number, &mut report).await {
                 Ok(true) => {
                     contents.packs().remove_pack(pack.number)?;
@@ -105,21 +115,27 @@ impl Segment {
         Ok(count)
     }
 
-    /// The ids of `part` that something refers to.
-    async fn mark(&self, snapshot: &Arc<dyn Snapshot>, open: &[Manifest], part: Part) -> Result<HashSet<ChunkId>> {
+    /// The ids of `part` that something refers to, and how long they stay for that.
+    async fn mark(
+        &self,
+        snapshot: &Arc<dyn Snapshot>,
+        open: &[Manifest],
+        part: Part,
+    ) -> Result<HashMap<ChunkId, Hold>> {
         let mut marker =
-            Marker { contents: self.contents().clone(), part, marked: HashSet::new(), seen: HashSet::new() };
+            Marker { contents: self.contents().clone(), part, marked: HashMap::new(), seen: HashMap::new() };
+        let mut buckets = Buckets { segment: self, snapshot, numbers: None, holds: HashMap::new() };
         for manifest in open {
-            marker.manifest(manifest).await?;
+            marker.manifest(manifest, Hold::Needed).await?;
         }
         for space in [Space::Nodes, Space::Past, Space::History, Space::Uploads, Space::Meta] {
             let mut range = KeyRange::prefix(b"");
             loop {
                 let page = snapshot.scan(space, range, BATCH_ROWS, false).await?;
                 for (key, row) in &page.rows {
-                    for content in self.contents_of(space, key, row.clone())? {
+                    for (content, hold) in self.contents_of(space, key, row.clone(), &mut buckets).await? {
                         if let Content::Manifest(manifest) = content {
-                            marker.manifest(&manifest).await?;
+                            marker.manifest(&manifest, hold).await?;
                         }
                     }
                 }
@@ -134,18 +150,41 @@ impl Segment {
         Ok(marker.marked)
     }
 
-    /// All contents, live in whatever way, of a row.
-    fn contents_of(&self, space: Space, key: &[u8], row: Bytes) -> Result<Vec<Content>> {
+    /// All contents, live in whatever way, of a row, and how long they stay.
+    async fn contents_of(
+        &self,
+        space: Space,
+        key: &[u8],
+        row: Bytes,
+        buckets: &mut Buckets<'_>,
+    ) -> Result<Vec<(Content, Hold)>> {
         let own = self.id();
-        let of_node = |row: NodeRow| row.content.live_values().map(|(_, v)| v.content.clone()).collect();
+        let needed = |content: Content| (content, Hold::Needed);
         Ok(match space {
-            Space::Nodes => of_node(NodeRow::decode(row, &own)?),
-            Space::Past if keys::parse_past(key)?.0 == Space::Nodes as u8 => of_node(NodeRow::decode(row, &own)?),
-            Space::History => {
-                HistoryRow::decode(row, &own)?.register.live_values().map(|(_, v)| v.content.clone()).collect()
+            Space::Nodes => {
+                let row = NodeRow::decode(row, &own)?;
+                let mut found = Vec::new();
+                for (write, version) in row.content.live_values() {
+                    let hold = match buckets.holds(key).await? {
+                        Some(holds) => holds.of_content(key, &row, write).await?,
+                        None => Hold::Needed,
+                    };
+                    found.push((version.content.clone(), hold));
+                }
+                found
             }
-            Space::Uploads => vec![upload_content(&row)?],
-            Space::Meta => super::fs::protect::content_of(key, row)?.into_iter().collect(),
+            Space::Past if keys::parse_past(key)?.0 == Space::Nodes as u8 => {
+                let row = NodeRow::decode(row, &own)?;
+                row.content.live_values().map(|(_, v)| needed(v.content.clone())).collect()
+            }
+            Space::History => {
+                let row = HistoryRow::decode(row, &own)?;
+                let holds = buckets.holds(key).await?;
+                let hold = |write| holds.map_or(Hold::Needed, |holds| holds.of_write(write));
+                row.register.live_values().map(|(write, v)| (v.content.clone(), hold(write))).collect()
+            }
+            Space::Uploads => vec![needed(upload_content(&row)?)],
+            Space::Meta => super::fs::protect::content_of(key, row)?.into_iter().map(needed).collect(),
             _ => Vec::new(),
         })
     }
@@ -154,10 +193,10 @@ impl Segment {
     async fn sweep(
         &self,
         snapshot: &Arc<dyn Snapshot>,
-        marked: &HashSet<ChunkId>,
+        marked: &HashMap<ChunkId, Hold>,
         part: Part,
         packs: &[crate::chunk::PackInfo],
-        live_bytes: &mut std::collections::HashMap<u64, u64>,
+        live_bytes: &mut HashMap<u64, u64>,
         report: &mut GcReport,
     ) -> Result<()> {
         let numbers: HashSet<u64> = packs.iter().map(|p| p.number).collect();
@@ -170,7 +209,7 @@ impl Segment {
                 if !part.contains(&id) {
                     continue;
                 }
-                if marked.contains(&id) || !numbers.contains(&location.pack) {
+                if stays(marked.get(&id), &location) || !numbers.contains(&location.pack) {
                     report.chunks_live += 1;
                     *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
                 } else {
@@ -189,11 +228,7 @@ impl Segment {
     }
 
     /// Drops the rows of those candidates that no writer relies on; returns how many went.
-    async fn drop_chunks(
-        &self,
-        candidates: &[(ChunkId, Location)],
-        live_bytes: &mut std::collections::HashMap<u64, u64>,
-    ) -> Result<u64> {
+    async fn drop_chunks(&self, candidates: &[(ChunkId, Location)], live_bytes: &mut HashMap<u64, u64>) -> Result<u64> {
         if candidates.is_empty() {
             return Ok(0);
         }
@@ -224,8 +259,8 @@ impl Segment {
         let contents = self.contents().clone();
         let entries = match contents.packs().entries(pack) {
             Ok(entries) => entries,
-            // A pack whose index is damaged is scrub's business; its rows still tell what is in it.
-            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(false),
+            // A pack whose index is damaged is scrub's business; its rows still tell what is in it. One that is not there was evicted meanwhile.
+            Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => return Ok(false),
             Err(error) => return Err(error),
         };
         let mut is_rewritten = false;
@@ -246,7 +281,7 @@ impl Segment {
                         let raw = this.packs().read(&id, &old)?;
                         // As it was stored: what was compressed stays worth compressing.
                         let compression = if old.stored < old.raw { Compression::Lz4 } else { Compression::None };
-                        this.packs().append(&id, &raw, compression)
+                        this.packs().append(Packs::residence(old.pack), &id, &raw, compression)
                     })
                     .await?;
                 match copied {
@@ -277,6 +312,52 @@ impl Segment {
     }
 }
 
+/// Whether a chunk stays where it is.
+fn stays(hold: Option<&Hold>, location: &Location) -> bool {
+    match Packs::residence(location.pack) {
+        Residence::Kept => hold.is_some_and(|hold| *hold >= Hold::Loose),
+        Residence::Pinned => hold == Some(&Hold::Needed),
+        // It goes when the cache has no room.
+        Residence::Cached => hold.is_some(),
+    }
+}
+
+/// What decides about the versions of each bucket.
+struct Buckets<'a> {
+    segment: &'a Segment,
+    snapshot: &'a Arc<dyn Snapshot>,
+    numbers: Option<HashMap<BucketNumber, BucketId>>,
+    holds: HashMap<BucketNumber, Option<Holds>>,
+}
+
+impl Buckets<'_> {
+    /// `None`: all of the bucket stays.
+    async fn holds(&mut self, key: &[u8]) -> Result<Option<&Holds>> {
+        let number = key.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes)).unwrap_or_default();
+        if !self.holds.contains_key(&number) {
+            let numbers = match &mut self.numbers {
+                Some(numbers) => numbers,
+                none => none.insert(self.segment.bucket_numbers().await?),
+            };
+            let bucket = match numbers.get(&number) {
+                Some(id) => self.segment.catalog().bucket_with_id(id).await,
+                None => Err(Error::not_found(Subject::Bucket, "the bucket is gone")),
+            };
+            let holds = match bucket {
+                Ok(bucket) if bucket.state().is_shared() => {
+                    let now_ns = self.segment.now_ns();
+                    Some(Holds::new(self.snapshot, self.segment.id(), bucket.state(), now_ns).await?)
+                }
+                Ok(_) => None,
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            self.holds.insert(number, holds);
+        }
+        Ok(self.holds.get(&number).and_then(Option::as_ref))
+    }
+}
+
 /// One of several parts of the range of chunk ids.
 #[derive(Clone, Copy)]
 struct Part {
@@ -294,30 +375,39 @@ impl Part {
 struct Marker {
     contents: Arc<Contents>,
     part: Part,
-    marked: HashSet<ChunkId>,
-    /// Manifest nodes that were walked already: shared subtrees are walked once. Bounded; forgetting costs only time.
-    seen: HashSet<ChunkId>,
+    marked: HashMap<ChunkId, Hold>,
+    /// Manifest nodes that were walked already for no less: shared subtrees are walked once. Bounded; forgetting costs only time.
+    seen: HashMap<ChunkId, Hold>,
 }
 
 const SEEN_MAX: usize = 1 << 18;
 
 impl Marker {
-    async fn manifest(&mut self, manifest: &Manifest) -> Result<()> {
+    async fn manifest(&mut self, manifest: &Manifest, hold: Hold) -> Result<()> {
         if self.seen.len() >= SEEN_MAX {
             self.seen.clear();
         }
         let nodes = LocalNodes(self.contents.clone());
         let (part, marked, seen) = (self.part, &mut self.marked, &mut self.seen);
         manifest
-            .for_each_reference(&nodes, &mut |node| !seen.insert(*node), &mut |reference| {
+            .for_each_reference(&nodes, &mut |node| !raise(seen, node, hold), &mut |reference| {
                 let (Reference::Node(id) | Reference::Chunk(id)) = reference;
                 if part.contains(&id) {
-                    marked.insert(id);
+                    raise(marked, &id, hold);
                 }
                 Ok(())
             })
             .await
     }
+}
+
+/// Notes a hold on a chunk unless there is one as strong; returns whether it did.
+fn raise(holds: &mut HashMap<ChunkId, Hold>, id: &ChunkId, hold: Hold) -> bool {
+    let is_stronger = holds.get(id).is_none_or(|now| *now < hold);
+    if is_stronger {
+        holds.insert(*id, hold);
+    }
+    is_stronger
 }
 
 async fn each_row(

@@ -21,6 +21,7 @@
 //! ```
 
 mod bucket;
+mod cache;
 mod catalog;
 mod catalog_sync;
 mod contents;
@@ -31,9 +32,12 @@ mod file_by_path;
 mod files;
 mod forgetting;
 pub mod fs;
+mod gather;
 mod gc;
 mod lock;
 mod multipart;
+mod packs;
+mod pins;
 mod pool;
 mod reader;
 mod scrub;
@@ -49,6 +53,7 @@ pub use catalog_sync::{CatalogChanges, CatalogName, check_catalog};
 pub use data::{ChunkImport, ChunkSource, Missing};
 pub use delta::{Changed, SegmentWatch};
 pub use file_by_path::FileOptions;
+pub use packs::Residence;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};
 pub use token::Token;

@@ -1,14 +1,15 @@
 //! An open segment: the data directory, its stores, and the handles that come from it.
 
+use super::cache::Cache;
 use super::contents::{Contents, Session};
 use super::fs::OpenNodes;
 use super::lock::DirectoryLock;
+use super::packs::{Packs, Residence};
 use super::pool::Pool;
 use super::writer::PERMIT_BYTES;
 use super::{Bucket, Catalog, transact};
 use crate::catalog::{self, CatalogValue};
-use crate::chunk::{ChunkCache, PackOptions, PackStore};
-use crate::disk::SystemDisk;
+use crate::chunk::ChunkCache;
 use crate::env::Environment;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::{BucketId, SegmentId};
@@ -39,6 +40,9 @@ pub struct CreateOptions {
 pub struct OpenOptions {
     /// Memory for verified chunks, in bytes.
     pub chunk_cache_bytes: usize,
+    /// Room on the disk for chunks that readers fetched from linked segments and that nothing is to keep here, in bytes; at least 4 MiB. Lowered to a quarter
+    /// of small file systems. Less than 16 MiB for each reader at a time makes them fetch in vain.
+    pub disk_cache_bytes: u64,
     /// Memory for metadata (caches and write buffers together), in bytes.
     pub metadata_cache_bytes: usize,
     /// Memory for contents on their way in, all writers together, in bytes.
@@ -58,6 +62,7 @@ impl Default for OpenOptions {
     fn default() -> Self {
         OpenOptions {
             chunk_cache_bytes: 128 << 20,
+            disk_cache_bytes: 10 << 30,
             metadata_cache_bytes: 256 << 20,
             write_buffer_bytes: 64 << 20,
             file_buffer_bytes: 64 << 20,
@@ -138,8 +143,9 @@ impl Segment {
             .map_err(|e| Error::io(format!("{} can't be closed to others", dir.display()), e))?;
         let mut entries =
             std::fs::read_dir(dir).map_err(|e| Error::io(format!("{} can't be read", dir.display()), e))?;
-        let is_ours =
-            |name: &std::ffi::OsStr| ["lock", "segment.json.new", "metadata", "packs"].iter().any(|n| name == *n);
+        let is_ours = |name: &std::ffi::OsStr| {
+            ["lock", "segment.json.new", "metadata"].into_iter().chain(Packs::names()).any(|n| name == n)
+        };
         if entries.any(|e| e.is_ok_and(|e| !is_ours(&e.file_name()))) {
             return Err(Error::new(
                 ErrorKind::NotEmpty,
@@ -189,12 +195,10 @@ impl Segment {
         }
         let id = SegmentId::from_hex(&identity.id)?;
         let store = open_store(&dir.join("metadata"), options.metadata_cache_bytes)?;
-        let disk = Arc::new(SystemDisk::open(dir.join("packs"))?);
-        let (packs, recovery) = PackStore::open(disk.clone(), id, PackOptions::default())?;
-        for pack in &recovery.damaged {
-            tracing::warn!(?pack, "a pack is damaged; run scrub for what it holds");
-        }
-        let reserve = options.reserve_bytes.min(file_system_bytes(dir)? / 16);
+        let file_system_bytes = file_system_bytes(dir)?;
+        let disk_cache = Cache::new(options.disk_cache_bytes.min(file_system_bytes / 4));
+        let (packs, disk) = Packs::open(dir, id, disk_cache.budget_bytes())?;
+        let reserve = options.reserve_bytes.min(file_system_bytes / 16);
         let lock = Arc::new(lock);
         let contents = Arc::new(Contents::new(
             lock.clone(),
@@ -202,6 +206,7 @@ impl Segment {
             disk,
             store.clone(),
             ChunkCache::new(options.chunk_cache_bytes),
+            disk_cache,
             Pool::new(options.workers)?,
             reserve,
         ));
@@ -399,6 +404,13 @@ impl Segment {
         Ok(())
     }
 
+    /// The same for chunks that may be here already, and stay longer.
+    pub(super) async fn commit_rows_below(&self, session: &Session) -> Result<()> {
+        let (count, _) = transact!(self, txn, { session.add_rows_below(&mut txn).await? })?;
+        session.committed(count);
+        Ok(())
+    }
+
     /// Follows what changes from now on. A receiver that falls more than 1,024 changes behind is told how many it missed.
     pub fn watch(&self) -> broadcast::Receiver<Change> {
         self.0.changes.subscribe()
@@ -467,6 +479,18 @@ impl Segment {
             ("tombolo_chunk_cache_hits_total", "Chunks found in the cache", true, load(&counters.cache_hits)),
             ("tombolo_chunk_cache_misses_total", "Chunks not found in the cache", true, load(&counters.cache_misses)),
             ("tombolo_stored_bytes", "Bytes of pack files", false, self.0.contents.packs().stored_bytes() as f64),
+            (
+                "tombolo_disk_cache_bytes",
+                "Bytes of packs of chunks that were fetched for readers",
+                false,
+                self.0.contents.packs().of(Residence::Cached).stored_bytes() as f64,
+            ),
+            (
+                "tombolo_disk_cache_evicted_bytes_total",
+                "Bytes of such packs that were dropped",
+                true,
+                load(&self.0.contents.disk_cache.evicted_bytes),
+            ),
             ("tombolo_metadata_bytes", "Bytes of the metadata store", false, self.0.store.disk_bytes() as f64),
             (
                 "tombolo_damaged_chunks",

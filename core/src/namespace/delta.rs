@@ -114,6 +114,8 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result
     super::show(txn, bucket).await?;
     if keeps_data {
         want_revived(txn, bucket).await?;
+    } else {
+        super::want_pinned(txn, bucket).await?;
     }
     Ok(changed)
 }
@@ -148,7 +150,7 @@ async fn merge(
             let is_news = register.merge_at(theirs, known);
             if keeps_data && is_news {
                 let now = register.clone();
-                want(txn, Field::Content, &keys::node(bucket, node), &before, &now);
+                want(txn, Field::Content, &keys::node(bucket, node), &before, &now, false);
             }
             (is_news, theirs.time_max())
         }
@@ -169,7 +171,7 @@ async fn merge(
             let now = register.value().map(|version| version.size);
             if keeps_data && is_news {
                 let register = register.clone();
-                want(txn, Field::History, &key, &dots, &register);
+                want(txn, Field::History, &key, &dots, &register, false);
             }
             count_kept(txn, bucket, before, now);
             (is_news, theirs.time_max())

@@ -3,7 +3,9 @@
 //! The row is written before the pass and says afterwards that the pass is over, so that a crash in between makes it begin anew: until then nothing claims that
 //! data is complete (P8). Deltas are taken in one at a time, and look at the row; each is either in the pass or lists its versions itself.
 
+use super::hold::{given_row, is_given_in};
 use super::keys::{self, BucketNumber};
+use super::pin::list_again;
 use super::rows::{HistoryRow, NodeRow};
 use super::txn::{Field, Row, Txn};
 use super::wanted::{want, want_row};
@@ -62,7 +64,11 @@ pub(super) async fn keeping_in(txn: &mut Txn, bucket: BucketNumber) -> Result<Ke
 pub async fn keep(txn: &mut Txn, bucket: BucketNumber, all: bool) -> Result<bool> {
     match (keeping_in(txn, bucket).await?, all) {
         (Keeping::NamesOnly | Keeping::Later, true) => txn.put(Space::Meta, keeping_row(bucket), vec![LISTING]),
-        (Keeping::Later | Keeping::Listing | Keeping::Listed, false) => txn.delete(Space::Meta, keeping_row(bucket)),
+        (Keeping::Later | Keeping::Listing | Keeping::Listed, false) => {
+            txn.delete(Space::Meta, keeping_row(bucket));
+            // Meanwhile nothing was held against them.
+            list_again(txn, bucket).await?;
+        }
         (Keeping::NamesOnly, false) | (Keeping::Listing | Keeping::Listed, true) => {}
     }
     Ok(all && keeping_in(txn, bucket).await? == Keeping::Listing)
@@ -80,6 +86,8 @@ pub async fn keep_later(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
 pub async fn listed(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
     if keeping_in(txn, bucket).await? == Keeping::Listing {
         txn.put(Space::Meta, keeping_row(bucket), vec![LISTED]);
+        // What is missing of it is listed now.
+        txn.delete(Space::Meta, given_row(bucket));
     }
     Ok(())
 }
@@ -99,14 +107,15 @@ pub async fn list_page(
         Some(after) => KeyRange::prefix_after(&prefix, after),
         None => KeyRange::prefix(&prefix),
     };
+    let is_given = is_given_in(txn, bucket.number).await?;
     let page = snapshot.scan(space, range, PASS_ROWS, false).await?;
     for (key, row) in &page.rows {
         // What has been replaced since is dropped when it is met.
         if space == HistoryRow::SPACE {
             let row = HistoryRow::decode(row.clone(), ledger.own())?;
-            want(txn, Field::History, key, &[], &row.register);
+            want(txn, Field::History, key, &[], &row.register, is_given);
         } else {
-            want_row(txn, bucket, key, &NodeRow::decode(row.clone(), ledger.own())?);
+            want_row(txn, bucket, key, &NodeRow::decode(row.clone(), ledger.own())?, is_given);
         }
     }
     Ok(page.rows.last().filter(|_| page.more).map(|(key, _)| key.clone()))

@@ -22,11 +22,13 @@ mod differing;
 mod directory;
 mod drop;
 mod history;
+mod hold;
 mod keep;
 pub mod keys;
 mod ledger;
 mod list;
 mod loser;
+mod pin;
 mod place;
 mod remove;
 mod replace;
@@ -54,10 +56,15 @@ pub use directory::{
 };
 pub use drop::{Mark, carriers, carriers_row, drop_page, mark_row, put_carriers};
 pub use history::{find_kept, newest_kept};
+pub use hold::{
+    Gather, Hold, Holds, add_receipt, gather, gathers_row, give, given_row, promise, promised_row, receipts_prefix,
+    set_gather,
+};
 pub use keep::{Keeping, keep, keep_later, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
 pub use loser::{Conflict, conflicts};
+pub use pin::{Pin, list_keys, note_pass, pin, pins, pins_row, unpin, want_pinned};
 pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, replace};
@@ -73,7 +80,7 @@ pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
 pub use view::{EntryCursor, Found, View};
-pub use wanted::{Wanted, data_arrived, data_vector, want_copy, wanted, wanted_prefix};
+pub use wanted::{Stay, Wanted, data_arrived, data_vector, forget_unwanted, want_copy, wanted, wanted_prefix};
 pub use write::{
     NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, file_info, info, put,
     set_attributes, set_modified, set_tags, show_modified,
@@ -108,6 +115,7 @@ pub struct BucketState {
     /// For directories that things are being deleted in: the name of an entry that showed.
     witnesses: Mutex<HashMap<NodeId, Bytes>>,
     deltas: tokio::sync::Mutex<()>,
+    passes: tokio::sync::Mutex<()>,
 }
 
 /// How many directories have a remembered witness.
@@ -135,6 +143,7 @@ impl BucketState {
             is_deleted: AtomicBool::new(false),
             witnesses: Mutex::new(HashMap::new()),
             deltas: tokio::sync::Mutex::new(()),
+            passes: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -155,6 +164,11 @@ impl BucketState {
     /// Whoever takes in a delta waits for the one before.
     pub(crate) async fn deltas(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.deltas.lock().await
+    }
+
+    /// Whoever passes over what is pinned waits for the one before.
+    pub(crate) async fn pass(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.passes.lock().await
     }
 
     /// Its policy now.

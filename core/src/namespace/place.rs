@@ -12,7 +12,7 @@ use crate::kv::{Snapshot, Space};
 use crate::register::Dot;
 use crate::tree::Conflict;
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// What is in conflict about `place`, as it was when the transaction began.
@@ -95,4 +95,41 @@ pub(super) async fn path_of(view: &View, place: &Place) -> Result<Option<Bytes>>
     }
     names.reverse();
     Ok(Some(names.concat().into()))
+}
+
+/// Paths of directories, as a transaction comes to know them.
+#[derive(Default)]
+pub(super) struct Kin(HashMap<NodeId, Option<Bytes>>);
+
+impl Kin {
+    /// The path of a directory, with its `/`; empty for the root. `None`: it shows nowhere, or where it shows is being changed by the transaction.
+    pub(super) async fn path(
+        &mut self,
+        txn: &mut Txn,
+        bucket: &BucketState,
+        directory: &NodeId,
+    ) -> Result<Option<Bytes>> {
+        let mut names: Vec<(NodeId, Bytes)> = Vec::new();
+        let mut at = *directory;
+        let mut path = loop {
+            if at == NodeId::ROOT {
+                break Some(Bytes::new());
+            }
+            if let Some(known) = self.0.get(&at) {
+                break known.clone();
+            }
+            let place = directory_place_in(txn, bucket, &at).await?;
+            let Some((parent, name)) = place.filter(|_| names.iter().all(|(met, _)| *met != at)) else {
+                self.0.insert(at, None);
+                break None;
+            };
+            names.push((at, name));
+            at = parent;
+        };
+        while let Some((node, name)) = names.pop() {
+            path = path.map(|path| [path, name].concat().into());
+            self.0.insert(node, path.clone());
+        }
+        Ok(path)
+    }
 }

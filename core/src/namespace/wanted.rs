@@ -1,11 +1,13 @@
 //! Versions that came by a delta and whose bytes may not be here: a row for each, written in the commit that shows the version, so that no crash makes a
 //! segment claim what it does not hold (P8).
 //!
-//! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row whose version has
-//! been replaced since is dropped when it is met.
+//! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row is dropped when it is
+//! met and its version has been replaced since, or where not all data is to be here and no pin covers it any more.
 
-use super::keep::{Keeping, keeping, keeping_in};
+use super::hold::is_given;
+use super::keep::{Keeping, keeping, keeping_in, keeping_row};
 use super::keys::{self, BucketNumber};
+use super::pin::{Pin, pins, pins_row};
 use super::place::{derived_place, path_of};
 use super::rows::{HistoryRow, NodeRow, Shown};
 use super::txn::{Field, Row, Txn};
@@ -15,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::manifest::{Manifest, Root};
-use crate::register::{Dot, Register, VersionVector};
+use crate::register::{Dot, Register, VersionVector, Write};
 use crate::tree::Rules;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
@@ -36,6 +38,17 @@ pub struct Wanted {
     pub size: u64,
     /// The key it shows under, or that it is an older version of; `None`: it shows nowhere.
     pub path: Option<Bytes>,
+    /// How long it is to stay when it is here.
+    pub stay: Stay,
+}
+
+/// How long data stays that is brought here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// As long as a pin covers it.
+    AsLongAsPinned,
+    /// As long as anything refers to it.
+    ForGood,
 }
 
 /// `wanted/`, bucket (4).
@@ -44,6 +57,11 @@ pub fn wanted_prefix(bucket: BucketNumber) -> Bytes {
     key.put_u32(bucket);
     key.freeze()
 }
+
+/// In the field byte of a row: the version is to stay for good, whatever is pinned.
+const PERSISTED: u8 = 0x80;
+/// Where the field byte is: behind `wanted/`, bucket, segment and sequence.
+const FIELD_AT: usize = 7 + 4 + 16 + 8;
 
 /// What begins the keys of a write: [`wanted_prefix`], segment (16), sequence (8).
 fn wanted_of(bucket: BucketNumber, dot: &Dot) -> Bytes {
@@ -64,6 +82,7 @@ pub(super) fn wanted_key(field: Field, row_key: &[u8], dot: &Dot) -> Bytes {
 
 struct Parsed {
     dot: Dot,
+    is_persisted: bool,
     field: Field,
     row_key: Bytes,
 }
@@ -78,7 +97,8 @@ fn parse(bucket: BucketNumber, key: &[u8]) -> Result<Parsed> {
     row_key.put_u32(bucket);
     row_key.put_slice(row);
     let dot = Dot { segment: SegmentId(*segment), sequence: u64::from_be_bytes(*sequence) };
-    Ok(Parsed { dot, field: Field::from_byte(*field)?, row_key: row_key.freeze() })
+    let is_persisted = field & PERSISTED != 0;
+    Ok(Parsed { dot, is_persisted, field: Field::from_byte(field & !PERSISTED)?, row_key: row_key.freeze() })
 }
 
 fn manifest_of(version: &Version) -> Option<&Manifest> {
@@ -89,15 +109,45 @@ fn manifest_of(version: &Version) -> Option<&Manifest> {
 }
 
 /// Notes the versions that `now` has and `before`, the same register before a delta, had not.
-pub(super) fn want(txn: &mut Txn, field: Field, row_key: &[u8], before: &[Dot], now: &Register<Version>) {
+pub(super) fn want(
+    txn: &mut Txn,
+    field: Field,
+    row_key: &[u8],
+    before: &[Dot],
+    now: &Register<Version>,
+    is_given: bool,
+) {
     let own = *txn.own();
     for (write, version) in now.live_values() {
-        // What was written here needs no fetching, and what a deletion kept none as long as it does not show.
-        let is_new = !before.contains(&write.dot) && write.dot.segment != own && version.deleted.is_none();
+        // What was written here needs no fetching unless it was given up, and what a deletion kept none as long as it does not show.
+        let is_elsewhere = write.dot.segment != own || is_given;
+        let is_new = !before.contains(&write.dot) && is_elsewhere && version.deleted.is_none();
         if is_new && manifest_of(version).is_some() {
             txn.put(Space::Meta, wanted_key(field, row_key, &write.dot), Bytes::new());
         }
     }
+}
+
+/// Notes one version of a node that shows. Returns whether there is anything to bring.
+pub(super) fn want_write(
+    txn: &mut Txn,
+    bucket: BucketNumber,
+    node: &NodeId,
+    write: &Write<Version>,
+    stay: Stay,
+    is_given: bool,
+) -> bool {
+    let is_here = write.dot.segment == *txn.own() && (!is_given || write.dot.is_pending());
+    if is_here || write.value.as_ref().and_then(manifest_of).is_none() {
+        return false;
+    }
+    let key = wanted_key(Field::Content, &keys::node(bucket, node), &write.dot);
+    let mut key = BytesMut::from(key.as_ref());
+    if let (Stay::ForGood, Some(field)) = (stay, key.get_mut(FIELD_AT)) {
+        *field |= PERSISTED;
+    }
+    txn.put(Space::Meta, key.freeze(), Bytes::new());
+    true
 }
 
 /// Notes the contents that a deletion kept and that show all the same, because their files have names: as far as this transaction has changed that.
@@ -118,7 +168,13 @@ pub(super) async fn want_revived(txn: &mut Txn, bucket: &BucketState) -> Result<
 /// Notes a write of this transaction that carries a version which was there before, as a copy does: its bytes may not be here.
 pub async fn want_copy(txn: &mut Txn, bucket: &BucketState, dot: Dot, version: &Version) -> Result<()> {
     let is_shared = bucket.is_shared() && manifest_of(version).is_some();
-    if is_shared && keeping_in(txn, bucket.number).await? != Keeping::NamesOnly {
+    if !is_shared {
+        return Ok(());
+    }
+    txn.watch(Space::Meta, &pins_row(bucket.number));
+    let snapshot = txn.ledger().store().snapshot().await?;
+    if keeping_in(txn, bucket.number).await? != Keeping::NamesOnly || !pins(&snapshot, bucket.number).await?.is_empty()
+    {
         txn.copied(dot);
     }
     Ok(())
@@ -142,15 +198,15 @@ fn revived(row: &NodeRow, rules: &Rules) -> Option<Dot> {
 }
 
 /// Notes all versions of a node's row, as if they had just come.
-pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &NodeRow) {
-    want(txn, Field::Content, key, &[], &row.content);
+pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &NodeRow, is_given: bool) {
+    want(txn, Field::Content, key, &[], &row.content, is_given);
     if let Some(dot) = revived(row, &bucket.rules()) {
         txn.put(Space::Meta, wanted_key(Field::Content, key, &dot), Bytes::new());
     }
 }
 
 /// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted. Where not all data is kept, or not all that
-/// may be missing is listed yet, only this segment's own changes count: what was written here is here.
+/// may be missing is listed yet, only this segment's own changes count: what was written here is here, unless something of it was given up.
 pub async fn data_vector(
     snapshot: &Arc<dyn Snapshot>,
     bucket: BucketNumber,
@@ -158,8 +214,9 @@ pub async fn data_vector(
     vector: &VersionVector,
 ) -> Result<VersionVector> {
     let is_listed = keeping(snapshot, bucket).await? == Keeping::Listed;
+    let is_given = is_given(snapshot, bucket).await?;
     let mut complete = VersionVector::new();
-    for dot in vector.dots().filter(|dot| is_listed || dot.segment == *own) {
+    for dot in vector.dots().filter(|dot| is_listed || dot.segment == *own && !is_given) {
         let mut prefix = BytesMut::from(wanted_prefix(bucket).as_ref());
         prefix.put_slice(&dot.segment.0);
         let first = snapshot.scan(Space::Meta, KeyRange::prefix(&prefix), 1, false).await?.rows.into_iter().next();
@@ -172,26 +229,24 @@ pub async fn data_vector(
     Ok(complete)
 }
 
-/// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone.
+/// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone, or not wanted any more.
 pub async fn wanted(
     ledger: &Ledger,
     bucket: &BucketState,
     after: Option<Bytes>,
     limit: usize,
 ) -> Result<(Vec<Wanted>, Vec<Bytes>)> {
-    let snapshot = ledger.store().snapshot().await?;
-    let view = View::new(snapshot.clone(), *ledger.own(), bucket, None);
-    let bucket = bucket.number;
-    let prefix = wanted_prefix(bucket);
+    let reader = Reader::new(ledger, bucket).await?;
+    let prefix = wanted_prefix(bucket.number);
     let (mut found, mut gone) = (Vec::new(), Vec::new());
     let mut range = match after {
         Some(after) => KeyRange::prefix_after(&prefix, after.max(prefix.clone())),
         None => KeyRange::prefix(&prefix),
     };
     while found.len() < limit {
-        let page = snapshot.scan(Space::Meta, range, limit - found.len(), false).await?;
+        let page = reader.snapshot.scan(Space::Meta, range, limit - found.len(), false).await?;
         for (key, _) in &page.rows {
-            match read(&view, &snapshot, bucket, key).await? {
+            match reader.read(key).await? {
                 Some(wanted) => found.push(wanted),
                 None => gone.push(key.clone()),
             }
@@ -204,32 +259,113 @@ pub async fn wanted(
     Ok((found, gone))
 }
 
-async fn read(view: &View, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber, key: &Bytes) -> Result<Option<Wanted>> {
-    let Parsed { dot, field, row_key } = parse(bucket, key)?;
-    let find = |register: &Register<Version>| {
-        let (_, version) = register.live_values().find(|(write, _)| write.dot == dot)?;
-        Some((manifest_of(version)?.clone(), version.size, version.at.clone()))
-    };
-    if field == Field::History {
-        let Some(row) = snapshot.get(HistoryRow::SPACE, &row_key).await? else { return Ok(None) };
-        let Some((manifest, size, _)) = find(&HistoryRow::decode(row, view.own())?.register) else { return Ok(None) };
-        let (parent, name, _) = keys::parse_history(&row_key)?;
-        let path = path_of(view, &(parent, name)).await?;
-        return Ok(Some(Wanted { key: key.clone(), node: None, dot, manifest, size, path }));
-    }
-    let Some(row) = snapshot.get(NodeRow::SPACE, &row_key).await? else { return Ok(None) };
-    let row = NodeRow::decode(row, view.own())?;
-    let Some((manifest, size, at)) = find(&row.content) else { return Ok(None) };
-    let (node, _) = keys::parse_entry(&row_key)?;
-    let is_main = row.current(view.rules()).is_some_and(|write| write.dot == dot);
-    let mut path = None;
-    for place in row.names.iter().chain([&at]) {
-        if let Some(shows) = shows_at(view, snapshot, bucket, place, &node, &dot, is_main).await? {
-            path = path_of(view, &shows).await?;
-            break;
+/// Drops those of `keys` that are still not wanted.
+pub async fn forget_unwanted(txn: &mut Txn, ledger: &Ledger, bucket: &BucketState, keys: &[Bytes]) -> Result<()> {
+    // Whatever could make one wanted again writes one of these.
+    txn.watch(Space::Meta, &keeping_row(bucket.number));
+    txn.watch(Space::Meta, &pins_row(bucket.number));
+    keys.iter().for_each(|key| txn.watch(Space::Meta, key));
+    let reader = Reader::new(ledger, bucket).await?;
+    for key in keys {
+        if reader.read(key).await?.is_none() {
+            txn.delete(Space::Meta, key.clone());
         }
     }
-    Ok(Some(Wanted { key: key.clone(), node: Some(node), dot, manifest, size, path }))
+    Ok(())
+}
+
+/// Reads what rows stand for, at one instant.
+struct Reader {
+    view: View,
+    snapshot: Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    /// `None`: all data is to be here.
+    pins: Option<Vec<Pin>>,
+}
+
+impl Reader {
+    async fn new(ledger: &Ledger, bucket: &BucketState) -> Result<Reader> {
+        let snapshot = ledger.store().snapshot().await?;
+        let view = View::new(snapshot.clone(), *ledger.own(), bucket, None);
+        let pins = match keeping(&snapshot, bucket.number).await? {
+            Keeping::NamesOnly => Some(pins(&snapshot, bucket.number).await?),
+            Keeping::Later | Keeping::Listing | Keeping::Listed => None,
+        };
+        Ok(Reader { view, snapshot, bucket: bucket.number, pins })
+    }
+
+    /// `None`: the version is gone, or not wanted any more.
+    async fn read(&self, key: &Bytes) -> Result<Option<Wanted>> {
+        let Some(wanted) = self.read_version(key).await? else { return Ok(None) };
+        let is_pinned = wanted.node.is_some() && wanted.path.as_ref().is_some_and(|path| self.is_pinned(path));
+        Ok((wanted.stay == Stay::ForGood || is_pinned).then_some(wanted))
+    }
+
+    fn is_pinned(&self, path: &[u8]) -> bool {
+        self.pins.as_ref().is_some_and(|pins| pins.iter().any(|pin| pin.covers(path)))
+    }
+
+    async fn read_version(&self, key: &Bytes) -> Result<Option<Wanted>> {
+        let (view, snapshot) = (&self.view, &self.snapshot);
+        let Parsed { dot, is_persisted, field, row_key } = parse(self.bucket, key)?;
+        let stay = if is_persisted || self.pins.is_none() { Stay::ForGood } else { Stay::AsLongAsPinned };
+        let find = |register: &Register<Version>| {
+            let (_, version) = register.live_values().find(|(write, _)| write.dot == dot)?;
+            Some((manifest_of(version)?.clone(), version.size, version.at.clone()))
+        };
+        if field == Field::History {
+            let Some(row) = snapshot.get(HistoryRow::SPACE, &row_key).await? else { return Ok(None) };
+            let Some((manifest, size, _)) = find(&HistoryRow::decode(row, view.own())?.register) else {
+                return Ok(None);
+            };
+            let (parent, name, _) = keys::parse_history(&row_key)?;
+            let path = path_of(view, &(parent, name)).await?;
+            return Ok(Some(Wanted { key: key.clone(), node: None, dot, manifest, size, path, stay }));
+        }
+        let Some(row) = snapshot.get(NodeRow::SPACE, &row_key).await? else { return Ok(None) };
+        let row = NodeRow::decode(row, view.own())?;
+        let Some((manifest, size, at)) = find(&row.content) else { return Ok(None) };
+        let (node, _) = keys::parse_entry(&row_key)?;
+        // Of several names, one that is pinned.
+        let suits = |path: &Bytes| stay == Stay::ForGood || self.is_pinned(path);
+        let path = path_shown(view, &node, &row, &dot, &at, &suits).await?;
+        Ok(Some(Wanted { key: key.clone(), node: Some(node), dot, manifest, size, path, stay }))
+    }
+}
+
+/// A key that a content of a node shows under: one that `suits`, if there is any.
+async fn path_shown(
+    view: &View,
+    node: &NodeId,
+    row: &NodeRow,
+    dot: &Dot,
+    written_at: &Place,
+    suits: &(dyn Fn(&Bytes) -> bool + Sync),
+) -> Result<Option<Bytes>> {
+    let is_main = row.current(view.rules()).is_some_and(|write| write.dot == *dot);
+    let mut path = None;
+    for place in row.names.iter().chain([written_at]) {
+        if let Some(shows) = shows_at(view, view.store_snapshot(), view.bucket(), place, node, dot, is_main).await? {
+            path = path_of(view, &shows).await?.or(path);
+            if path.as_ref().is_some_and(suits) {
+                break;
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Whether a content of a node shows where `is_pinned`.
+pub(super) async fn pinned_place(
+    view: &View,
+    node: &NodeId,
+    row: &NodeRow,
+    write: &Write<Version>,
+    is_pinned: &(dyn Fn(&Bytes) -> bool + Sync),
+) -> Result<bool> {
+    let Some(version) = &write.value else { return Ok(false) };
+    let path = path_shown(view, node, row, &write.dot, &version.at, is_pinned).await?;
+    Ok(path.as_ref().is_some_and(is_pinned))
 }
 
 /// Where a content that has a claim to `place` shows.

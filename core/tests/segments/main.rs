@@ -7,11 +7,14 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
 
 mod beside;
+mod cached;
 mod copies;
 mod decisions;
 mod deletions;
 mod forgetting;
+mod gathered;
 mod matrix;
+mod pins;
 mod site;
 mod summaries;
 mod winners;

@@ -124,10 +124,27 @@ fn broken(error: std::io::Error) -> Failure {
 }
 
 /// The fields that name a key: `key`, and `key_hex` when it is not UTF-8.
-fn key_fields(map: &mut Map<String, Value>, key: &Raw) {
+pub(crate) fn key_fields(map: &mut Map<String, Value>, key: &Raw) {
     map.insert("key".into(), String::from_utf8_lossy(&key.0).into());
     if std::str::from_utf8(&key.0).is_err() {
         map.insert("key_hex".into(), key.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into());
+    }
+}
+
+/// How much of a content is here: all, some or none.
+pub(crate) fn locality(local_bytes: u64, size: u64) -> &'static str {
+    match local_bytes {
+        here if here >= size => "yes",
+        0 => "no",
+        _ => "part",
+    }
+}
+
+/// `local` and `local_bytes`, if they were asked for.
+fn local_fields(map: &mut Map<String, Value>, local_bytes: Option<u64>, size: u64) {
+    if let Some(bytes) = local_bytes {
+        map.insert("local".into(), locality(bytes, size).into());
+        map.insert("local_bytes".into(), bytes.into());
     }
 }
 
@@ -139,6 +156,7 @@ pub(crate) fn summary_json(summary: &SummaryRecord) -> Value {
     map.insert("size".into(), summary.size.into());
     map.insert("time".into(), quantity::time(summary.modified_ns).into());
     map.insert("etag".into(), summary.etag.clone().into());
+    local_fields(&mut map, summary.local_bytes, summary.size);
     Value::Object(map)
 }
 
@@ -189,6 +207,7 @@ pub(crate) fn object_json(bucket: &str, record: &ObjectRecord) -> Value {
     map.insert("xattrs".into(), json!(record.attributes.xattrs));
     map.insert("checksums".into(), json!(record.checksums));
     map.insert("parts".into(), record.parts.into());
+    local_fields(&mut map, record.local_bytes, record.size);
     Value::Object(map)
 }
 
@@ -249,11 +268,14 @@ mod tests {
             modified_ns: 1,
             etag: "e".into(),
             file_type: Kind::CharDevice,
+            local_bytes: Some(1),
         };
         let json = summary_json(&summary);
         assert_eq!(json["key"], "a\u{fffd}");
         assert_eq!(json["key_hex"], "61ff");
         assert_eq!(json["type"], "char-device");
+        assert_eq!((&json["local"], &json["local_bytes"]), (&json!("part"), &json!(1)));
+        assert_eq!([locality(0, 0), locality(3, 3), locality(0, 3)], ["yes", "yes", "no"]);
         assert_eq!(json["time"], "1970-01-01T00:00:00.000000001Z");
         let json = prefix_json(&Raw(Bytes::from_static(b"a/")));
         assert_eq!(json, json!({ "key": "a/", "type": "prefix" }));
@@ -268,6 +290,7 @@ mod tests {
                 modified_ns: 0,
                 etag: String::new(),
                 file_type: Kind::File,
+                local_bytes: None,
             },
             version: "v".into(),
             current: true,

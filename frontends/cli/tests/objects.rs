@@ -105,7 +105,17 @@ fn listings_have_one_level_or_all() {
         assert_eq!(listed[2]["type"], "prefix");
         assert!(listed[1]["etag"].is_string() && listed[1]["time"].is_string());
         let long = site.run(&["ls", "-l", BUCKET]).text();
-        assert!(long.lines().next().unwrap().contains("1 B"), "{long}");
+        assert!(long.lines().next().unwrap().contains("1 B  yes "), "{long}");
+        let long = site.json(&["ls", "-l", BUCKET]);
+        assert_eq!((&long[0]["local"], &long[0]["local_bytes"]), (&"yes".into(), &1.into()));
+        assert_eq!(site.json(&["stat", &path("a/b")])["local_bytes"], 3);
+        // What is pinned need not exist; a pin is taken back by its own path.
+        assert_eq!(site.json(&["sync", "pin", &path("later/")])["pinned"], true);
+        assert_eq!(site.json(&["sync", "unpin", &path("later/")])["pinned"], false);
+        site.run(&["sync", "unpin", &path("later/")]).fails(3, "not pinned");
+        assert_eq!(site.json(&["sync", "persist", BUCKET])["persisted"], 0);
+        site.run(&["sync", "persist", &path("later/")]).fails(3, "later/");
+        site.run(&["sync", "pin", "Test/lab"]).fails(2, "names no bucket");
         site.run(&["ls", &path("none")]).fails(3, "none");
         site.run(&["ls", "Test/lab/none"]).fails(3, "none");
     });

@@ -1,11 +1,13 @@
 //! Bringing the data of versions that came by name: what `Bucket::wanted` lists, a bounded number at a time, until nothing is missing.
 
+use crate::gather;
 use crate::hub::Hub;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt, iter};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tombolo_core::{Bucket, BucketId, ChunkId, Error, ErrorKind, Missing, Result, Wanted};
+use tombolo_core::{Bucket, BucketId, ChunkId, Error, ErrorKind, Missing, Residence, Result, Stay, Wanted};
 
 /// Versions looked at together.
 const VERSIONS: usize = 256;
@@ -13,6 +15,8 @@ const VERSIONS: usize = 256;
 const CHUNKS_PER_VERSION: usize = 128;
 /// What could not be brought is tried again after this, or when somebody connects.
 const RETRY: Duration = Duration::from_secs(15);
+/// How often a version is looked over.
+const TRIES: usize = 3;
 /// How many reasons are kept.
 const FAILURES_MAX: usize = 1000;
 
@@ -38,9 +42,10 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     }
 }
 
-/// One pass over all buckets that are to be here in full. Returns whether nothing is left to bring.
+/// One pass over all buckets: those that are to be here in full, and what is pinned of others. Returns whether nothing is left to bring.
 async fn pass(hub: &Arc<Hub>) -> Result<bool> {
     let mut is_complete = true;
+    let mut has_pins = false;
     for info in hub.segment.catalog().all_buckets().await? {
         let bucket = match hub.segment.catalog().bucket_with_id(&info.id).await {
             // It has gone meanwhile.
@@ -48,12 +53,17 @@ async fn pass(hub: &Arc<Hub>) -> Result<bool> {
             found => found?,
         };
         // The mode of a link may have changed.
-        let wants_data = hub.keep_data(&bucket).await?;
+        hub.keep_data(&bucket).await?;
+        gather::follow(hub, &bucket, info.id).await?;
+        bucket.list_pins().await?;
+        has_pins |= !bucket.pins().await?.is_empty();
         // Whoever connects wakes this.
-        if wants_data && !hub.peers().is_empty() {
+        if !hub.peers().is_empty() {
             is_complete &= bring_bucket(hub, info.id, &bucket).await?;
+            gather::promise(hub, &bucket, info.id).await?;
         }
     }
+    hub.has_pins.store(has_pins, Ordering::Relaxed);
     Ok(is_complete)
 }
 
@@ -97,16 +107,34 @@ async fn bring(hub: &Arc<Hub>, bucket: BucketId, version: Wanted) -> (Bytes, Res
     (version.key, outcome)
 }
 
-/// Nodes first, level by level, then the chunks in order, many at a time.
+/// What was here when it was looked for may be evicted before it is adopted; then it is brought again.
 async fn bring_version(hub: &Arc<Hub>, bucket: BucketId, version: &Wanted) -> Result<()> {
+    let residence = match version.stay {
+        Stay::ForGood => Residence::Kept,
+        Stay::AsLongAsPinned => Residence::Pinned,
+    };
     // What comes before everything that refers to it is here must not be collected.
-    let _import = hub.segment.chunk_import();
+    let import = hub.segment.chunk_import_as(residence);
+    let mut missing = None;
+    for _ in 0..TRIES {
+        bring_missing(hub, bucket, version, residence).await?;
+        missing = import.adopt(&version.manifest).await?;
+        if missing.is_none() {
+            return Ok(());
+        }
+    }
+    let id = missing.map(|id| id.to_string()).unwrap_or_default();
+    Err(Error::damaged(format!("chunk {id} was brought and is not here")))
+}
+
+/// Nodes first, level by level, then the chunks in order, many at a time.
+async fn bring_missing(hub: &Arc<Hub>, bucket: BucketId, version: &Wanted, residence: Residence) -> Result<()> {
     loop {
         let nodes = hub.segment.missing_nodes(&version.manifest, CHUNKS_PER_VERSION).await?;
         if nodes.is_empty() {
             break;
         }
-        bring_all(hub, bucket, nodes).await?;
+        bring_all(hub, bucket, nodes, residence).await?;
     }
     let mut bringing = FuturesUnordered::new();
     let mut from = 0;
@@ -118,7 +146,7 @@ async fn bring_version(hub: &Arc<Hub>, bucket: BucketId, version: &Wanted) -> Re
         }
         from = until.max(from);
         for id in chunks {
-            bringing.push(hub.bulk.bring(bucket, id));
+            bringing.push(hub.bulk.bring(bucket, id, residence));
         }
         while bringing.len() >= CHUNKS_PER_VERSION
             && let Some(outcome) = bringing.next().await
@@ -129,14 +157,11 @@ async fn bring_version(hub: &Arc<Hub>, bucket: BucketId, version: &Wanted) -> Re
     while let Some(outcome) = bringing.next().await {
         outcome?;
     }
-    match hub.segment.missing_chunks(&version.manifest, 1).await?.first() {
-        None => Ok(()),
-        Some(id) => Err(Error::damaged(format!("chunk {id} was brought and is not here"))),
-    }
+    Ok(())
 }
 
-async fn bring_all(hub: &Arc<Hub>, bucket: BucketId, ids: Vec<ChunkId>) -> Result<()> {
-    let mut bringing: FuturesUnordered<_> = ids.into_iter().map(|id| hub.bulk.bring(bucket, id)).collect();
+async fn bring_all(hub: &Arc<Hub>, bucket: BucketId, ids: Vec<ChunkId>, residence: Residence) -> Result<()> {
+    let mut bringing: FuturesUnordered<_> = ids.into_iter().map(|id| hub.bulk.bring(bucket, id, residence)).collect();
     while let Some(outcome) = bringing.next().await {
         outcome?;
     }

@@ -2,7 +2,7 @@
 
 use crate::hub::{Hub, Input, Peer};
 use crate::invite::{Code, InviteOptions};
-use crate::links::{Direction, Link, Mode, Passes};
+use crate::links::{self, Direction, Link, Mode, Passes};
 use crate::outbox::Outbox;
 use crate::scope::Scope;
 use crate::wire::{self, Hello, Role};
@@ -393,6 +393,8 @@ async fn pair_in(
         told_key: None,
         paused: false,
         rate_bytes_per_second: None,
+        gather_delay_s: links::gather_delay_s(),
+        gather_receipts: links::gather_receipts(),
         created_unix_ms: u64::try_from(unix_time().as_millis()).unwrap_or_default(),
     };
     if let Err(error) = blocking(hub, move |hub| hub.links.put(link)).await {
@@ -471,6 +473,8 @@ async fn pair_with(hub: &Arc<Hub>, proven: Proven, code: &Code, options: AcceptO
         told_key: None,
         paused: false,
         rate_bytes_per_second: None,
+        gather_delay_s: links::gather_delay_s(),
+        gather_receipts: links::gather_receipts(),
         created_unix_ms: u64::try_from(unix_time().as_millis()).unwrap_or_default(),
     };
     let stored = link.clone();

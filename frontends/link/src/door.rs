@@ -6,7 +6,7 @@ use crate::invite::{Code, Invite, InviteOptions, Invites};
 use crate::links::{Link, Links};
 use crate::scope::Scope;
 use crate::status::{self, SyncStatus};
-use crate::{Identity, Rotation, Verified, bring, compare, driver, fetch, passes, rotate};
+use crate::{Identity, Rotation, Verified, bring, compare, driver, fetch, gather, passes, rotate};
 use rand::Rng;
 use std::collections::HashSet;
 use std::future::Future;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tombolo_core::{BucketId, Error, ErrorKind, Keeping, Result, Segment, SegmentId, Subject, VersionVector};
+use tombolo_core::{BucketId, Error, ErrorKind, Pin, Result, Segment, SegmentId, Subject, VersionVector};
 
 /// Inputs that wait for the driver.
 const INPUTS_MAX: usize = 256;
@@ -90,6 +90,7 @@ impl LinkDoor {
         let mut tasks = JoinSet::new();
         tasks.spawn(driver::run(hub.clone(), input));
         tasks.spawn(bring::run(hub.clone()));
+        tasks.spawn(gather::run(hub.clone()));
         tasks.spawn(keep_all(hub.clone()));
         tasks.spawn(passes::run(hub.clone()));
         tasks.spawn(rotate::run(hub.clone()));
@@ -187,6 +188,11 @@ impl LinkDoor {
         compare::verify(&self.hub, scope, Instant::now() + limit.min(FOREVER)).await
     }
 
+    /// Has the door look for data that is to be here: something was pinned.
+    pub fn look_for_data(&self) {
+        self.hub.wanted.notify_one();
+    }
+
     /// Returns when all that the linked segments had at the call, of what `scope` covers, is here: names, and data where it is to be here.
     /// [`ErrorKind::Offline`] if that is not so within `limit`; the message says what is missing.
     pub async fn wait(&self, scope: &Scope, limit: Option<Duration>) -> Result<()> {
@@ -225,8 +231,8 @@ pub(crate) async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadlin
             let is_data_here = if hub.wants_data(&info.path) {
                 bucket.data_vector().await?.dominates(&target)
             } else {
-                // Of what is new, if that is to come.
-                bucket.keeping().await? != Keeping::Later || bucket.wanted(None, 1).await?.is_empty()
+                // What is pinned, or to be persisted, or new.
+                bucket.pins().await?.iter().all(Pin::is_listed) && bucket.wanted(None, 1).await?.is_empty()
             };
             if are_names_here && is_data_here && !bucket.is_comparing().await? {
                 break;

@@ -8,6 +8,7 @@ use crate::wire::{self, Body, Packed, Place};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -182,6 +183,16 @@ impl Driver {
                 buckets.into_iter().for_each(|bucket| self.tell_carriers(bucket));
             }
             Input::CatalogStand(nonce) => self.answer_probe(nonce, VersionVector::new()),
+            Input::Gathers(peer, bucket) => {
+                if self.is_current(&peer) {
+                    crate::gather::asked(&self.hub, &peer, bucket).await;
+                }
+            }
+            Input::Holds(peer, bucket, vector) => {
+                if self.is_current(&peer) {
+                    crate::gather::promised(&self.hub, &peer, bucket, &vector).await;
+                }
+            }
             Input::Lanes(answer) => {
                 let lanes = self.machine.status().map(|(bucket, peer, lane)| (*bucket, *peer, lane)).collect();
                 // Who asked may have gone.
@@ -192,6 +203,7 @@ impl Driver {
 
     fn disconnected(&mut self, peer: &SegmentId) {
         self.shares.retain(|(id, _), _| id != peer);
+        self.hub.gatherers.lock().retain(|(id, _), _| id != peer);
         self.handle(Event::Disconnected { peer: *peer });
     }
 
@@ -208,6 +220,9 @@ impl Driver {
                 Changed::Bucket(bucket) => {
                     self.tell_carriers(bucket);
                     self.handle(Event::Committed { bucket });
+                    if self.hub.has_pins.load(Ordering::Relaxed) {
+                        self.hub.wanted.notify_one();
+                    }
                 }
             }
         }

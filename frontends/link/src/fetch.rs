@@ -16,7 +16,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
-use tombolo_core::{BucketId, ChunkId, ChunkSource, Codec, Error, ErrorKind, Result, SegmentId, StoredChunk};
+use tombolo_core::{
+    BucketId, ChunkId, ChunkSource, Codec, Error, ErrorKind, Residence, Result, SegmentId, StoredChunk,
+};
 
 /// Chunks that one request names.
 const REQUEST_CHUNKS: usize = 16;
@@ -70,7 +72,7 @@ async fn fetch_group(
     for peer in sources(hub, but) {
         // The first group goes with the names, which is the quickest; others side by side.
         let outbox = if at == 0 { peer.control.clone() } else { pick(&peer, at) };
-        match ask(hub, &peer, &outbox, &wanted, is_interactive, hops).await {
+        match ask(hub, &peer, &outbox, &wanted, is_interactive, hops, Residence::Cached).await {
             Ok(brought) => wanted.retain(|id| !brought.contains_key(id)),
             Err(error) => reason = Some(error),
         }
@@ -114,13 +116,14 @@ async fn ask(
     ids: &[ChunkId],
     is_interactive: bool,
     hops: u32,
+    residence: Residence,
 ) -> Result<HashMap<ChunkId, u64>> {
     let mut named = BytesMut::with_capacity(ids.len() * 32);
     ids.iter().for_each(|id| named.put_slice(&id.0));
     let want = Want { request: 0, chunks: named.freeze(), is_interactive, hops };
     let (request, mut answers) = outbox.ask(want);
     // Kept until all of this answer is here: a chunk may come before the node that refers to it.
-    let import = hub.segment.chunk_import();
+    let import = hub.segment.chunk_import_as(residence);
     let mut waiting: HashSet<ChunkId> = ids.iter().copied().collect();
     let mut brought = HashMap::new();
     let outcome = loop {
@@ -183,6 +186,7 @@ pub(crate) struct Bulk {
 struct Item {
     bucket: BucketId,
     id: ChunkId,
+    residence: Residence,
     done: oneshot::Sender<Result<(), String>>,
     /// Who did not have it.
     tried: Vec<SegmentId>,
@@ -190,9 +194,9 @@ struct Item {
 
 impl Bulk {
     /// Brings one chunk of a bucket here, when its turn comes.
-    pub(crate) async fn bring(&self, bucket: BucketId, id: ChunkId) -> Result<()> {
+    pub(crate) async fn bring(&self, bucket: BucketId, id: ChunkId, residence: Residence) -> Result<()> {
         let (done, outcome) = oneshot::channel();
-        self.queue.lock().push_back(Item { bucket, id, done, tried: Vec::new() });
+        self.queue.lock().push_back(Item { bucket, id, residence, done, tried: Vec::new() });
         self.filled.notify_one();
         match outcome.await {
             Ok(Ok(())) => Ok(()),
@@ -201,10 +205,10 @@ impl Bulk {
         }
     }
 
-    /// What waits next that `peer` has not been asked for. Waits for it.
+    /// What waits next that `peer` has not been asked for, all to stay as long as the first. Waits for it.
     async fn take(&self, peer: &SegmentId) -> Vec<Item> {
         loop {
-            let mut taken = Vec::new();
+            let mut taken: Vec<Item> = Vec::new();
             {
                 let mut queue = self.queue.lock();
                 let mut passed = Vec::new();
@@ -214,7 +218,8 @@ impl Bulk {
                     if item.done.is_closed() {
                         continue;
                     }
-                    if item.tried.contains(peer) { passed.push(item) } else { taken.push(item) }
+                    let is_other = taken.first().is_some_and(|first| first.residence != item.residence);
+                    if item.tried.contains(peer) || is_other { passed.push(item) } else { taken.push(item) }
                 }
                 passed.into_iter().rev().for_each(|item| queue.push_front(item));
                 if !queue.is_empty() && !taken.is_empty() {
@@ -266,7 +271,8 @@ pub(crate) async fn work(hub: Arc<Hub>, peer: Arc<Peer>, outbox: Outbox) {
             continue;
         }
         let ids: Vec<ChunkId> = items.iter().map(|item| item.id).collect();
-        match ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX).await {
+        let residence = items.first().map_or(Residence::Kept, |item| item.residence);
+        match ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX, residence).await {
             Ok(brought) => {
                 let (here, missing): (Vec<_>, Vec<_>) =
                     items.into_iter().partition(|item| brought.contains_key(&item.id));

@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tombolo_core::sync::{LaneStatus, Message};
-use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Result, Segment, SegmentId};
+use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Gather, Result, Segment, SegmentId, VersionVector};
 
 /// Bounds of the door.
 #[derive(Debug, Clone)]
@@ -75,8 +76,12 @@ pub(crate) enum Input {
         peer: SegmentId,
         bucket: Option<BucketId>,
         nonce: u64,
-        answer: tokio::sync::oneshot::Sender<tombolo_core::VersionVector>,
+        answer: tokio::sync::oneshot::Sender<VersionVector>,
     },
+    /// A peer gives up data of a bucket, and asks what is held here.
+    Gathers(Arc<Peer>, BucketId),
+    /// A peer promises to hold all data of a bucket up to a vector.
+    Holds(Arc<Peer>, BucketId, VersionVector),
     Lanes(tokio::sync::oneshot::Sender<Vec<(BucketId, SegmentId, LaneStatus)>>),
 }
 
@@ -138,6 +143,12 @@ pub(crate) struct Hub {
     pub(crate) rates: crate::rate::Rates,
     /// Data may have become wanted, or available.
     pub(crate) wanted: Notify,
+    /// Whether something is pinned, so that changes made here may bring something below a pin. As of the last look.
+    pub(crate) has_pins: AtomicBool,
+    /// Who asked what is held here, and what was last said to them.
+    pub(crate) gatherers: Mutex<HashMap<(SegmentId, BucketId), VersionVector>>,
+    /// Others have promised to hold what may be given up.
+    pub(crate) receipts: Notify,
     /// Why versions' data could not be brought, by their keys.
     pub(crate) failures: Mutex<HashMap<bytes::Bytes, String>>,
 }
@@ -170,6 +181,9 @@ impl Hub {
             bulk: Bulk::default(),
             rates: Default::default(),
             wanted: Notify::new(),
+            has_pins: AtomicBool::new(false),
+            gatherers: Mutex::default(),
+            receipts: Notify::new(),
             failures: Mutex::default(),
         }
     }
@@ -237,7 +251,7 @@ impl Hub {
 
     fn brings_data(&self, bucket: &BucketPath, counts: impl Fn(&Link) -> bool) -> bool {
         let brings = |link: &Link| {
-            link.mode != crate::Mode::Metadata && link.direction.receives() && link.scope.covers(bucket) && counts(link)
+            link.mode == crate::Mode::Full && link.direction.receives() && link.scope.covers(bucket) && counts(link)
         };
         self.links.list().iter().any(brings)
     }
@@ -252,4 +266,18 @@ impl Hub {
         bucket.keep_data(wants_all).await?;
         Ok(wants_all)
     }
+
+    /// When a bucket gives up what others hold: where links differ, as the more careful one says. `None`: never.
+    pub(crate) fn gather(&self, bucket: &BucketPath) -> Option<Gather> {
+        let links = self.links.list();
+        let gathers = links.iter().filter(|link| gathers(link, bucket));
+        let terms = gathers.map(|link| (link.gather_receipts, link.gather_delay_s.saturating_mul(1000)));
+        let (receipts, delay_ms) = terms.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
+        (!self.brings_data(bucket, |_| true)).then_some(Gather { receipts, delay_ms })
+    }
+}
+
+/// Whether data of a bucket goes over a link for good.
+pub(crate) fn gathers(link: &Link, bucket: &BucketPath) -> bool {
+    link.mode == crate::Mode::Gather && link.direction.sends() && link.scope.covers(bucket)
 }

@@ -25,6 +25,7 @@ mod dial;
 mod door;
 mod driver;
 mod fetch;
+mod gather;
 mod hub;
 pub mod identity;
 pub mod invite;

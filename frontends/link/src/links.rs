@@ -199,8 +199,23 @@ pub struct Link {
     pub paused: bool,
     /// The most bytes a second that this segment sends over it; not 0. `None`: as many as go.
     pub rate_bytes_per_second: Option<u64>,
+    /// In mode [`Mode::Gather`]: how long after it was written data leaves this segment at the earliest, in seconds.
+    #[serde(default = "gather_delay_s")]
+    pub gather_delay_s: u64,
+    /// In mode [`Mode::Gather`]: how many other segments must have promised to hold it by then; not 0.
+    #[serde(default = "gather_receipts")]
+    pub gather_receipts: u32,
     /// When it was made: milliseconds since 1970.
     pub created_unix_ms: u64,
+}
+
+/// What a new link has, and one from a time when links had none.
+pub(crate) fn gather_delay_s() -> u64 {
+    3600
+}
+
+pub(crate) fn gather_receipts() -> u32 {
+    1
 }
 
 impl Link {
@@ -215,6 +230,9 @@ impl Link {
         check_addresses(&self.addresses)?;
         if self.rate_bytes_per_second == Some(0) {
             return Err(Error::invalid("a rate of 0 bytes a second is no rate; pause the link instead"));
+        }
+        if self.gather_receipts == 0 {
+            return Err(Error::invalid("data leaves a segment only when another one holds it: one receipt at least"));
         }
         Ok(())
     }
@@ -445,6 +463,8 @@ mod tests {
             told_key: None,
             paused: false,
             rate_bytes_per_second: Some(1 << 20),
+            gather_delay_s: 60,
+            gather_receipts: 2,
             created_unix_ms: 1_700_000_000_000,
         }
     }
@@ -518,6 +538,7 @@ mod tests {
         }
         let many = Link { addresses: vec!["h:1".into(); ADDRESSES_MAX + 1], ..link(1, "newyork") };
         let nameless = link(1, "");
+        assert!(Link { gather_receipts: 0, ..link(1, "newyork") }.check().is_err());
         let stuck = Link { rate_bytes_per_second: Some(0), ..link(1, "newyork") };
         for bad in [many, nameless, stuck] {
             assert_eq!(links.put(bad).unwrap_err().kind(), ErrorKind::Invalid);

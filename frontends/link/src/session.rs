@@ -105,6 +105,11 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
         Body::KeyTaken(key) => return rotate::taken(hub, peer, &key).await,
         Body::Probe(place) if place.bucket.is_empty() => Input::CatalogProbe(peer.clone(), place.nonce),
         Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(place.nonce),
+        Body::Gathers(place) => Input::Gathers(peer.clone(), wire::bucket_and_vector(&place)?.0),
+        Body::Holds(place) => {
+            let (bucket, vector) = wire::bucket_and_vector(&place)?;
+            Input::Holds(peer.clone(), bucket, vector)
+        }
         body => {
             let Some(message) = wire::to_message(&body)? else { return Ok(()) };
             let hold = match &message {

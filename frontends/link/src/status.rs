@@ -11,7 +11,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tombolo_core::sync::LaneStatus;
-use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Keeping, Result, SegmentId, VersionVector, Wanted};
+use tombolo_core::{
+    Bucket, BucketId, BucketPath, Error, ErrorKind, Keeping, Pin, Result, SegmentId, VersionVector, Wanted,
+};
 
 /// Missing versions that a status counts; there may be more.
 const COUNTED_MAX: usize = 10_000;
@@ -69,11 +71,13 @@ pub struct BucketStatus {
     pub data_vector: VersionVector,
     /// Whether all data is to be here.
     pub wants_data: bool,
+    /// What is pinned: its data is to be here in any case.
+    pub pins: Vec<Bytes>,
     /// Versions whose data is to be here and may not be.
     pub missing_objects: u64,
     /// Their sizes together.
     pub missing_bytes: u64,
-    /// Whether there may be more: counting stopped early, or what came by name before all data was to be here is still being listed.
+    /// Whether there may be more: counting stopped early, or what came by name before it was to be here is still being listed.
     pub missing_is_more: bool,
     /// The first few.
     pub missing: Vec<MissingObject>,
@@ -126,7 +130,7 @@ pub struct PeerBucketStatus {
 impl BucketStatus {
     /// Whether every byte that is to be here is here.
     pub fn is_data_complete(&self) -> bool {
-        !self.wants_data || self.missing_objects == 0 && !self.missing_is_more
+        self.missing_objects == 0 && !self.missing_is_more
     }
 }
 
@@ -205,6 +209,9 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
 
 async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
     let wants_data = hub.wants_data(bucket.path());
+    // Looked at first: what comes below a pin meanwhile is listed.
+    let pins = bucket.pins().await?;
+    let is_listed = (!wants_data || bucket.keeping().await? == Keeping::Listed) && pins.iter().all(Pin::is_listed);
     let wanted = bucket.wanted(None, COUNTED_MAX).await?;
     let missing = {
         let failures = hub.failures.lock();
@@ -221,9 +228,10 @@ async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
         vector: bucket.vector().await?,
         data_vector: bucket.data_vector().await?,
         wants_data,
+        pins: pins.into_iter().map(|pin| pin.path).collect(),
         missing_objects: wanted.len() as u64,
         missing_bytes: wanted.iter().map(|version| version.size).sum(),
-        missing_is_more: wanted.len() == COUNTED_MAX || wants_data && bucket.keeping().await? != Keeping::Listed,
+        missing_is_more: wanted.len() == COUNTED_MAX || !is_listed,
         missing,
         data_left: None,
         is_comparing: bucket.is_comparing().await?,

@@ -90,7 +90,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub body: Option<Body>,
 }
 
@@ -148,6 +148,12 @@ pub enum Body {
     /// `sync::Message::Carriers`.
     #[prost(message, tag = "17")]
     Carriers(Carriers),
+    /// "I give up data of this bucket that others hold: tell me what you do."
+    #[prost(message, tag = "18")]
+    Gathers(Place),
+    /// "I hold all data of this bucket up to this vector, durably, and will."
+    #[prost(message, tag = "19")]
+    Holds(Place),
 }
 
 /// Bytes that may be compressed.
@@ -394,6 +400,21 @@ pub fn to_message(body: &Body) -> Result<Option<sync::Message<Packed>>> {
         }
         _ => return Ok(None),
     }))
+}
+
+/// "I hold all data of this bucket up to this vector."
+pub fn holds(id: BucketId, vector: &VersionVector) -> Body {
+    Body::Holds(Place { bucket: Bytes::copy_from_slice(&id.0), vector: vector_bytes(vector), ..Place::default() })
+}
+
+/// "I give up data of this bucket."
+pub fn gathers(id: BucketId) -> Body {
+    Body::Gathers(Place { bucket: Bytes::copy_from_slice(&id.0), ..Place::default() })
+}
+
+/// Bucket and vector of a place.
+pub fn bucket_and_vector(place: &Place) -> Result<(BucketId, VersionVector)> {
+    Ok((bucket(&place.bucket)?, vector(&place.vector)?))
 }
 
 /// The ids that a request names.

@@ -7,7 +7,7 @@ use crate::error::Subject;
 const SEGMENT: SegmentId = SegmentId([5; 16]);
 
 fn inline(pack_bytes_max: u64) -> PackOptions {
-    PackOptions { pack_bytes_max, appending_max: 2, maps_max: 2, writeback_bytes: None }
+    PackOptions { first_number: 0, pack_bytes_max, appending_max: 2, maps_max: 2, writeback_bytes: None }
 }
 
 fn open(disk: &FaultyDisk, options: PackOptions) -> (PackStore, Recovery) {

@@ -38,13 +38,15 @@ It ends with 4 when the segment that made the code can't be reached, with 1 when
 
 const SET_HELP: &str = "\
 What can be set, KEY=VALUE:
-  mode        full, metadata or gather (which this version treats as full)
+  mode        full, metadata, or gather: local data goes to the other side once it is held there
   direction   both, send or receive, seen from this segment
   scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
   passes      initial (what the other segment has now, and nothing after that), continuous (names, and the data of what changes from now on) or both;
               setting it begins anew
   addresses   where to dial the other segment, HOST:PORT, with a comma between; nothing: it dials
   rate        the most bytes a second that are sent (also 10M, 1G), or none
+  gather-delay     in mode gather: how old data must be before it goes, such as 12h
+  gather-receipts  in mode gather: how many other segments must have promised to hold it
 
 All of them change at once, and while data flows. Example:
   tombolo link set newyork mode=metadata rate=10M";
@@ -223,6 +225,30 @@ A linked segment that can't be reached may have anything, so then it ends with 4
         /// How long to wait; 0: as long as it takes.
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
         timeout: Duration,
+    },
+    /// Bring all data below a path here, now and as it changes, and keep it, where data comes only when it is read.
+    ///
+    /// A path is an object, and all that is below it as if it were a directory; a bucket as a whole; or, with a / at its end, what is in a directory. What is
+    /// below it may come later.
+    #[command(after_long_help = "\
+Examples:
+  tombolo sync pin SanFrancisco/lab/data/run-7
+  tombolo sync pin SanFrancisco/lab/data && tombolo sync wait SanFrancisco/lab/data
+
+sync status --json names what is pinned.")]
+    Pin {
+        /// CLUSTER/TENANT/BUCKET[/KEY]
+        path: OsString,
+    },
+    /// Take a pin back: what it brought may be given up again.
+    Unpin {
+        /// The path that was pinned.
+        path: OsString,
+    },
+    /// Bring the data that is below a path now, and keep it for good; what is written there later is not meant.
+    Persist {
+        /// CLUSTER/TENANT/BUCKET[/KEY]
+        path: OsString,
     },
 }
 

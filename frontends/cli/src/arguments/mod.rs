@@ -139,7 +139,7 @@ Examples:
   tombolo ls -l NewYork/lab/results/2026  one directory, with sizes and times
   tombolo ls -r --json NewYork/lab/results
 
-JSON: key, type (file, directory, symlink, … or prefix), size, time, etag.")]
+JSON: key, type (file, directory, symlink, … or prefix), size, time, etag; with -l also local (yes, part, no) and local_bytes.")]
     Ls(LsArgs),
     /// Show everything about one object, file or directory.
     Stat(StatArgs),
@@ -391,7 +391,7 @@ pub(crate) struct LsArgs {
     /// What to list below; all clusters without it.
     #[arg(default_value = "")]
     pub(crate) path: OsString,
-    /// Sizes and times too.
+    /// Sizes, times, and whether the data is here, too.
     #[arg(short, long)]
     pub(crate) long: bool,
     /// Everything below, not just the next level.

@@ -64,6 +64,9 @@ pub(crate) struct ServeArgs {
     /// Memory for verified chunks.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) chunk_cache: Option<u64>,
+    /// Room on the disk for data that readers fetch over links and that is not to stay: at least 64M. Default: 10G, and at most a quarter of the file system.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) cache_size: Option<u64>,
     /// Memory for metadata.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) metadata_cache: Option<u64>,

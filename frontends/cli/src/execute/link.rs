@@ -1,7 +1,7 @@
 //! Links. What concerns the list alone also works without a daemon.
 
 use crate::hosted::{Hosted, no_daemon};
-use crate::quantity::parse_size;
+use crate::quantity::{parse_duration, parse_size};
 use crate::wire::{
     BucketSyncRecord, CodeRecord, Frame, InviteRecord, LinkOperation, LinkRecord, RotationRecord, SecretText,
     VerifiedRecord, encode,
@@ -225,6 +225,8 @@ enum Change {
     Passes(Passes),
     Addresses(Vec<String>),
     Rate(Option<u64>),
+    GatherDelay(Duration),
+    GatherReceipts(u32),
 }
 
 impl Change {
@@ -244,9 +246,15 @@ impl Change {
             }
             "rate" if value == "none" => Change::Rate(None),
             "rate" => Change::Rate(Some(parse_size(value).map_err(Error::invalid)?)),
+            "gather-delay" => Change::GatherDelay(parse_duration(value).map_err(Error::invalid)?),
+            "gather-receipts" => match value.parse() {
+                Ok(receipts) if receipts > 0 => Change::GatherReceipts(receipts),
+                _ => return Err(Error::invalid(format!("'{value}' is not a number of receipts; there must be one"))),
+            },
             _ => {
-                let message =
-                    format!("'{key}' is nothing a link has; there are mode, direction, passes, scope, addresses, rate");
+                let message = format!(
+                    "'{key}' is nothing a link has; there are mode, direction, passes, scope, addresses, rate, gather-delay, gather-receipts"
+                );
                 return Err(Error::invalid(message));
             }
         })
@@ -260,6 +268,8 @@ impl Change {
             Change::Passes(passes) => (link.passes, link.is_passed) = (passes, false),
             Change::Addresses(addresses) => link.addresses = addresses,
             Change::Rate(rate) => link.rate_bytes_per_second = rate,
+            Change::GatherDelay(delay) => link.gather_delay_s = delay.as_secs(),
+            Change::GatherReceipts(receipts) => link.gather_receipts = receipts,
         }
     }
 }
@@ -278,9 +288,18 @@ mod tests {
         assert_eq!(parsed("addresses", ""), Change::Addresses(Vec::new()));
         assert_eq!(parsed("rate", "10M"), Change::Rate(Some(10 << 20)));
         assert_eq!(parsed("rate", "none"), Change::Rate(None));
-        for (key, value) in
-            [("mode", "some"), ("direction", ""), ("scope", ""), ("scope", "a,"), ("rate", "fast"), ("paused", "true")]
-        {
+        assert_eq!(parsed("gather-delay", "2h"), Change::GatherDelay(Duration::from_secs(7200)));
+        assert_eq!(parsed("gather-receipts", "2"), Change::GatherReceipts(2));
+        for (key, value) in [
+            ("gather-receipts", "0"),
+            ("gather-delay", "soon"),
+            ("mode", "some"),
+            ("direction", ""),
+            ("scope", ""),
+            ("scope", "a,"),
+            ("rate", "fast"),
+            ("paused", "true"),
+        ] {
             assert_eq!(Change::parse(key, value).unwrap_err().kind(), ErrorKind::Invalid, "{key}={value}");
         }
     }

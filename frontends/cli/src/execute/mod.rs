@@ -131,6 +131,13 @@ async fn execute(
         Operation::Links(operation) => link::execute(segment, hosted, operation, output).await,
         Operation::Put(request) => objects::put(segment, *request, input).await,
         Operation::Get { at, unless_linked } => objects::get(segment, at, unless_linked, output).await,
+        operation @ Operation::Keep { .. } => {
+            let done = objects::execute(segment, operation).await?;
+            if let Some(hosted) = hosted {
+                hosted.links.look_for_data();
+            }
+            Ok(done)
+        }
         other => objects::execute(segment, other).await,
     }
 }

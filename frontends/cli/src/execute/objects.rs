@@ -2,13 +2,13 @@
 
 use super::{open, out_of_place};
 use crate::wire::{
-    DeletedRecord, Frame, Named, ObjectRecord, Operation, Page, PutRequest, Refusal, VersionsPage, encode,
+    DeletedRecord, Frame, Item, Keep, Named, ObjectRecord, Operation, Page, PutRequest, Refusal, VersionsPage, encode,
 };
 use bytes::Bytes;
 use std::ops::Range;
 use tokio::sync::mpsc;
 use tombolo_core::{
-    Attributes, Condition, CopyOptions, DeleteOptions, Error, ErrorKind, EtagMatch, GetOptions, ListOptions,
+    Attributes, Bucket, Condition, CopyOptions, DeleteOptions, Error, ErrorKind, EtagMatch, GetOptions, ListOptions,
     ListVersionsOptions, Metadata, Object, PutOptions, Result, Segment, VersionId,
 };
 
@@ -19,23 +19,42 @@ const ZEROS: &[u8] = &[0; 64 << 10];
 
 pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<Bytes> {
     match operation {
-        Operation::Head { at } => {
+        Operation::Head { at, local: false } => {
             let bucket = open(segment, &at.bucket).await?;
             encode(&ObjectRecord::from(&bucket.head(&at.key.0, view(&at)?).await?))
+        }
+        Operation::Head { at, local: true } => {
+            let object = object(segment, &at).await?;
+            let local_bytes = Some(object.local_bytes().await?.0);
+            encode(&ObjectRecord { local_bytes, ..ObjectRecord::from(object.info()) })
         }
         Operation::Stat { bucket, path } => {
             encode(&ObjectRecord::from(&open(segment, &bucket).await?.stat(&path.0).await?))
         }
         Operation::Digest { at } => encode(&digest(&object(segment, &at).await?).await?),
-        Operation::List { bucket, prefix, delimiter, after, snapshot } => {
+        Operation::Keep { bucket, path, keep } => {
+            let bucket = open(segment, &bucket).await?;
+            let listed = match keep {
+                Keep::Pin => bucket.pin(&path.0).await.map(|()| 0)?,
+                Keep::Unpin => bucket.unpin(&path.0).await.map(|()| 0)?,
+                Keep::Persist => bucket.persist(&path.0).await?,
+            };
+            encode(&listed)
+        }
+        Operation::List { bucket, prefix, delimiter, after, snapshot, local } => {
             let options = ListOptions {
                 prefix: prefix.0,
                 delimiter: delimiter.then(|| Bytes::from_static(b"/")),
                 after: after.map(|raw| raw.0),
                 limit: PAGE_KEYS,
-                snapshot,
+                snapshot: snapshot.clone(),
             };
-            encode(&Page::from(open(segment, &bucket).await?.list(options).await?))
+            let bucket = open(segment, &bucket).await?;
+            let mut page = Page::from(bucket.list(options).await?);
+            if local {
+                add_local(&bucket, &mut page, snapshot).await?;
+            }
+            encode(&page)
         }
         Operation::Versions { bucket, prefix, after } => {
             let (after, after_version) = match after {
@@ -86,6 +105,21 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
         }
         other => Err(out_of_place(&other)),
     }
+}
+
+/// Says of each object of a page how much of it is here.
+async fn add_local(bucket: &Bucket, page: &mut Page, snapshot: Option<String>) -> Result<()> {
+    for item in &mut page.items {
+        let Item::Object(summary) = item else { continue };
+        let options = GetOptions { version: None, snapshot: snapshot.clone() };
+        summary.local_bytes = match bucket.get(&summary.key.0, options).await {
+            Ok(object) => Some(object.local_bytes().await?.0),
+            // It has gone meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(())
 }
 
 /// Stores the content that comes as frames. An input that ends without `End` stores nothing.

@@ -98,6 +98,10 @@ fn options(args: &ServeArgs) -> OpenOptions {
     if let Some(size) = args.chunk_cache {
         options.chunk_cache_bytes = bytes(size);
     }
+    if let Some(size) = args.cache_size {
+        // Less makes a few readers at a time fetch in vain.
+        options.disk_cache_bytes = size.max(64 << 20);
+    }
     if let Some(size) = args.metadata_cache {
         options.metadata_cache_bytes = bytes(size);
     }

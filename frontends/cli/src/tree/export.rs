@@ -245,7 +245,7 @@ impl Export {
     async fn record(&self, key: &Raw) -> Result<ObjectRecord> {
         match &self.snapshot {
             None => self.backend.call(Operation::Stat { bucket: self.bucket.clone(), path: key.clone() }).await,
-            Some(_) => self.backend.call(Operation::Head { at: self.at(key) }).await,
+            Some(_) => self.backend.call(Operation::Head { at: self.at(key), local: false }).await,
         }
     }
 

@@ -80,7 +80,7 @@ async fn copy_one(session: &Session, from: Named, to: &BucketPath, key: Bytes, k
     if kind != Kind::Directory {
         return session.call::<ObjectRecord>(Operation::Copy { from, bucket, key }).await.map(drop);
     }
-    let record: ObjectRecord = session.call(Operation::Head { at: from }).await?;
+    let record: ObjectRecord = session.call(Operation::Head { at: from, local: false }).await?;
     let attributes: AttributesRecord = record.attributes;
     session.call::<bool>(Operation::MakeDirectory { bucket, path: key, attributes }).await.map(drop)
 }

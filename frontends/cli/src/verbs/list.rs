@@ -3,7 +3,7 @@
 use super::{Session, catalog, named, place};
 use crate::arguments::LsArgs;
 use crate::failure::Outcome;
-use crate::output::{Output, prefix_json, summary_json};
+use crate::output::{Output, locality, prefix_json, summary_json};
 use crate::path::{Place, directory_prefix};
 use crate::quantity::{short_time, size};
 use crate::wire::{Item, ObjectRecord, Operation, SummaryRecord};
@@ -29,7 +29,7 @@ async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsA
     if !key.is_empty() && !key.ends_with(b"/") {
         let mut at = named(bucket, &key);
         at.snapshot = args.snapshot.clone();
-        match session.call::<ObjectRecord>(Operation::Head { at }).await {
+        match session.call::<ObjectRecord>(Operation::Head { at, local: args.long }).await {
             Ok(record) => {
                 found = true;
                 let summary = SummaryRecord {
@@ -38,6 +38,7 @@ async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsA
                     modified_ns: record.modified_ns,
                     etag: record.etag,
                     file_type: record.file_type,
+                    local_bytes: record.local_bytes,
                 };
                 print(&mut session.output, &Item::Object(summary), 0, args)?;
             }
@@ -48,6 +49,7 @@ async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsA
     let prefix = directory_prefix(&key);
     let cut = if args.recursive { 0 } else { prefix.len() };
     let mut listing = session.listing(bucket, prefix.clone(), !args.recursive, args.snapshot.clone());
+    listing.local = args.long;
     while let Some(page) = listing.next().await? {
         for item in page.items {
             found = true;
@@ -80,15 +82,16 @@ fn print(output: &mut Output, item: &Item, cut: usize, args: &LsArgs) -> Outcome
         || match item {
             _ if !args.long => name,
             Item::Object(summary) => {
+                let local = summary.local_bytes.map_or("", |bytes| locality(bytes, summary.size));
                 let columns = format!(
-                    "{} {:>9}  {}  ",
+                    "{} {:>9}  {local:4}  {}  ",
                     summary.file_type.letter(),
                     size(summary.size),
                     short_time(summary.modified_ns)
                 );
                 [columns.as_bytes(), &name].concat()
             }
-            Item::Prefix(_) => [format!("d {:>9}  {:19}  ", "", "").as_bytes(), &name].concat(),
+            Item::Prefix(_) => [format!("d {:>9}  {:4}  {:19}  ", "", "", "").as_bytes(), &name].concat(),
         },
     )
 }

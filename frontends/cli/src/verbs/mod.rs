@@ -8,6 +8,7 @@ mod link;
 mod list;
 mod maintenance;
 mod mount;
+mod pins;
 mod remove;
 mod show;
 mod snapshot;
@@ -131,6 +132,8 @@ pub(crate) struct Listing {
     snapshot: Option<String>,
     after: Option<Raw>,
     is_over: bool,
+    /// Also how much of each object's data is here.
+    local: bool,
 }
 
 impl Listing {
@@ -142,7 +145,7 @@ impl Listing {
         snapshot: Option<String>,
     ) -> Listing {
         let (bucket, prefix) = (bucket.to_string(), Raw(prefix));
-        Listing { backend, bucket, prefix, delimiter, snapshot, after: None, is_over: false }
+        Listing { backend, bucket, prefix, delimiter, snapshot, after: None, is_over: false, local: false }
     }
 
     /// The next page; `None` after the last.
@@ -158,6 +161,7 @@ impl Listing {
                 delimiter: self.delimiter,
                 after: self.after.take(),
                 snapshot: self.snapshot.clone(),
+                local: self.local,
             })
             .await?;
         self.is_over = page.next.is_none();

@@ -3,7 +3,7 @@
 use super::{Session, catalog, named, place};
 use crate::arguments::{StatArgs, VersionsArgs};
 use crate::failure::Outcome;
-use crate::output::{object_json, version_json};
+use crate::output::{locality, object_json, version_json};
 use crate::path::{Place, show};
 use crate::quantity::{short_time, size, time};
 use crate::wire::{Named, ObjectRecord, Operation, Raw, VersionsPage};
@@ -22,7 +22,7 @@ pub(super) async fn stat(session: &mut Session, args: StatArgs) -> Outcome {
     };
     let is_now = args.view.version.is_none() && args.view.snapshot.is_none();
     let at = Named { version: args.view.version, snapshot: args.view.snapshot, ..named(&bucket, &key) };
-    let record: ObjectRecord = match session.call(Operation::Head { at }).await {
+    let record: ObjectRecord = match session.call(Operation::Head { at, local: true }).await {
         // What is no object may be a directory.
         Err(error) if is_now && error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {
             session.call(Operation::Stat { bucket: bucket.to_string(), path: Raw(key.clone()) }).await?
@@ -50,6 +50,9 @@ fn describe(bucket: &BucketPath, record: &ObjectRecord) -> String {
         record.links,
     );
     let mut line = |title: &str, value: String| text.push_str(&format!("\n{title:<10} {value}"));
+    if let Some(bytes) = record.local_bytes {
+        line("Local", format!("{} ({bytes} bytes)", locality(bytes, record.size)));
+    }
     if let Some(mode) = attributes.mode {
         line("Mode", format!("{mode:04o}"));
     }

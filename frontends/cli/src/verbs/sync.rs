@@ -7,7 +7,7 @@ use crate::backend::Piece;
 use crate::failure::Outcome;
 use crate::path::{Place, show};
 use crate::quantity::size;
-use crate::wire::{BucketSyncRecord, Frame, LinkOperation, LinkRecord, Operation, PeerSyncRecord, decode};
+use crate::wire::{BucketSyncRecord, Frame, Keep, LinkOperation, LinkRecord, Operation, PeerSyncRecord, decode};
 use serde_json::json;
 use std::ffi::OsStr;
 use tombolo_core::{Error, Result};
@@ -31,6 +31,9 @@ pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
             session.call::<()>(Operation::Links(LinkOperation::Wait { scope, timeout_ms })).await?;
             session.output.answer(json!({ "complete": true }), "")
         }
+        SyncVerb::Pin { path } => super::pins::keep(session, &path, Keep::Pin).await,
+        SyncVerb::Unpin { path } => super::pins::keep(session, &path, Keep::Unpin).await,
+        SyncVerb::Persist { path } => super::pins::keep(session, &path, Keep::Persist).await,
     }
 }
 
@@ -96,10 +99,11 @@ fn is_complete(links: &[LinkRecord], buckets: &[BucketSyncRecord]) -> bool {
 
 /// A line for each peer of a bucket.
 fn rows(bucket: &BucketSyncRecord) -> Vec<Vec<String>> {
-    let data = match bucket.data_complete {
-        Some(true) => "complete",
-        Some(false) => "on its way",
-        None => "on demand",
+    let data = match (bucket.data_complete, bucket.on_demand) {
+        (Some(true), false) => "complete",
+        (Some(true), true) => "pinned is here",
+        (Some(false), _) => "on its way",
+        (None, _) => "on demand",
     };
     let more = if bucket.missing_is_more { "at least " } else { "" };
     let missing = match bucket.missing_objects {
@@ -169,6 +173,8 @@ mod tests {
             data_vector: "0".into(),
             names_complete: true,
             data_complete: Some(true),
+            on_demand: false,
+            pins: Vec::new(),
             missing_objects: 0,
             missing_bytes: 0,
             missing_is_more: false,

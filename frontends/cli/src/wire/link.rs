@@ -177,8 +177,11 @@ pub(crate) struct BucketSyncRecord {
     pub(crate) data_vector: String,
     /// Whether every peer's known changes are here.
     pub(crate) names_complete: bool,
-    /// Whether all bytes of what is here by name are; `None`: they come when they are read.
+    /// Whether all bytes that are to be here are; `None`: they come when they are read.
     pub(crate) data_complete: Option<bool>,
+    /// Whether data comes when it is read, but for what is pinned.
+    pub(crate) on_demand: bool,
+    pub(crate) pins: Vec<Raw>,
     pub(crate) missing_objects: u64,
     pub(crate) missing_bytes: u64,
     /// Whether counting stopped early, so that more is missing.
@@ -228,11 +231,13 @@ pub(crate) struct PeerSyncRecord {
     pub(crate) problem: Option<String>,
 }
 
-/// Whether all bytes of a bucket's names are here; `None`: they come when they are read, so nobody waits for them.
+/// Whether all bytes that are to be here are; `None`: they come when they are read, so nobody waits for them.
 pub(crate) fn data_complete(status: &BucketStatus) -> Option<bool> {
-    let is_here =
-        status.missing_objects == 0 && !status.missing_is_more && is_up_to(&status.data_vector, &status.vector);
-    status.wants_data.then_some(is_here)
+    let is_here = status.is_data_complete();
+    if status.wants_data {
+        return Some(is_here && is_up_to(&status.data_vector, &status.vector));
+    }
+    (!is_here || !status.pins.is_empty()).then_some(is_here)
 }
 
 fn is_up_to(vector: &VersionVector, other: &VersionVector) -> bool {
@@ -247,6 +252,8 @@ impl From<&BucketStatus> for BucketSyncRecord {
             data_vector: status.data_vector.to_string(),
             names_complete: status.peers.iter().all(|peer| peer.is_here),
             data_complete: data_complete(status),
+            on_demand: !status.wants_data,
+            pins: status.pins.iter().cloned().map(Raw).collect(),
             missing_objects: status.missing_objects,
             missing_bytes: status.missing_bytes,
             missing_is_more: status.missing_is_more,
@@ -307,6 +314,7 @@ mod tests {
             vector: vector(&here),
             data_vector: vector(&here),
             wants_data: true,
+            pins: Vec::new(),
             missing_objects: 0,
             missing_bytes: 0,
             missing_is_more: false,
@@ -334,7 +342,12 @@ mod tests {
         assert_eq!(data_complete(&BucketStatus { missing_objects: 1, ..status() }), Some(false));
         assert_eq!(data_complete(&BucketStatus { missing_is_more: true, ..status() }), Some(false));
         assert_eq!(data_complete(&BucketStatus { data_vector: VersionVector::new(), ..status() }), Some(false));
-        assert_eq!(data_complete(&BucketStatus { wants_data: false, ..status() }), None);
+        let on_demand = BucketStatus { wants_data: false, data_vector: VersionVector::new(), ..status() };
+        assert_eq!(data_complete(&on_demand), None);
+        assert_eq!(data_complete(&BucketStatus { missing_objects: 1, ..on_demand.clone() }), Some(false));
+        let pinned = BucketStatus { pins: vec![Bytes::from_static(b"a/")], ..on_demand };
+        assert_eq!(data_complete(&pinned), Some(true));
+        assert_eq!(data_complete(&BucketStatus { missing_is_more: true, ..pinned }), Some(false));
         let mut behind = status();
         assert!(BucketSyncRecord::from(&behind).names_complete);
         behind.peers.iter_mut().for_each(|peer| peer.is_here = false);

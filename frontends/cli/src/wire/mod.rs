@@ -17,7 +17,7 @@ mod verify;
 pub(crate) use conflict::{ConflictRecord, Take};
 pub(crate) use frame::{Frame, FrameReader, write_frame};
 pub(crate) use link::*;
-pub(crate) use operation::{Operation, PutRequest, Refusal, decode, encode, kind_word};
+pub(crate) use operation::{Keep, Operation, PutRequest, Refusal, decode, encode, kind_word};
 pub(crate) use record::*;
 pub(crate) use text::{Raw, SecretText};
 pub(crate) use verify::{DifferenceRecord, OutcomeWord, VerifiedRecord};

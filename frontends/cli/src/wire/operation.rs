@@ -95,6 +95,8 @@ pub(crate) enum Operation {
     /// → `ObjectRecord`; what S3 sees under the key
     Head {
         at: Named,
+        /// Also how much of its data is here.
+        local: bool,
     },
     /// → `ObjectRecord`; file or directory
     Stat {
@@ -112,6 +114,8 @@ pub(crate) enum Operation {
         delimiter: bool,
         after: Option<Raw>,
         snapshot: Option<String>,
+        /// Also how much of each object's data is here.
+        local: bool,
     },
     /// → `VersionsPage`; one page of the versions under a prefix, or of one key
     Versions {
@@ -205,9 +209,24 @@ pub(crate) enum Operation {
         token: String,
         timeout_ms: u64,
     },
+    /// → how many versions are to be brought, of `Keep::Persist`
+    Keep {
+        bucket: String,
+        path: Raw,
+        keep: Keep,
+    },
 
     /// Something to do with links.
     Links(LinkOperation),
+}
+
+/// What is to become of data below a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Keep {
+    Pin,
+    Unpin,
+    Persist,
 }
 
 impl Operation {
@@ -335,6 +354,7 @@ mod tests {
             delimiter: true,
             after: None,
             snapshot: None,
+            local: false,
         };
         let back: Operation = decode(&encode(&list).unwrap()).unwrap();
         assert!(matches!(back, Operation::List { prefix, .. } if prefix.0.as_ref() == b"\xff/"));

@@ -125,6 +125,8 @@ pub(crate) struct ObjectRecord {
     pub(crate) parts: usize,
     pub(crate) links: u32,
     pub(crate) segment: String,
+    /// Bytes of the content that are here, if that was asked for.
+    pub(crate) local_bytes: Option<u64>,
 }
 
 impl From<&ObjectInfo> for ObjectRecord {
@@ -151,6 +153,7 @@ impl From<&ObjectInfo> for ObjectRecord {
             parts: info.part_sizes.len(),
             links: info.links,
             segment: info.segment.to_string(),
+            local_bytes: None,
         }
     }
 }
@@ -163,6 +166,8 @@ pub(crate) struct SummaryRecord {
     pub(crate) modified_ns: i64,
     pub(crate) etag: String,
     pub(crate) file_type: Kind,
+    /// Bytes of the content that are here, if that was asked for.
+    pub(crate) local_bytes: Option<u64>,
 }
 
 impl From<ObjectSummary> for SummaryRecord {
@@ -173,6 +178,7 @@ impl From<ObjectSummary> for SummaryRecord {
             modified_ns: summary.modified_ns,
             etag: summary.etag.to_string(),
             file_type: summary.file_type.into(),
+            local_bytes: None,
         }
     }
 }

@@ -252,3 +252,86 @@ async fn a_forgotten_segment_finds_its_way_in_again() {
         site.stop().await;
     }
 }
+
+/// P8, P10: what is pinned comes, now and as it changes, over a link that brings only names; status and wait count it, and nothing else comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pinned_comes_where_else_only_names_come() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    for (seed, key) in [(20, "run/1"), (21, "run/2"), (22, "other")] {
+        sf.put(DATA, key, noise(seed, 1 << 20)).await;
+    }
+    sf.link(&ny, Mode::Metadata).await;
+    ny.wait().await;
+    let bucket = ny.bucket(DATA).await;
+    bucket.pin("run").await.unwrap();
+    ny.door.look_for_data();
+    ny.wait().await;
+    let local = async |key: &str| {
+        let object = bucket.get(key, Default::default()).await.unwrap();
+        object.local_bytes().await.unwrap().0
+    };
+    assert_eq!((local("run/1").await, local("run/2").await, local("other").await), (1 << 20, 1 << 20, 0));
+    sf.put(DATA, "run/3", noise(23, 1 << 20)).await;
+    sf.put(DATA, "other/2", noise(24, 1 << 20)).await;
+    ny.wait().await;
+    assert_eq!((local("run/3").await, local("other/2").await), (1 << 20, 0));
+    let renamed = bucket.rename("other", "run/other").await;
+    assert!(renamed.is_ok(), "{renamed:?}");
+    eventually("the data of what was renamed", async || local("run/other").await == 1 << 20).await;
+
+    sf.stop().await;
+    bucket.pin("").await.unwrap();
+    let status = ny.door.status().await.unwrap();
+    let of = &status.buckets[0];
+    assert!(!of.is_data_complete() && !of.wants_data, "{of:?}");
+    assert_eq!(of.missing.iter().filter_map(|missing| missing.path.clone()).collect::<Vec<_>>(), ["other/2"]);
+    bucket.unpin("").await.unwrap();
+    assert!(ny.door.status().await.unwrap().buckets[0].is_data_complete());
+    drop(bucket);
+    ny.stop().await;
+}
+
+/// P11: what is written at the edge goes where it is gathered, and leaves the edge when it is held there, but for what is pinned. Names stay, and reads fetch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_gives_up_what_is_held_elsewhere() {
+    let (centre, edge) = (Site::new("centre").await, Site::new("edge").await);
+    edge.make_bucket("EDGE/lab/data", BucketPolicy::default()).await;
+    let bucket = edge.bucket("EDGE/lab/data").await;
+    edge.put("EDGE/lab/data", "run/1", noise(30, 4 << 20)).await;
+    edge.put("EDGE/lab/data", "pinned", noise(31, 1 << 20)).await;
+    bucket.pin("pinned").await.unwrap();
+    centre.link(&edge, Mode::Full).await;
+    centre.wait().await;
+    let local = async |key: &str| {
+        let object = bucket.get(key, Default::default()).await.unwrap();
+        object.local_bytes().await.unwrap().0
+    };
+    assert_eq!(local("run/1").await, 4 << 20);
+    edge.door
+        .set("centre", |link| (link.mode, link.gather_delay_s, link.gather_receipts) = (Mode::Gather, 0, 1))
+        .await
+        .unwrap();
+    eventually("what was written before is given up", async || local("run/1").await == 0).await;
+    edge.put("EDGE/lab/data", "run/2", noise(32, 4 << 20)).await;
+    eventually("what is written later is given up", async || local("run/2").await == 0).await;
+    assert_eq!(local("pinned").await, 1 << 20);
+    assert_eq!(edge.get("EDGE/lab/data", "run/2").await.unwrap(), noise(32, 4 << 20));
+
+    // One more receipt is asked for than there is: nothing goes.
+    edge.door.set("centre", |link| link.gather_receipts = 2).await.unwrap();
+    eventually("the new terms", async || bucket.gather().await.unwrap().is_some_and(|terms| terms.receipts == 2)).await;
+    edge.put("EDGE/lab/data", "run/3", noise(33, 1 << 20)).await;
+    centre.wait().await;
+    edge.segment.gc().await.unwrap();
+    assert_eq!(local("run/3").await, 1 << 20);
+
+    // All data is to be here again: what was given up counts as missing until it has come back.
+    edge.door.set("centre", |link| link.mode = Mode::Full).await.unwrap();
+    edge.wait().await;
+    assert_eq!(local("run/1").await, 4 << 20);
+    centre.stop().await;
+    assert_eq!(edge.get("EDGE/lab/data", "run/1").await.unwrap(), noise(30, 4 << 20));
+    drop(bucket);
+    edge.stop().await;
+}

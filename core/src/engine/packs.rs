@@ -1,0 +1,154 @@
+//! Three stores of packs, by how long what is in them stays: kept, pinned, and cached.
+//!
+//! A chunk is looked for by its location, whose pack number says which store it is in. What is in a store may count on chunks in the same store and in the
+//! ones above it, never on those below: so a whole pack of the cache can go without asking who needs it (P11). Whoever keeps or pins what lies in the cache
+//! has it copied up.
+
+use crate::chunk::{Location, PackInfo, PackOptions, PackStore, StoredChunk};
+use crate::disk::{Disk, SystemDisk};
+use crate::error::Result;
+use crate::id::{ChunkId, SegmentId};
+use crate::policy::Compression;
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How long a chunk stays that is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Residence {
+    /// As long as the cache has room: it was fetched for a reader, and can be fetched again.
+    Cached,
+    /// As long as what is pinned refers to it.
+    Pinned,
+    /// As long as anything refers to it.
+    Kept,
+}
+
+impl Residence {
+    const ALL: [Residence; 3] = [Residence::Kept, Residence::Pinned, Residence::Cached];
+
+    /// The store's directory, and the number of its first pack. Part of the format: `docs/format/pack.md`.
+    const fn store(self) -> (&'static str, u64) {
+        match self {
+            Residence::Kept => ("packs", 0),
+            Residence::Cached => ("cache", 1 << 40),
+            Residence::Pinned => ("pinned", 1 << 41),
+        }
+    }
+}
+
+/// A pack of the cache is this part of it, within these bounds, in bytes.
+const CACHE_PARTS: u64 = 16;
+const CACHE_PACK_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(64 << 20);
+
+/// All packs of a segment.
+pub(crate) struct Packs {
+    cached: PackStore,
+    pinned: PackStore,
+    kept: PackStore,
+}
+
+impl Packs {
+    /// Names in a data directory.
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        Residence::ALL.into_iter().map(|residence| residence.store().0)
+    }
+
+    /// Opens the stores below `dir`. The disk is that of what is kept.
+    pub(crate) fn open(dir: &Path, segment: SegmentId, cache_bytes: u64) -> Result<(Packs, Arc<dyn Disk>)> {
+        let open = |residence: Residence, options: PackOptions| {
+            let (name, first_number) = residence.store();
+            let disk: Arc<dyn Disk> = Arc::new(SystemDisk::open(dir.join(name))?);
+            let (packs, recovery) = PackStore::open(disk.clone(), segment, PackOptions { first_number, ..options })?;
+            for pack in &recovery.damaged {
+                tracing::warn!(?pack, "a pack is damaged; run scrub for what it holds");
+            }
+            Result::Ok((packs, disk))
+        };
+        let pack_bytes_max = (cache_bytes / CACHE_PARTS).clamp(*CACHE_PACK_BYTES.start(), *CACHE_PACK_BYTES.end());
+        let small = PackOptions { pack_bytes_max, appending_max: 1, ..PackOptions::default() };
+        let (kept, disk) = open(Residence::Kept, PackOptions::default())?;
+        let packs = Packs {
+            cached: open(Residence::Cached, small)?.0,
+            pinned: open(Residence::Pinned, PackOptions::default())?.0,
+            kept,
+        };
+        Ok((packs, disk))
+    }
+
+    /// In which store a pack is.
+    pub(crate) fn residence(pack: u64) -> Residence {
+        match pack {
+            pack if pack >= Residence::Pinned.store().1 => Residence::Pinned,
+            pack if pack >= Residence::Cached.store().1 => Residence::Cached,
+            _ => Residence::Kept,
+        }
+    }
+
+    /// One of the stores.
+    pub(crate) fn of(&self, residence: Residence) -> &PackStore {
+        match residence {
+            Residence::Cached => &self.cached,
+            Residence::Pinned => &self.pinned,
+            Residence::Kept => &self.kept,
+        }
+    }
+
+    fn with(&self, pack: u64) -> &PackStore {
+        self.of(Packs::residence(pack))
+    }
+
+    fn all(&self) -> [&PackStore; 3] {
+        Residence::ALL.map(|residence| self.of(residence))
+    }
+
+    pub(crate) fn append(
+        &self,
+        residence: Residence,
+        id: &ChunkId,
+        raw: &[u8],
+        compression: Compression,
+    ) -> Result<Location> {
+        self.of(residence).append(id, raw, compression)
+    }
+
+    pub(crate) fn append_stored(&self, residence: Residence, chunk: &StoredChunk) -> Result<Location> {
+        self.of(residence).append_stored(chunk)
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.all().into_iter().try_for_each(PackStore::sync)
+    }
+
+    pub(crate) fn seal_active(&self) -> Result<()> {
+        self.all().into_iter().try_for_each(PackStore::seal_active)
+    }
+
+    pub(crate) fn read(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
+        self.with(location.pack).read(id, location)
+    }
+
+    pub(crate) fn read_copy(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
+        self.with(location.pack).read_copy(id, location)
+    }
+
+    pub(crate) fn read_stored(&self, id: &ChunkId, location: &Location) -> Result<StoredChunk> {
+        self.with(location.pack).read_stored(id, location)
+    }
+
+    pub(crate) fn packs(&self) -> Vec<PackInfo> {
+        self.all().into_iter().flat_map(PackStore::packs).collect()
+    }
+
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.all().into_iter().map(PackStore::stored_bytes).sum()
+    }
+
+    pub(crate) fn entries(&self, pack: u64) -> Result<Vec<(ChunkId, Location)>> {
+        self.with(pack).entries(pack)
+    }
+
+    pub(crate) fn remove_pack(&self, pack: u64) -> Result<()> {
+        self.with(pack).remove_pack(pack)
+    }
+}

@@ -1,0 +1,250 @@
+//! How long what a version refers to stays here, and what other segments have promised to hold.
+//!
+//! A bucket that *gathers* gives local data up when it is old enough and enough other segments hold it (P11). Four rows of [`Space::Meta`] say so, each
+//! durable before anything follows from it:
+//!
+//! * `gathers/`: that the bucket gathers, after which time and with how many receipts;
+//! * `receipts/`, one for each segment: up to which vector it has promised to hold all data;
+//! * `promised/`: up to which vector this segment has promised that to others; it then gives up nothing of it itself, so two segments can't
+//!   each rely on the other;
+//! * `given/`: that something was given up, so that what was written here is not taken to be here (P8).
+
+use super::keep::{Keeping, keeping};
+use super::keys::{self, BucketNumber};
+use super::pin::{Pin, pins};
+use super::rows::NodeRow;
+use super::txn::Txn;
+use super::version::Version;
+use super::wanted::pinned_place;
+use super::{BucketState, View};
+use crate::error::{Error, Result};
+use crate::id::{NodeId, SegmentId};
+use crate::kv::{KeyRange, Snapshot, Space};
+use crate::register::{HybridClock, VersionVector, Write};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+
+/// How long a chunk stays, by what refers to it; the strongest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// It was given up: only in the cache it may stay.
+    GivenUp,
+    /// It came from elsewhere and nothing wants it here: what a pin brought goes.
+    Loose,
+    /// It stays.
+    Needed,
+}
+
+/// When a bucket gives local data up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gather {
+    /// How many other segments must hold it; at least 1.
+    pub receipts: u32,
+    /// How long ago it must have been written, in milliseconds.
+    pub delay_ms: u64,
+}
+
+const FORMAT: u8 = 1;
+
+fn row(kind: &str, bucket: BucketNumber) -> Bytes {
+    let mut key = BytesMut::from(kind.as_bytes());
+    key.put_u32(bucket);
+    key.freeze()
+}
+
+/// `gathers/`, bucket (4).
+pub fn gathers_row(bucket: BucketNumber) -> Bytes {
+    row("gathers/", bucket)
+}
+
+/// `receipts/`, bucket (4): the prefix of all of them.
+pub fn receipts_prefix(bucket: BucketNumber) -> Bytes {
+    row("receipts/", bucket)
+}
+
+/// `promised/`, bucket (4).
+pub fn promised_row(bucket: BucketNumber) -> Bytes {
+    row("promised/", bucket)
+}
+
+/// `given/`, bucket (4).
+pub fn given_row(bucket: BucketNumber) -> Bytes {
+    row("given/", bucket)
+}
+
+fn decode_gather(row: Option<Bytes>) -> Result<Option<Gather>> {
+    let Some(mut row) = row else { return Ok(None) };
+    let bad = |_| Error::damaged("how a bucket gathers can't be read");
+    if row.try_get_u8().map_err(bad)? != FORMAT || row.len() != 12 {
+        return Err(Error::damaged("how a bucket gathers is in an unknown format"));
+    }
+    Ok(Some(Gather { receipts: row.try_get_u32().map_err(bad)?, delay_ms: row.try_get_u64().map_err(bad)? }))
+}
+
+fn decode_vector(row: Option<Bytes>) -> Result<VersionVector> {
+    match row {
+        Some(row) => VersionVector::decode(&mut row.as_ref()),
+        None => Ok(VersionVector::new()),
+    }
+}
+
+/// When a bucket gives local data up; `None`: never.
+pub async fn gather(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<Option<Gather>> {
+    decode_gather(snapshot.get(Space::Meta, &gathers_row(bucket)).await?)
+}
+
+/// Begins or ends giving up.
+pub async fn set_gather(txn: &mut Txn, bucket: BucketNumber, gather: Option<Gather>) -> Result<()> {
+    let key = gathers_row(bucket);
+    match gather {
+        Some(Gather { receipts: 0, .. }) => Err(Error::invalid("data is given up with one receipt at least")),
+        Some(gather) => {
+            let mut row = BytesMut::new();
+            row.put_u8(FORMAT);
+            row.put_u32(gather.receipts);
+            row.put_u64(gather.delay_ms);
+            txn.put(Space::Meta, key, row.freeze());
+            Ok(())
+        }
+        None => {
+            txn.delete(Space::Meta, key);
+            Ok(())
+        }
+    }
+}
+
+/// Raises the vector in a row to `vector` too.
+async fn raise(txn: &mut Txn, key: Bytes, vector: &VersionVector) -> Result<()> {
+    let mut held = decode_vector(txn.read(Space::Meta, &key).await?)?;
+    if held.merge(vector) {
+        let mut row = Vec::new();
+        held.encode(&mut row);
+        txn.put(Space::Meta, key, row);
+    }
+    Ok(())
+}
+
+/// `segment` has promised to hold all data up to `vector`.
+pub async fn add_receipt(
+    txn: &mut Txn,
+    bucket: BucketNumber,
+    segment: &SegmentId,
+    vector: &VersionVector,
+) -> Result<()> {
+    let key = [receipts_prefix(bucket).as_ref(), &segment.0].concat();
+    raise(txn, key.into(), vector).await
+}
+
+/// This segment promises others to hold all data up to `vector`.
+pub async fn promise(txn: &mut Txn, bucket: BucketNumber, vector: &VersionVector) -> Result<()> {
+    raise(txn, promised_row(bucket), vector).await
+}
+
+/// Whether something written here may have been given up.
+pub(super) async fn is_given(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<bool> {
+    Ok(snapshot.get(Space::Meta, &given_row(bucket)).await?.is_some())
+}
+
+/// The same in a transaction.
+pub(super) async fn is_given_in(txn: &mut Txn, bucket: BucketNumber) -> Result<bool> {
+    Ok(txn.read(Space::Meta, &given_row(bucket)).await?.is_some())
+}
+
+/// Notes that from now on something may be given up.
+pub async fn give(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
+    if !is_given_in(txn, bucket).await? {
+        txn.put(Space::Meta, given_row(bucket), vec![FORMAT]);
+    }
+    Ok(())
+}
+
+/// What decides about the versions of one bucket, at one instant.
+pub struct Holds {
+    view: View,
+    keeping: Keeping,
+    pins: Vec<Pin>,
+    gather: Option<Gather>,
+    receipts: Vec<VersionVector>,
+    promised: VersionVector,
+    now_ns: i64,
+}
+
+impl Holds {
+    /// As `snapshot` has it. Nothing is given up unless `given/` is there.
+    pub async fn new(snapshot: &Arc<dyn Snapshot>, own: SegmentId, bucket: &BucketState, now_ns: i64) -> Result<Holds> {
+        let number = bucket.number;
+        let mut receipts = Vec::new();
+        let range = KeyRange::prefix(&receipts_prefix(number));
+        for (_, row) in snapshot.scan(Space::Meta, range, usize::MAX, false).await?.rows {
+            receipts.push(decode_vector(Some(row))?);
+        }
+        let gather = match is_given(snapshot, number).await? {
+            true => gather(snapshot, number).await?,
+            false => None,
+        };
+        Ok(Holds {
+            view: View::new(snapshot.clone(), own, bucket, None),
+            keeping: keeping(snapshot, number).await?,
+            pins: pins(snapshot, number).await?,
+            gather,
+            receipts,
+            promised: decode_vector(snapshot.get(Space::Meta, &promised_row(number)).await?)?,
+            now_ns,
+        })
+    }
+
+    /// How long a live content of a node stays. `key`: that of the node's row.
+    pub async fn of_content(&self, key: &[u8], row: &NodeRow, write: &Write<Version>) -> Result<Hold> {
+        let by_write = self.of_write(write);
+        if by_write == Hold::Needed || self.pins.is_empty() {
+            return Ok(by_write);
+        }
+        let (node, _): (NodeId, _) = keys::parse_entry(key)?;
+        let is_pinned = |path: &Bytes| self.pins.iter().any(|pin| pin.covers(path));
+        let pinned = pinned_place(&self.view, &node, row, write, &is_pinned).await?;
+        Ok(if pinned { Hold::Needed } else { by_write })
+    }
+
+    /// How long a version stays that nothing can pin.
+    pub fn of_write(&self, write: &Write<Version>) -> Hold {
+        let is_own = write.dot.segment == *self.view.own();
+        let is_deleted = write.value.as_ref().is_some_and(|version| version.deleted.is_some());
+        if self.keeping != Keeping::NamesOnly {
+            Hold::Needed
+        } else if !is_deleted && self.is_given_up(write) {
+            // What a deletion kept is held by nobody else for sure.
+            Hold::GivenUp
+        } else if is_own {
+            Hold::Needed
+        } else {
+            Hold::Loose
+        }
+    }
+
+    fn is_given_up(&self, write: &Write<Version>) -> bool {
+        let Some(gather) = self.gather else { return false };
+        let holders = self.receipts.iter().filter(|held| held.covers(&write.dot)).count();
+        let age_ms = self.now_ns.saturating_sub(HybridClock::wall_ns(write.stamp_time)) / 1_000_000;
+        holders >= usize::try_from(gather.receipts).unwrap_or(usize::MAX)
+            && u64::try_from(age_ms).is_ok_and(|age_ms| age_ms >= gather.delay_ms)
+            && !self.promised.covers(&write.dot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_another_format_are_refused() {
+        let mut row = vec![FORMAT];
+        row.extend_from_slice(&2u32.to_be_bytes());
+        row.extend_from_slice(&9u64.to_be_bytes());
+        let read = |row: &[u8]| decode_gather(Some(Bytes::copy_from_slice(row)));
+        assert_eq!(read(&row).unwrap(), Some(Gather { receipts: 2, delay_ms: 9 }));
+        assert_eq!(decode_gather(None).unwrap(), None);
+        for bad in [&row[..12], &[], &[2; 13], &[&row[..], &[0]].concat()] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+}
