@@ -347,6 +347,7 @@ impl Bucket {
             };
             let new = NewVersion { version, attributes: None };
             let stored = namespace::put(&mut txn, &self.state, &key, new, &options.condition).await?;
+            namespace::want_copy(&mut txn, &self.state, stored.dot, &stored.version).await?;
             self.settle(&mut txn).await?;
             stored
         })?;

@@ -64,6 +64,20 @@ impl Bucket {
         .await
     }
 
+    /// `segment` is about to be sent changes of the bucket: from now on it is waited for. Without this it would be sent what it needs all the same, but
+    /// might have to compare.
+    pub async fn introduce(&self, segment: &SegmentId) -> Result<()> {
+        let number = self.state().number;
+        if namespace::carriers(&self.segment().store().snapshot().await?, number).await?.get(segment).is_none() {
+            self.change_carriers(|carriers| {
+                carriers.entry(*segment);
+                true
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     /// An operator says that `segment` is gone: nobody waits for it any more before dropping what is deleted. Should it come back, it compares what it holds with
     /// what there is by then. Returns whether that is news. [`ErrorKind::NotFound`] if it has never carried the bucket, `Invalid` for this segment itself.
     pub async fn forget_carrier(&self, segment: &SegmentId) -> Result<bool> {
@@ -152,6 +166,10 @@ impl Bucket {
             Some(mark) => (mark, false),
             None => {
                 let vector = namespace::tight(ledger, &snapshot, number, &here.known).await?;
+                // Nothing has changed since something was dropped last.
+                if here.floor.dominates(&vector) {
+                    return Ok(None);
+                }
                 (Mark { commit, vector, heard: Carriers::default() }, true)
             }
         };
@@ -228,8 +246,8 @@ impl Bucket {
 }
 
 impl Segment {
-    /// [`Bucket::drop_acknowledged`] for all buckets.
-    pub(super) async fn drop_acknowledged(&self) -> Result<u64> {
+    /// [`Bucket::drop_acknowledged`] for all buckets. A collection begins with it.
+    pub async fn drop_acknowledged(&self) -> Result<u64> {
         let mut dropped = 0;
         for info in self.catalog().all_buckets().await? {
             match self.bucket(&info.path).await {

@@ -164,14 +164,9 @@ impl Bucket {
                         let modified_ns = file.modified_ns;
                         let tags = row.tags.value().map_or(version.tags.clone(), |t| t.tags.clone());
                         let version = namespace::Version { modified_ns, tags, deleted: None, ..version };
-                        namespace::put(
-                            &mut txn,
-                            self.state(),
-                            key,
-                            NewVersion { version, attributes },
-                            &Condition::default(),
-                        )
-                        .await?;
+                        let new = NewVersion { version, attributes };
+                        let stored = namespace::put(&mut txn, self.state(), key, new, &Condition::default()).await?;
+                        namespace::want_copy(&mut txn, self.state(), stored.dot, &stored.version).await?;
                         cloned += 1;
                         if row.names.len() > 1 {
                             nodes.insert(file.node, key.clone());

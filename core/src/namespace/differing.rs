@@ -12,6 +12,7 @@ use super::rows::NodeRow;
 use super::standing::{differing_key, differing_prefix, parse_differing};
 use super::txn::{Field, Txn};
 use super::version::Version;
+use super::wanted::want_copy;
 use crate::error::{Error, Result};
 use crate::id::SegmentId;
 use crate::kv::{KeyRange, Space};
@@ -119,8 +120,12 @@ async fn drop_live(
                 return Ok(());
             }
             let is_kept = if field == Field::Content { has_name } else { lives_on };
-            let anew = if is_kept && field != Field::Home { txn.dot().slot() } else { None };
-            let anew = anew.map(|slot| (slot, *txn.own()));
+            let write =
+                row.content.ordered().iter().find(|write| write.dot == *dot && field == Field::Content).cloned();
+            let anew = (is_kept && field != Field::Home).then(|| txn.dot());
+            if let (Some(anew), Some(version)) = (anew, write.and_then(|write| write.value)) {
+                want_copy(txn, bucket, anew, &version).await?;
+            }
             let row = txn.edit_node(bucket.number, &node).await?;
             match field {
                 Field::Home => row.home.drop_write(dot, known),
@@ -148,15 +153,14 @@ fn drop_or_keep<V: Clone>(
     register: &mut Register<V>,
     dot: &Dot,
     known: &VersionVector,
-    keep: Option<(u32, SegmentId)>,
-    anew: impl Fn(V) -> V,
+    anew: Option<Dot>,
+    value: impl Fn(V) -> V,
 ) {
-    let Some(value) = register.ordered().iter().find(|write| write.dot == *dot).map(|write| write.value.clone()) else {
-        return;
-    };
-    match (keep, value) {
-        (Some((slot, own)), Some(value)) => {
-            register.local_write(Write::pending(slot, own, Some(anew(value))), &[*dot]);
+    let here = register.ordered().iter().find(|write| write.dot == *dot).and_then(|write| write.value.clone());
+    match (anew, here) {
+        (Some(anew), Some(here)) => {
+            let slot = anew.slot().unwrap_or_default();
+            register.local_write(Write::pending(slot, anew.segment, Some(value(here))), &[*dot]);
         }
         _ => register.drop_write(dot, known),
     }

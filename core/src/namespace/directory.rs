@@ -572,7 +572,8 @@ pub(super) async fn rescue(
         let version = Version { at: to.clone(), deleted: None, ..version };
         drop_copy(txn, bucket, from, &file, Goes::Rewritten).await?;
         let node = super::write::fresh_node(txn);
-        super::write::show_new_file(txn, bucket, to, node, version).await?;
+        let dot = super::write::show_new_file(txn, bucket, to, node, version.clone()).await?;
+        super::wanted::want_copy(txn, bucket, dot, &version).await?;
     }
     txn.touch_directory(bucket.number, &from.0);
     drop_empty_parents(txn, bucket, from.0, &from.1).await

@@ -6,6 +6,7 @@ use super::rows::{HistoryRow, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
 use super::view::View;
+use super::wanted::want_retired;
 use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::VersionId;
@@ -33,6 +34,7 @@ pub(super) async fn retire(txn: &mut Txn, bucket: &BucketState, place: &Place, w
         _ => HistoryOrder::of(write.stamp_time, write.dot.segment, write.dot.sequence),
     };
     let (dot, own) = (txn.dot(), *txn.own());
+    want_retired(txn, bucket, dot, &write.dot).await?;
     let size = i64::try_from(version.size).unwrap_or(i64::MAX);
     let kept = Version { deleted: None, ..version.clone() };
     let row = txn.edit_history(keys::history(bucket.number, &place.0, &place.1, &order)).await?;

@@ -5,6 +5,7 @@ use super::directory::{drop_empty_parents, find_directory, make_directories, mak
 use super::history::{drop_kept, drop_null_version, kept, put_marker, retire, trim};
 use super::rows::{Shown, ShownFile};
 use super::txn::Txn;
+use super::wanted::want_copy;
 use super::write::{current_write, directory_info, fresh_node, info, show_new_file, version_id};
 use super::{BucketState, Place, is_directory_name, split};
 use crate::error::Result;
@@ -287,12 +288,14 @@ async fn bring_back(txn: &mut Txn, bucket: &BucketState, place: &Place) -> Resul
         let size = i64::try_from(version.size).unwrap_or(i64::MAX);
         txn.count(bucket.number, |u| u.logical_bytes += size);
         let (dot, own) = (txn.dot(), *txn.own());
+        want_copy(txn, bucket, dot, &version).await?;
         let row = txn.edit_node(bucket.number, &node).await?;
         let old = row.content.dots();
         row.content.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(version)), &old);
         return Ok(());
     }
     let node = fresh_node(txn);
-    show_new_file(txn, bucket, place, node, version).await?;
+    let dot = show_new_file(txn, bucket, place, node, version.clone()).await?;
+    want_copy(txn, bucket, dot, &version).await?;
     super::directory::show_parents(txn, bucket, place.0).await
 }

@@ -6,6 +6,7 @@ use super::history::{drop_null_version, trim};
 use super::rows::{AttributesValue, ShownFile};
 use super::txn::Txn;
 use super::version::{Content, Version};
+use super::wanted::want_retired;
 use super::write::{replace_content, retire_current, show_time, version_id};
 use crate::error::Result;
 use crate::id::NodeId;
@@ -68,6 +69,8 @@ pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: Ne
     };
     let file = ShownFile::of(*node, None, old);
     let dot = replace_content(txn, bucket, &file, &row, version).await?;
+    // What was not overwritten is as absent as before.
+    want_retired(txn, bucket, dot, &current.dot).await?;
     if let Some(time) = new.by_hand_ns {
         set_by_hand(txn, bucket, node, time, new.written_ns).await?;
     }

@@ -7,6 +7,7 @@ use super::place::{conflicts_at, directory_place_in};
 use super::rows::{Shown, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
+use super::wanted::want_copy;
 use super::write::{NewVersion, fresh_node, put, show_new_file};
 use super::{BucketState, Place, split};
 use crate::error::{Error, Result, Subject};
@@ -109,14 +110,17 @@ async fn resolve_hidden(
         }
         Resolution::TakeTheirs => {
             // It becomes what shows, as any content that is put there.
-            put(txn, bucket, key, NewVersion { version, attributes: None }, &Condition::default()).await?;
+            let new = NewVersion { version, attributes: None };
+            let stored = put(txn, bucket, key, new, &Condition::default()).await?;
+            want_copy(txn, bucket, stored.dot, &stored.version).await?;
         }
         Resolution::KeepBoth => {
             drop_losers(txn, bucket, place, Losers::One(id)).await?;
             let own = free_name(txn, bucket, &place.0, &place.1, dot).await?;
             let version = Version { at: own.clone(), deleted: None, ..version };
             let node = fresh_node(txn);
-            show_new_file(txn, bucket, &own, node, version).await?;
+            let copy = show_new_file(txn, bucket, &own, node, version.clone()).await?;
+            want_copy(txn, bucket, copy, &version).await?;
         }
     }
     Ok(())

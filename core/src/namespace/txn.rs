@@ -182,6 +182,8 @@ pub struct Txn {
     /// Directories whose entries change, by the key of their time's row.
     touched: BTreeSet<Bytes>,
     observed: Vec<u64>,
+    /// Pending dots of versions whose bytes may not be here.
+    copied: Vec<Dot>,
     keeps_directories: bool,
     origin: u32,
     slots: u32,
@@ -207,6 +209,7 @@ impl Txn {
             conflicts: Vec::new(),
             touched: BTreeSet::new(),
             observed: Vec::new(),
+            copied: Vec::new(),
             keeps_directories: false,
             origin: 0,
             slots: 0,
@@ -414,6 +417,11 @@ impl Txn {
         self.needs_contents = true;
     }
 
+    /// The write with this pending dot carries a version that is wanted: its bytes may not be here.
+    pub(super) fn copied(&mut self, dot: Dot) {
+        self.copied.push(dot);
+    }
+
     /// The caller does not wait for the disk.
     pub fn without_sync(&mut self) {
         self.needs_sync = false;
@@ -592,6 +600,14 @@ impl Txn {
                 let row = |place: &(NodeId, Bytes)| keys::homed(bucket, &place.0, &place.1, &node);
                 writes.extend(old.map(|place| (Space::Derived, row(place), None)));
                 writes.extend(new.map(|place| (Space::Derived, row(place), Some(Bytes::new()))));
+            }
+        }
+        let nodes = self.nodes.iter().map(|(key, cell)| (Field::Content, key, &cell.row.content));
+        let history = self.history.iter().map(|(key, cell)| (Field::History, key, &cell.row.register));
+        for (field, key, register) in nodes.chain(history).filter(|_| !self.copied.is_empty()) {
+            for (write, _) in register.live_values().filter(|(write, _)| self.copied.contains(&write.dot)) {
+                let row = super::wanted::wanted_key(field, key, &sequenced.number(&own, write.dot));
+                writes.push((Space::Meta, row, Some(Bytes::new())));
             }
         }
         seal(self.entries, &own, sequenced, snapshots, &mut writes)?;

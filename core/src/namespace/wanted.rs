@@ -4,7 +4,7 @@
 //! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row whose version has
 //! been replaced since is dropped when it is met.
 
-use super::keep::{Keeping, keeping};
+use super::keep::{Keeping, keeping, keeping_in};
 use super::keys::{self, BucketNumber};
 use super::place::{derived_place, path_of};
 use super::rows::{HistoryRow, NodeRow, Shown};
@@ -45,11 +45,18 @@ pub fn wanted_prefix(bucket: BucketNumber) -> Bytes {
     key.freeze()
 }
 
-/// [`wanted_prefix`], segment (16), sequence (8), field, the key of the register's row without the bucket.
-fn wanted_key(bucket: BucketNumber, dot: &Dot, field: Field, row_key: &[u8]) -> Bytes {
+/// What begins the keys of a write: [`wanted_prefix`], segment (16), sequence (8).
+fn wanted_of(bucket: BucketNumber, dot: &Dot) -> Bytes {
     let mut key = BytesMut::from(wanted_prefix(bucket).as_ref());
     key.put_slice(&dot.segment.0);
     key.put_u64(dot.sequence);
+    key.freeze()
+}
+
+/// [`wanted_of`], field, the key of the register's row without the bucket.
+pub(super) fn wanted_key(field: Field, row_key: &[u8], dot: &Dot) -> Bytes {
+    let bucket = row_key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+    let mut key = BytesMut::from(wanted_of(bucket, dot).as_ref());
     key.put_u8(field as u8);
     key.put_slice(row_key.get(4..).unwrap_or_default());
     key.freeze()
@@ -95,7 +102,7 @@ pub(super) fn want(
         // What was written here needs no fetching, and what a deletion kept none as long as it does not show.
         let is_new = !before.contains(&write.dot) && write.dot.segment != own && version.deleted.is_none();
         if is_new && manifest_of(version).is_some() {
-            txn.put(Space::Meta, wanted_key(bucket, &write.dot, field, row_key), Bytes::new());
+            txn.put(Space::Meta, wanted_key(field, row_key, &write.dot), Bytes::new());
         }
     }
 }
@@ -109,8 +116,27 @@ pub(super) async fn want_revived(txn: &mut Txn, bucket: &BucketState) -> Result<
         // Also one that was deleted here, maybe before its bytes had come.
         let now = revived(txn.node(bucket.number, &node).await?, &rules);
         if let Some(dot) = now.filter(|dot| Some(*dot) != before) {
-            txn.put(Space::Meta, wanted_key(bucket.number, &dot, Field::Content, &key), Bytes::new());
+            txn.put(Space::Meta, wanted_key(Field::Content, &key, &dot), Bytes::new());
         }
+    }
+    Ok(())
+}
+
+/// Notes a write of this transaction that carries a version which was there before, as a copy does: its bytes may not be here.
+pub async fn want_copy(txn: &mut Txn, bucket: &BucketState, dot: Dot, version: &Version) -> Result<()> {
+    let is_shared = bucket.is_shared() && manifest_of(version).is_some();
+    if is_shared && keeping_in(txn, bucket.number).await? != Keeping::NamesOnly {
+        txn.copied(dot);
+    }
+    Ok(())
+}
+
+/// The same where `write` of the same bucket carried the version so far, if that is wanted.
+pub(super) async fn want_retired(txn: &mut Txn, bucket: &BucketState, dot: Dot, write: &Dot) -> Result<()> {
+    let prefix = KeyRange::prefix(&wanted_of(bucket.number, write));
+    let snapshot = txn.ledger().store().snapshot().await?;
+    if bucket.is_shared() && !snapshot.scan(Space::Meta, prefix, 1, false).await?.rows.is_empty() {
+        txn.copied(dot);
     }
     Ok(())
 }
@@ -126,7 +152,7 @@ fn revived(row: &NodeRow, rules: &Rules) -> Option<Dot> {
 pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &NodeRow) {
     want(txn, bucket.number, Field::Content, key, &[], &row.content);
     if let Some(dot) = revived(row, &bucket.rules()) {
-        txn.put(Space::Meta, wanted_key(bucket.number, &dot, Field::Content, key), Bytes::new());
+        txn.put(Space::Meta, wanted_key(Field::Content, key, &dot), Bytes::new());
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn tell(a: &Site, b: &Site) {
     a.bucket.learn_carriers(&b.bucket.carriers().await.unwrap()).await.unwrap();
 }
 
-async fn drop_all(site: &Site) -> u64 {
+pub(crate) async fn drop_all(site: &Site) -> u64 {
     let dropped = site.bucket.drop_acknowledged().await.unwrap();
     site.check("dropping").await;
     dropped

@@ -116,6 +116,22 @@ async fn change(
     site.check(&what).await;
 }
 
+/// Everybody hears all of everybody.
+async fn deliver(sites: &[Site]) {
+    for _ in 0..4 {
+        for a in 0..sites.len() {
+            for b in 0..sites.len() {
+                if a != b {
+                    sites[a].pull(&sites[b]).await;
+                }
+            }
+        }
+    }
+    for site in sites {
+        assert!(!site.bucket.is_comparing().await.unwrap(), "it still compares");
+    }
+}
+
 /// Returns whether there was a conflict.
 async fn schedule(all: &Sites, seed: u64, is_handed_over: bool) -> bool {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -136,21 +152,34 @@ async fn schedule(all: &Sites, seed: u64, is_handed_over: bool) -> bool {
                 }
             }
         } else {
-            match dice.roll(16) {
+            match dice.roll(20) {
                 0..=3 => {
                     old_deltas.push(sites[at].pull(&sites[from]).await);
                     continue;
                 }
                 4 if !old_deltas.is_empty() => {
                     let late = &old_deltas[usize::try_from(dice.roll(old_deltas.len() as u64)).unwrap()];
-                    sites[at].apply(late).await;
+                    sites[at].apply_late(late).await;
                     continue;
                 }
                 5 => {
                     let vector = sites[at].bucket.vector().await.unwrap();
                     let delta = sites[from].bucket.changes_since(&vector).await.unwrap();
-                    sites[at].apply(&part_of(&delta, &mut dice)).await;
+                    sites[at].apply_late(&part_of(&delta, &mut dice)).await;
                     old_deltas.push(delta);
+                    continue;
+                }
+                6 | 7 => {
+                    forgetting::tell(&sites[at], &sites[from]).await;
+                    continue;
+                }
+                8 => {
+                    forgetting::drop_all(&sites[at]).await;
+                    continue;
+                }
+                9 if dice.roll(4) == 0 => {
+                    // It may not have been heard of.
+                    drop(sites[at].bucket.forget_carrier(&sites[from].bucket.segment().id()).await);
                     continue;
                 }
                 _ => {}
@@ -158,16 +187,20 @@ async fn schedule(all: &Sites, seed: u64, is_handed_over: bool) -> bool {
         }
         change(&sites[at], &mut dice, format!("{seed}-{step}"), &mut written, &mut gone).await;
     }
+    deliver(&sites).await;
+    let before = sites[0].shows().await;
+    // Nothing comes or goes by dropping what all have.
     for _ in 0..2 {
-        for a in 0..sites.len() {
-            for b in 0..sites.len() {
-                if a != b {
-                    sites[a].pull(&sites[b]).await;
-                }
-            }
+        for (a, b) in (0..sites.len()).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            forgetting::tell(&sites[a], &sites[b]).await;
         }
     }
+    for site in &sites {
+        forgetting::drop_all(site).await;
+    }
+    deliver(&sites).await;
     let first = sites[0].shows().await;
+    assert_eq!(first, before, "P5, seed {seed}");
     for other in &sites[1..] {
         assert_eq!(other.shows().await, first, "P5, seed {seed}");
         assert_eq!(other.bucket.usage().await.unwrap(), sites[0].bucket.usage().await.unwrap(), "usage, seed {seed}");
@@ -248,6 +281,32 @@ async fn data_is_wanted_until_it_arrives() {
     assert_eq!(b.wanted(None, 10).await.unwrap(), []);
     assert_eq!(b.data_vector().await.unwrap(), b.vector().await.unwrap());
     assert!(b.data_arrived(&[bytes::Bytes::from_static(b"clock")]).await.is_err());
+}
+
+/// P8: a copy of what had come by name only was said to be here, because the write is this segment's own; and so was an older version.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_of_copies_and_older_versions_is_wanted_too() {
+    let all = Sites::new(2).await;
+    let policy = BucketPolicy { versioning: Versioning::On, ..BucketPolicy::default() };
+    let sites = all.bucket("wanted-copies", 2, &policy).await;
+    let (a, b) = (&sites[0].bucket, &sites[1].bucket);
+    a.put("one", vec![1; 100_000], PutOptions::default()).await.unwrap();
+    b.keep_data(true).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    let complete = b.data_vector().await.unwrap().get(&b.segment().id());
+    let object = b.get("one", GetOptions::default()).await.unwrap();
+    b.copy(&object, "copy", CopyOptions::default()).await.unwrap();
+    b.put("one", "another", PutOptions::default()).await.unwrap();
+    b.put("two", vec![2; 100_000], PutOptions::default()).await.unwrap();
+    let wanted = b.wanted(None, 10).await.unwrap();
+    let mut paths: Vec<_> = wanted.iter().map(|w| (w.path.clone().unwrap(), w.node.is_some())).collect();
+    paths.sort();
+    assert_eq!(paths, [("copy".into(), true), ("one".into(), false)]);
+    let copied = wanted.iter().map(|w| w.dot.sequence).min().unwrap();
+    let stands = b.data_vector().await.unwrap().get(&b.segment().id());
+    assert!(complete <= stands && stands < copied, "{complete} {stands} {copied}");
+    b.data_arrived(&wanted.into_iter().map(|w| w.key).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(b.data_vector().await.unwrap(), b.vector().await.unwrap());
 }
 
 /// A derived name that somebody has made a file of meanwhile gets a number, and loses it when that file goes.

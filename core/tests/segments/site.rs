@@ -120,6 +120,7 @@ impl Site {
 
     /// Takes in what the other has. If this segment has to compare for that, it does.
     pub(crate) async fn pull(&self, from: &Site) -> Delta {
+        from.bucket.introduce(&self.bucket.segment().id()).await.unwrap();
         loop {
             let delta = from.bucket.changes_since(&self.bucket.position().await.unwrap()).await.unwrap();
             let compared = self.bucket.is_comparing().await.unwrap();
@@ -143,6 +144,14 @@ impl Site {
     pub(crate) async fn apply(&self, delta: &Delta) {
         self.bucket.apply(delta).await.unwrap();
         self.check("a delta").await;
+    }
+
+    /// Takes in a delta that may be of long ago. It may be refused, because this segment compares, or has to.
+    pub(crate) async fn apply_late(&self, delta: &Delta) {
+        if let Err(error) = self.bucket.apply(delta).await {
+            assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+        }
+        self.check("a late delta").await;
     }
 
     /// What was derived change by change is what is derived at once.

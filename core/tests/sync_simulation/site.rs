@@ -144,7 +144,14 @@ impl Site {
     }
 
     /// Cuts a delta for a machine, and sends it through its binary form.
-    pub async fn cut(&self, at: usize, from: VersionVector, limit: DeltaLimit) -> Result<Piece<Packed>, String> {
+    pub async fn cut(
+        &self,
+        at: usize,
+        peer: &SegmentId,
+        from: VersionVector,
+        limit: DeltaLimit,
+    ) -> Result<Piece<Packed>, String> {
+        self.bucket(at).introduce(peer).await.map_err(|error| error.to_string())?;
         let delta = self.bucket(at).changes_since_up_to(&from, limit).await.map_err(|error| error.to_string())?;
         let is_comparing = self.bucket(at).is_comparing().await.unwrap();
         Ok(Piece {

@@ -491,7 +491,8 @@ impl World {
         let event = match action {
             Action::Cut { peer, bucket, from } => {
                 let which = self.bucket_at(&bucket);
-                let outcome = if fails { Err(FAULT.into()) } else { self.sites[at].cut(which, from, self.limit).await };
+                let outcome =
+                    if fails { Err(FAULT.into()) } else { self.sites[at].cut(which, &peer, from, self.limit).await };
                 Event::Cut { peer, bucket, outcome }
             }
             Action::Apply { peer, bucket, payload } => {

@@ -391,6 +391,7 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
     };
     let limit = DeltaLimit { registers: STEP_REGISTERS, bytes: hub.limits.step_bytes };
     let bucket = hub.segment.catalog().bucket_with_id(bucket).await?;
+    bucket.introduce(peer).await?;
     let delta = bucket.changes_since_up_to(&from, limit).await?;
     let (is_empty, is_whole) = (delta.registers.is_empty(), delta.is_whole);
     // Who compares is to be sent what is below, too.

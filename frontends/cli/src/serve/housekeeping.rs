@@ -68,9 +68,10 @@ struct Holdings {
     old_bytes: u64,
 }
 
-/// Collects garbage if the holdings are other than after the last collection.
+/// Collects garbage if the holdings are other than after the last collection, or linked segments have heard since of something that is deleted.
 async fn collect(segment: &Segment, collected: &mut Option<Holdings>) -> Result<()> {
-    if *collected == Some(holdings(segment).await?) {
+    let dropped = segment.drop_acknowledged().await?;
+    if dropped == 0 && *collected == Some(holdings(segment).await?) {
         return Ok(());
     }
     let report = segment.gc().await?;
