@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::SegmentId;
 use crate::kv::Space;
 use crate::namespace::{self, Delta, Mark, Standing};
-use crate::register::{Carriers, VersionVector};
+use crate::register::{Carrier, Carriers, VersionVector};
 
 impl Bucket {
     pub(super) async fn standing(&self) -> Result<Standing> {
@@ -58,7 +58,7 @@ impl Bucket {
             let is_news = carriers.merge(&told);
             let here = carriers.entry(own);
             let is_back = here.is_forgotten();
-            here.turns += u64::from(is_back);
+            here.turns = (here.turns + u64::from(is_back)).min(Carrier::TURNS_MAX);
             is_news | is_back
         })
         .await
@@ -87,7 +87,8 @@ impl Bucket {
         let mut is_known = false;
         let is_news = self.change_carriers(|carriers| {
             is_known = carriers.get(segment).is_some();
-            let is_news = is_known && !carriers.entry(*segment).is_forgotten();
+            let turns = carriers.get(segment).map_or(Carrier::TURNS_MAX, |carrier| carrier.turns);
+            let is_news = turns % 2 == 0 && turns < Carrier::TURNS_MAX;
             if is_news {
                 carriers.entry(*segment).turns += 1;
             }
@@ -95,6 +96,7 @@ impl Bucket {
         });
         let is_news = is_news.await?;
         if is_known {
+            self.abandon_comparison().await?;
             return Ok(is_news);
         }
         Err(Error::not_found(
@@ -103,12 +105,31 @@ impl Bucket {
         ))
     }
 
+    /// Whom this segment compares with may be the one that is gone. With another it begins again, if it still has to.
+    async fn abandon_comparison(&self) -> Result<()> {
+        let _turn = self.state().deltas().await;
+        let here = self.standing().await?;
+        if here.comparing.is_none() {
+            return Ok(());
+        }
+        let number = self.state().number;
+        while transact!(self.segment(), txn, { namespace::forget_differing(&mut txn, number).await? })?.0 {}
+        transact!(self.segment(), txn, {
+            self.require(&mut txn).await?;
+            here.abandon(&mut txn, number);
+        })?;
+        Ok(())
+    }
+
     async fn change_carriers(&self, mut change: impl FnMut(&mut Carriers) -> bool + Send) -> Result<bool> {
         let number = self.state().number;
         let _turn = self.state().deltas().await;
         let before = namespace::carriers(&self.segment().store().snapshot().await?, number).await?;
         let mut carriers = before.clone();
         let is_news = change(&mut carriers);
+        if !carriers.fits() {
+            return Err(Error::invalid("a table of carriers is longer than any can be"));
+        }
         if carriers != before {
             transact!(self.segment(), txn, {
                 self.require(&mut txn).await?;
@@ -264,7 +285,8 @@ impl Segment {
     pub async fn forget_segment(&self, segment: &SegmentId) -> Result<u64> {
         let mut buckets = 0;
         for info in self.catalog().all_buckets().await? {
-            match self.bucket(&info.path).await?.forget_carrier(segment).await {
+            let forgotten = async { self.bucket(&info.path).await?.forget_carrier(segment).await };
+            match forgotten.await {
                 Ok(_) => buckets += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

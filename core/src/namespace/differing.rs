@@ -86,6 +86,16 @@ pub async fn drop_differing(txn: &mut Txn, bucket: &BucketState, known: &Version
     Ok(page.more)
 }
 
+/// Forgets a page of what was noted. Returns whether there is more.
+pub async fn forget_differing(txn: &mut Txn, bucket: BucketNumber) -> Result<bool> {
+    let prefix = KeyRange::prefix(&differing_prefix(bucket));
+    let page = txn.ledger().store().snapshot().await?.scan(Space::Meta, prefix, PASS_ROWS, false).await?;
+    for (key, _) in &page.rows {
+        txn.delete(Space::Meta, key.clone());
+    }
+    Ok(page.more)
+}
+
 async fn drop_live(
     txn: &mut Txn,
     bucket: &BucketState,

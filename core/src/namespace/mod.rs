@@ -42,7 +42,7 @@ mod write;
 pub use bucket_watch::BucketWatch;
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
 pub use delta::{Delta, DeltaRegister, apply, vector};
-pub use differing::{drop_differing, live_in, note_differing};
+pub use differing::{drop_differing, forget_differing, live_in, note_differing};
 pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, make_directories, mkdir, rename_directory, rename_file, rmdir,
 };

@@ -182,10 +182,15 @@ impl Standing {
     /// All is compared, and what differed was dropped: the bucket stands where it stood, and where those stand that it was compared with.
     pub fn compared(&self, txn: &mut Txn, bucket: BucketNumber) {
         let Some(comparing) = &self.comparing else { return };
+        self.abandon(txn, bucket);
+        self.raise_floor(txn, bucket, &comparing.floor);
+    }
+
+    /// The comparison ends here, whatever it has not come to.
+    pub fn abandon(&self, txn: &mut Txn, bucket: BucketNumber) {
         let mut vector = self.known.clone();
         vector.remove(txn.own());
         txn.put(Space::Meta, vector_row(bucket), bytes_of(&[&vector]));
-        self.raise_floor(txn, bucket, &comparing.floor);
         txn.delete(Space::Meta, comparing_row(bucket));
     }
 

@@ -18,6 +18,9 @@ pub struct Carrier {
 }
 
 impl Carrier {
+    /// The most that a decoded table has of them.
+    pub const TURNS_MAX: u64 = 1 << 40;
+
     /// Whether an operator has declared it gone, and it has not come back.
     pub fn is_forgotten(&self) -> bool {
         self.turns % 2 == 1
@@ -31,6 +34,17 @@ pub struct Carriers(BTreeMap<SegmentId, Carrier>);
 impl Carriers {
     /// The most segments of a decoded table.
     pub const MAX: usize = 4096;
+    /// The longest binary form that is to be kept, in bytes.
+    pub const BYTES_MAX: usize = 16 << 20;
+
+    /// Whether it is small enough to be kept, whoever sent what was merged into it.
+    pub fn fits(&self) -> bool {
+        let vectors = self.0.values().map(|carrier| carrier.vector.len());
+        let bytes: usize = self.0.values().map(|carrier| 32 + 26 * carrier.vector.len()).sum();
+        self.0.len() <= Self::MAX
+            && bytes <= Self::BYTES_MAX
+            && vectors.max().unwrap_or(0) <= VersionVector::SEGMENTS_MAX
+    }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&SegmentId, &Carrier)> {
@@ -91,6 +105,9 @@ impl Carriers {
                 return Err(Error::damaged("a table of carriers is not in order"));
             }
             let turns = take_varint(&mut input)?;
+            if turns > Carrier::TURNS_MAX {
+                return Err(Error::damaged("a segment was forgotten more often than can be"));
+            }
             carriers.0.insert(segment, Carrier { turns, vector: VersionVector::decode(&mut input)? });
         }
         if input.is_empty() { Ok(carriers) } else { Err(Error::damaged("a table of carriers has bytes after its end")) }
