@@ -34,8 +34,8 @@ impl Bucket {
         let snapshot = self.segment().store().snapshot().await?;
         let here = namespace::standing(ledger, &snapshot, number).await?;
         let mut carriers = namespace::carriers(&snapshot, number).await?;
-        let mut vector = namespace::tight(ledger, &snapshot, number, &here.known).await?;
-        if here.known.dominates(&here.floor) {
+        let mut vector = namespace::tight(ledger, &snapshot, number, &here.settled).await?;
+        if here.settled.dominates(&here.floor) {
             vector.merge(&here.floor);
         }
         carriers.entry(self.segment().id()).vector = vector;
@@ -96,7 +96,7 @@ impl Bucket {
         });
         let is_news = is_news.await?;
         if is_known {
-            self.abandon_comparison().await?;
+            self.compare_with_others().await?;
             return Ok(is_news);
         }
         Err(Error::not_found(
@@ -105,8 +105,8 @@ impl Bucket {
         ))
     }
 
-    /// Whom this segment compares with may be the one that is gone. With another it begins again, if it still has to.
-    async fn abandon_comparison(&self) -> Result<()> {
+    /// Whom this segment compares with may be the one that is gone. It begins again with another.
+    async fn compare_with_others(&self) -> Result<()> {
         let _turn = self.state().deltas().await;
         let here = self.standing().await?;
         if here.comparing.is_none() {
@@ -116,7 +116,7 @@ impl Bucket {
         while transact!(self.segment(), txn, { namespace::forget_differing(&mut txn, number).await? })?.0 {}
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
-            here.abandon(&mut txn, number);
+            here.compare_with_others(&mut txn, number);
         })?;
         Ok(())
     }

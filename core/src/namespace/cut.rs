@@ -47,7 +47,7 @@ pub async fn changes_since(
 ) -> Result<Delta> {
     let snapshot = ledger.store().snapshot().await?;
     let own = *ledger.own();
-    let Standing { known: knows, floor, .. } = standing(ledger, &snapshot, bucket.number).await?;
+    let Standing { settled: knows, floor, .. } = standing(ledger, &snapshot, bucket.number).await?;
     let (id, from, reached) = (bucket.id, from.clone(), knows.clone());
     let mut step =
         Step { snapshot, own, number: bucket.number, limit, bytes: 0, seen: HashSet::new(), taken: Vec::new() };
@@ -72,7 +72,7 @@ pub async fn changes_since(
 pub async fn has_changes_since(ledger: &Ledger, number: BucketNumber, from: &VersionVector) -> Result<bool> {
     let snapshot = ledger.store().snapshot().await?;
     let own = *ledger.own();
-    for dot in standing(ledger, &snapshot, number).await?.known.dots() {
+    for dot in standing(ledger, &snapshot, number).await?.settled.dots() {
         let prefix = keys::index_of_segment(number, &own, &dot.segment);
         let after = keys::index(number, &own, &dot.segment, from.get(&dot.segment));
         let page = snapshot.scan(Space::Index, KeyRange::prefix_after(&prefix, after), 1, false).await?;

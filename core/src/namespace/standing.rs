@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub struct Standing {
     /// Up to where the changes of each segment are here, or were replaced and dropped.
     pub known: VersionVector,
+    /// Up to where this segment also has what that replaced: `known`, or where it stood before it began to compare. What others are told.
+    pub settled: VersionVector,
     /// After which vector deltas are to be cut: `known`, or less while this segment compares.
     pub position: VersionVector,
     /// See the module.
@@ -34,10 +36,12 @@ pub struct Standing {
 /// A comparison that is under way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparing {
-    /// The floor of those it compares with.
+    /// The floor of those it compares with; empty: whoever sends next.
     pub floor: VersionVector,
-    /// Where the bucket stood when it began.
+    /// Where the bucket stood before: what is above it may not be all that others told of, because what they had dropped is still here.
     pub before: VersionVector,
+    /// Up to where changes were here when it began, the last time.
+    pub reached: VersionVector,
 }
 
 /// What is to be done with a delta.
@@ -101,23 +105,27 @@ pub async fn standing(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: Buc
     let comparing = match snapshot.get(Space::Meta, &comparing_row(bucket)).await? {
         Some(row) => {
             let mut input = row.as_ref();
-            let floor = VersionVector::decode(&mut input)?;
-            Some(Comparing { floor, before: VersionVector::decode(&mut input)? })
+            let [floor, before, reached] = [(); 3].map(|()| VersionVector::decode(&mut input));
+            Some(Comparing { floor: floor?, before: before?, reached: reached? })
         }
         None => None,
     };
     let own = Dot::new(*ledger.own(), ledger.sequence_at(snapshot).await?);
     let mut known = position.clone();
     known.advance(own);
-    match &comparing {
+    let settled = match &comparing {
         Some(comparing) => {
-            known.merge(&comparing.before);
+            known.merge(&comparing.reached);
+            let mut settled = comparing.before.clone();
+            settled.advance(own);
+            settled
         }
         None => {
             position.advance(own);
+            known.clone()
         }
-    }
-    Ok(Standing { known, position, floor, comparing })
+    };
+    Ok(Standing { known, settled, position, floor, comparing })
 }
 
 fn are_apart(a: &VersionVector, b: &VersionVector) -> bool {
@@ -136,6 +144,7 @@ impl Standing {
         }
         let is_sender_clean = self.known.dominates(&self.floor) || is_above(&self.floor) || theirs == self.floor;
         match &self.comparing {
+            Some(comparing) if comparing.floor.is_empty() => return Admission::Compare(delta.knows.clone()),
             Some(comparing) if theirs == comparing.floor => {
                 if !self.position.dominates(&delta.from) {
                     return Admission::Wait("this segment compares all that it holds, and has not come this far");
@@ -175,23 +184,26 @@ impl Standing {
 
     /// Begins to compare with segments that have this floor.
     pub fn compare(&self, txn: &mut Txn, bucket: BucketNumber, floor: &VersionVector) {
+        let before = self.comparing.as_ref().map_or(&self.known, |comparing| &comparing.before);
         txn.delete(Space::Meta, vector_row(bucket));
-        txn.put(Space::Meta, comparing_row(bucket), bytes_of(&[floor, &self.known]));
+        txn.put(Space::Meta, comparing_row(bucket), bytes_of(&[floor, before, &self.known]));
     }
 
     /// All is compared, and what differed was dropped: the bucket stands where it stood, and where those stand that it was compared with.
     pub fn compared(&self, txn: &mut Txn, bucket: BucketNumber) {
         let Some(comparing) = &self.comparing else { return };
-        self.abandon(txn, bucket);
-        self.raise_floor(txn, bucket, &comparing.floor);
-    }
-
-    /// The comparison ends here, whatever it has not come to.
-    pub fn abandon(&self, txn: &mut Txn, bucket: BucketNumber) {
         let mut vector = self.known.clone();
         vector.remove(txn.own());
         txn.put(Space::Meta, vector_row(bucket), bytes_of(&[&vector]));
+        self.raise_floor(txn, bucket, &comparing.floor);
         txn.delete(Space::Meta, comparing_row(bucket));
+    }
+
+    /// Those with whom this segment compares may be gone: it begins again with whoever sends next.
+    pub fn compare_with_others(&self, txn: &mut Txn, bucket: BucketNumber) {
+        let Some(comparing) = &self.comparing else { return };
+        let row = bytes_of(&[&VersionVector::new(), &comparing.before, &comparing.reached]);
+        txn.put(Space::Meta, comparing_row(bucket), row);
     }
 
     /// Notes that what is at or below `dropped` may be dropped from now on.
