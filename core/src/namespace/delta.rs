@@ -120,7 +120,7 @@ async fn merge(
             let is_news = register.merge_at(theirs, known);
             if keeps_data && is_news {
                 let now = register.clone();
-                want(txn, bucket, Field::Content, &keys::node(bucket, node), &before, &now);
+                want(txn, Field::Content, &keys::node(bucket, node), &before, &now);
             }
             (is_news, theirs.time_max())
         }
@@ -141,7 +141,7 @@ async fn merge(
             let now = register.value().map(|version| version.size);
             if keeps_data && is_news {
                 let register = register.clone();
-                want(txn, bucket, Field::History, &key, &dots, &register);
+                want(txn, Field::History, &key, &dots, &register);
             }
             count_kept(txn, bucket, before, now);
             (is_news, theirs.time_max())

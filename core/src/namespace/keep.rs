@@ -92,7 +92,7 @@ pub async fn list_page(
         // What has been replaced since is dropped when it is met.
         if space == HistoryRow::SPACE {
             let row = HistoryRow::decode(row.clone(), ledger.own())?;
-            want(txn, bucket.number, Field::History, key, &[], &row.register);
+            want(txn, Field::History, key, &[], &row.register);
         } else {
             want_row(txn, bucket, key, &NodeRow::decode(row.clone(), ledger.own())?);
         }

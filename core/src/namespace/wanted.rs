@@ -89,14 +89,7 @@ fn manifest_of(version: &Version) -> Option<&Manifest> {
 }
 
 /// Notes the versions that `now` has and `before`, the same register before a delta, had not.
-pub(super) fn want(
-    txn: &mut Txn,
-    bucket: BucketNumber,
-    field: Field,
-    row_key: &[u8],
-    before: &[Dot],
-    now: &Register<Version>,
-) {
+pub(super) fn want(txn: &mut Txn, field: Field, row_key: &[u8], before: &[Dot], now: &Register<Version>) {
     let own = *txn.own();
     for (write, version) in now.live_values() {
         // What was written here needs no fetching, and what a deletion kept none as long as it does not show.
@@ -150,7 +143,7 @@ fn revived(row: &NodeRow, rules: &Rules) -> Option<Dot> {
 
 /// Notes all versions of a node's row, as if they had just come.
 pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &NodeRow) {
-    want(txn, bucket.number, Field::Content, key, &[], &row.content);
+    want(txn, Field::Content, key, &[], &row.content);
     if let Some(dot) = revived(row, &bucket.rules()) {
         txn.put(Space::Meta, wanted_key(Field::Content, key, &dot), Bytes::new());
     }

@@ -196,9 +196,20 @@ impl Site {
     /// Rows that are nothing but tombstones.
     pub async fn tombstones(&self, at: usize) -> Vec<String> {
         let all = self.bucket(at).changes_since(&VersionVector::new()).await.unwrap().registers;
+        let named: BTreeSet<NodeId> = all
+            .iter()
+            .filter_map(|register| match register {
+                DeltaRegister::Entry(_, _, register) => Some(register),
+                _ => None,
+            })
+            .flat_map(|register| register.live_values().map(|(_, value)| value.node))
+            .collect();
         let dead = |register: &DeltaRegister| match register {
             DeltaRegister::Entry(_, _, register) => register.is_tombstone_only(),
-            DeltaRegister::Content(_, register) => register.live_values().all(|(_, version)| version.deleted.is_some()),
+            // What a deletion kept shows where the file has a name.
+            DeltaRegister::Content(node, register) => {
+                !named.contains(node) && register.live_values().all(|(_, version)| version.deleted.is_some())
+            }
             DeltaRegister::History(_, register) => register.is_tombstone_only(),
             _ => false,
         };
