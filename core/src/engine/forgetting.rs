@@ -214,13 +214,19 @@ impl Bucket {
             return Err(Error::invalid("the delta is of another bucket"));
         }
         let wait = |reason: &str| Error::new(ErrorKind::Precondition, reason.to_owned());
-        match here.admits(delta) {
+        let (ledger, number) = (self.segment().ledger(), self.state().number);
+        let holds_below = {
+            let snapshot = self.segment().store().snapshot().await?;
+            !here.known.dominates(&delta.floor)
+                && namespace::holds_below(ledger, &snapshot, number, &delta.floor).await?
+        };
+        match here.admits(delta, holds_below) {
             namespace::Admission::Merge => Ok(()),
             namespace::Admission::Wait(reason) => Err(wait(reason)),
             namespace::Admission::Compare(floor) => {
                 transact!(self.segment(), txn, {
                     self.require(&mut txn).await?;
-                    here.compare(&mut txn, self.state().number, &floor);
+                    here.compare(&mut txn, number, &floor);
                 })?;
                 tracing::warn!(bucket = %self.path(), "what others deleted while this segment was away is forgotten there: it compares all that it holds");
                 Err(wait(

@@ -61,7 +61,7 @@ pub use rows::{
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
-pub use standing::{Admission, Comparing, Standing, standing, standing_rows, tight};
+pub use standing::{Admission, Comparing, Standing, holds_below, standing, standing_rows, tight};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};

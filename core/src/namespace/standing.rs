@@ -128,13 +128,27 @@ pub async fn standing(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: Buc
     Ok(Standing { known, settled, position, floor, comparing })
 }
 
-fn are_apart(a: &VersionVector, b: &VersionVector) -> bool {
-    a.dots().all(|dot| b.get(&dot.segment) == 0)
+/// Whether anything is here of what lies at or below `floor`, be it from beyond the vector.
+pub async fn holds_below(
+    ledger: &Ledger,
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    floor: &VersionVector,
+) -> Result<bool> {
+    let own = ledger.own();
+    for dot in floor.dots() {
+        let start = Bound::Included(keys::index_of_segment(bucket, own, &dot.segment));
+        let end = Bound::Included(keys::index(bucket, own, &dot.segment, dot.sequence));
+        if !snapshot.scan(Space::Index, KeyRange { start, end }, 1, false).await?.rows.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Standing {
-    /// What is to be done with a delta.
-    pub fn admits(&self, delta: &Delta) -> Admission {
+    /// What is to be done with a delta. `holds_below`: its floor, see [`holds_below`].
+    pub fn admits(&self, delta: &Delta, holds_below: bool) -> Admission {
         let ours = self.comparing.as_ref().map_or(&self.floor, |comparing| &comparing.floor);
         let is_above = |floor: &VersionVector| delta.knows.dominates(floor);
         // Who stands above a floor holds nothing that was dropped below it, whether it has heard of that or not.
@@ -152,9 +166,7 @@ impl Standing {
             }
             Some(comparing) if theirs.dominates(&comparing.floor) => return Admission::Compare(theirs),
             Some(_) => return Admission::Wait("this segment compares what it holds with another one"),
-            None if self.known.dominates(&delta.floor)
-                || theirs == self.floor
-                || are_apart(&self.known, &delta.floor) => {}
+            None if self.known.dominates(&delta.floor) || theirs == self.floor || !holds_below => {}
             None => return Admission::Compare(theirs),
         }
         if is_sender_clean {

@@ -113,6 +113,7 @@ async fn change(
             drop(bucket.rename(from, to).await);
         }
     }
+    println!("    {what}");
     site.check(&what).await;
 }
 
@@ -154,15 +155,18 @@ async fn schedule(all: &Sites, seed: u64, is_handed_over: bool) -> bool {
         } else {
             match dice.roll(20) {
                 0..=3 => {
+                    println!("  {at} pulls from {from}");
                     old_deltas.push(sites[at].pull(&sites[from]).await);
                     continue;
                 }
                 4 if !old_deltas.is_empty() => {
                     let late = &old_deltas[usize::try_from(dice.roll(old_deltas.len() as u64)).unwrap()];
+                    println!("  {at} takes a late delta");
                     sites[at].apply_late(late).await;
                     continue;
                 }
                 5 => {
+                    println!("  {at} takes a part of what {from} has");
                     let vector = sites[at].bucket.vector().await.unwrap();
                     let delta = sites[from].bucket.changes_since(&vector).await.unwrap();
                     sites[at].apply_late(&part_of(&delta, &mut dice)).await;
@@ -170,21 +174,24 @@ async fn schedule(all: &Sites, seed: u64, is_handed_over: bool) -> bool {
                     continue;
                 }
                 6 | 7 => {
+                    println!("  {at} and {from} tell each other");
                     forgetting::tell(&sites[at], &sites[from]).await;
                     continue;
                 }
                 8 => {
-                    forgetting::drop_all(&sites[at]).await;
+                    println!("  {at} drops {}", forgetting::drop_all(&sites[at]).await);
                     continue;
                 }
                 9 if dice.roll(4) == 0 => {
                     // It may not have been heard of.
+                    println!("  {at} forgets {from}");
                     drop(sites[at].bucket.forget_carrier(&sites[from].bucket.segment().id()).await);
                     continue;
                 }
                 _ => {}
             }
         }
+        println!("  {at}, {seed}-{step}:");
         change(&sites[at], &mut dice, format!("{seed}-{step}"), &mut written, &mut gone).await;
     }
     deliver(&sites).await;
