@@ -178,6 +178,25 @@ async fn nothing_comes_back() {
     }
 }
 
+/// C had a file from a part of a delta, which its vector does not tell of; so it took what A had for a start from nothing, and kept the file. Found by a schedule.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_in_part_goes_too() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("in-part", 3, &BucketPolicy::default()).await;
+    let (a, b, c) = (&sites[0], &sites[1], &sites[2]);
+    put(a, "x", "content").await;
+    let whole = a.bucket.changes_since(&VersionVector::new()).await.unwrap();
+    c.apply(&namespace::Delta { from: whole.to.clone(), ..whole }).await;
+    assert_eq!(c.shows().await.len(), 1);
+    b.pull(a).await;
+    delete(b, "x").await;
+    sync(a, b).await;
+    tell(a, b).await;
+    assert!(drop_all(a).await > 0 && drop_all(b).await > 0);
+    c.pull(a).await;
+    assert_eq!(c.shows().await.len(), 0);
+}
+
 /// What C held up went when it was forgotten. It comes back with changes of its own of every kind, and none of them is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_segment_comes_back_with_what_it_alone_had_and_nothing_else() {
