@@ -266,6 +266,8 @@ mod tests {
             missing_bytes: 0,
             missing_is_more: false,
             missing: Vec::new(),
+            is_comparing: false,
+            carriers: vec![(SegmentId([3; 16]), true)],
             peers: vec![PeerBucketStatus {
                 peer: SegmentId([2; 16]),
                 name: "newyork".into(),
