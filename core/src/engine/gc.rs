@@ -44,7 +44,15 @@ impl Segment {
     /// Drops what nothing refers to and rewrites packs that are mostly garbage. One at a time; goes on beside readers and writers.
     pub async fn gc(&self) -> Result<GcReport> {
         let _one = self.0.collecting.lock().await;
-        let rows_dropped = self.drop_acknowledged().await?;
+        let rows_dropped = match self.drop_acknowledged().await {
+            Ok(rows) => rows,
+            // The room that this takes is made below.
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(%error, "what is deleted everywhere stays for lack of space");
+                0
+            }
+            Err(error) => return Err(error),
+        };
         let contents = self.contents().clone();
         let _collecting = contents.collecting();
         // What is appended from now on is not looked at.

@@ -70,8 +70,7 @@ struct Holdings {
 
 /// Collects garbage if the holdings are other than after the last collection, or linked segments have heard since of something that is deleted.
 async fn collect(segment: &Segment, collected: &mut Option<Holdings>) -> Result<()> {
-    let dropped = segment.drop_acknowledged().await?;
-    if dropped == 0 && *collected == Some(holdings(segment).await?) {
+    if *collected == Some(holdings(segment).await?) && segment.drop_acknowledged().await? == 0 {
         return Ok(());
     }
     let report = segment.gc().await?;

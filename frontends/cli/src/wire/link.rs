@@ -308,8 +308,6 @@ mod tests {
     fn status() -> BucketStatus {
         let here = format!("{}-7", SegmentId([1; 16]));
         BucketStatus {
-            is_comparing: false,
-            carriers: Vec::new(),
             path: "C/t/b".parse().unwrap(),
             vector: vector(&here),
             data_vector: vector(&here),
@@ -320,6 +318,8 @@ mod tests {
             missing_is_more: false,
             missing: Vec::new(),
             data_left: None,
+            is_comparing: false,
+            carriers: vec![(SegmentId([3; 16]), true)],
             peers: vec![PeerBucketStatus {
                 peer: SegmentId([2; 16]),
                 name: "newyork".into(),
