@@ -285,7 +285,7 @@ async fn what_is_pinned_comes_where_else_only_names_come() {
     let status = ny.door.status().await.unwrap();
     let of = &status.buckets[0];
     assert!(!of.is_data_complete() && !of.wants_data, "{of:?}");
-    assert_eq!(of.missing.iter().filter_map(|missing| missing.path.clone()).collect::<Vec<_>>(), ["other/2"]);
+    assert!(of.missing.iter().any(|missing| missing.path.as_ref().is_some_and(|path| path == "other/2")), "{of:?}");
     bucket.unpin("").await.unwrap();
     assert!(ny.door.status().await.unwrap().buckets[0].is_data_complete());
     drop(bucket);
@@ -312,9 +312,14 @@ async fn an_edge_gives_up_what_is_held_elsewhere() {
         .set("centre", |link| (link.mode, link.gather_delay_s, link.gather_receipts) = (Mode::Gather, 0, 1))
         .await
         .unwrap();
-    eventually("what was written before is given up", async || local("run/1").await == 0).await;
+    // Also what a collection has spared because it was just being looked at.
+    let goes = async |key: &str| {
+        edge.segment.gc().await.unwrap();
+        local(key).await == 0
+    };
+    eventually("what was written before is given up", async || goes("run/1").await).await;
     edge.put("EDGE/lab/data", "run/2", noise(32, 4 << 20)).await;
-    eventually("what is written later is given up", async || local("run/2").await == 0).await;
+    eventually("what is written later is given up", async || goes("run/2").await).await;
     assert_eq!(local("pinned").await, 1 << 20);
     assert_eq!(edge.get("EDGE/lab/data", "run/2").await.unwrap(), noise(32, 4 << 20));
 
