@@ -10,8 +10,8 @@ impl World {
     pub async fn forgetting(&mut self, random: &mut Random) -> Result<(), String> {
         let (at, bucket) = (random.below(self.sites.len()), random.below(self.buckets.len()));
         match random.below(10) {
-            0..4 => self.tell(at, bucket).await,
-            4..7 => self.drop_at(at, bucket).await?,
+            0..5 => self.tell(at, bucket).await,
+            5..9 => self.drop_at(at, bucket).await?,
             _ => {
                 let other = random.below(self.sites.len());
                 let id = self.sites[other].id;

@@ -175,7 +175,9 @@ impl Site {
         assert_eq!(by, sender);
         let before = self.position(at).await;
         if !before.dominates(&delta.from) {
-            return (Err("what comes before it is missing".into()), false);
+            // The peer has heard something that was said before this site fell back.
+            let is_comparing = self.bucket(at).is_comparing().await.unwrap();
+            return (Err("what comes before it is missing".into()), is_comparing);
         }
         let was_comparing = self.bucket(at).is_comparing().await.unwrap();
         let applied = self.bucket(at).apply(&delta).await;

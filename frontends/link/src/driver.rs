@@ -424,18 +424,17 @@ async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> 
     let before = bucket.position().await?;
     // What it was cut after must be here: else it would show before what it was written after (P7).
     if !before.dominates(&delta.from) {
+        if bucket.is_comparing().await? {
+            // The peer has heard something that was said before this segment fell back.
+            begin_anew(hub);
+        }
         return Err(Error::new(ErrorKind::Precondition, "changes before these are not here"));
     }
     let wants_data = hub.keep_data(&bucket).await?;
     let applied = bucket.apply(&delta).await;
     let position = bucket.position().await?;
     if !position.dominates(&before) {
-        // Where it begins anew is said at the beginning of a connection.
-        for peer in hub.peers() {
-            peer.close(
-                "this segment was away for longer than deletions are remembered, and compares all that it holds",
-            );
-        }
+        begin_anew(hub);
     }
     applied?;
     if wants_data {
@@ -443,6 +442,13 @@ async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> 
     }
     hub.rates.add(*id, *peer, Amount { names: delta.names(), changes: distance(&before, &delta.to), bytes: 0 });
     Ok(position)
+}
+
+/// Where this segment stands now, which is below where it stood, is said at the beginning of connections.
+fn begin_anew(hub: &Hub) {
+    for peer in hub.peers() {
+        peer.close("this segment was away for longer than deletions are remembered, and compares all that it holds");
+    }
 }
 
 #[cfg(test)]
