@@ -72,7 +72,9 @@ async fn exchange(ends: Ends, port: u16, what: (u32, u32, u32), arguments: &[u8]
     }
     let mut reply = vec![0; length];
     stream.read_exact(&mut reply).await?;
-    results(Decoder::new(reply.into()), xid).map_err(invalid)?.ok_or_else(|| Error::other("the client refuses the call"))
+    results(Decoder::new(reply.into()), xid)
+        .map_err(invalid)?
+        .ok_or_else(|| Error::other("the client refuses the call"))
 }
 
 /// What stands in a reply; `None`: the call was not done.

@@ -176,8 +176,7 @@ impl NfsDoor {
     /// # Errors
     /// `Failed` when the system does not say.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
-        let address =
-            |l: &TcpListener| l.local_addr().map_err(|e| Error::io(NO_ADDRESS, e));
+        let address = |l: &TcpListener| l.local_addr().map_err(|e| Error::io(NO_ADDRESS, e));
         self.listeners.iter().map(address).collect()
     }
 

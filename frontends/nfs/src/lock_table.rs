@@ -319,7 +319,9 @@ impl LockTable {
         // It leaves one more lock than there was.
         let is_split = |lock: &HeldLock| lock.range.start < range.start && range.end < lock.range.end;
         let held = locks.held(&at.node);
-        if table.is_full(&request.client, self.locks_per_client) && held.iter().any(|l| l.owner == request.lock.owner && is_split(l)) {
+        if table.is_full(&request.client, self.locks_per_client)
+            && held.iter().any(|l| l.owner == request.lock.owner && is_split(l))
+        {
             return Status::NoLocks;
         }
         let unlocked = locks.unlock(&at.node, request.lock.owner, range.clone());

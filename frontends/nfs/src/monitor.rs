@@ -56,7 +56,9 @@ impl Monitor {
         let name = path.display();
         let (state, before) = match std::fs::read_to_string(&path) {
             Ok(text) => read(&text).ok_or_else(|| {
-                let text = format!("{name}, the clients of NFS that hold locks, can't be understood; without it they lose them");
+                let text = format!(
+                    "{name}, the clients of NFS that hold locks, can't be understood; without it they lose them"
+                );
                 Error::new(ErrorKind::Damaged, text)
             })?,
             Err(error) if error.kind() == IoKind::NotFound => (0, BTreeSet::new()),

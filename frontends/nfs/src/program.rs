@@ -3,8 +3,8 @@
 use crate::door::Shared;
 use crate::replay::Key;
 use crate::rpc::{self, Answer, Call, Reply};
-use crate::{lock_manager, monitor, mount, portmap, procedures};
 use crate::wire::Garbage;
+use crate::{lock_manager, monitor, mount, portmap, procedures};
 use nfsserve::nfs;
 use std::net::SocketAddr;
 use std::sync::Arc;

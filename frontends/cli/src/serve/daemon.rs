@@ -126,7 +126,8 @@ impl Daemon {
             let (host, port) = (address.ip(), address.port());
             // Clients that find the port mapper find the rest.
             let is_found = self.nfs.iter().flat_map(|door| &door.addresses).any(|address| address.port() == 111);
-            let options = if is_found { "vers=3".into() } else { format!("vers=3,tcp,port={port},mountport={port},nolock") };
+            let options =
+                if is_found { "vers=3".into() } else { format!("vers=3,tcp,port={port},mountport={port},nolock") };
             text.push_str(&format!("\nNFS      mount -t nfs -o {options} {host}:/CLUSTER/TENANT/BUCKET /mnt"));
         }
         let links: Vec<_> = self.links().addresses().iter().map(ToString::to_string).collect();
