@@ -581,3 +581,29 @@ async fn what_is_within_a_directory_follows_its_names() {
     files.unlink(&root(), &inner, b"deep").await.unwrap();
     assert_eq!(errno(files.is_within(&deep, &beside).await), ESTALE);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn set_id_bits_go_with_the_first_write_however_many_write_at_once() {
+    let site = site().await;
+    let node = site.file(&ROOT, "run").await.node;
+    let flags = OpenFlags { read: true, write: true, truncate: false, is_granted: true };
+    let mut writers = Vec::new();
+    for uid in 1000..1008 {
+        writers.push(site.files.open(&user(uid), &node, flags).await.unwrap());
+    }
+    let superuser = site.files.open(&root(), &node, flags).await.unwrap();
+    for round in 0..40 {
+        site.files.set_attributes(&root(), &node, mode(0o6777), None).await.unwrap();
+        superuser.write_at(round, Bytes::from_static(b"root")).await.unwrap();
+        assert_eq!(superuser.attributes().await.unwrap().mode, 0o6777, "root's writes take nothing away");
+        let writes = writers.iter().zip(0..).map(|(writer, at)| writer.write_at(at, Bytes::from_static(b"user")));
+        futures::future::try_join_all(writes).await.unwrap();
+        assert_eq!(site.files.attributes(&node).await.unwrap().mode, 0o777);
+        // One chmod among the writes is seen or not; a write that begins after it takes it away.
+        let among = site.files.set_attributes(&root(), &node, mode(0o6770), None);
+        let (_, changed) = tokio::join!(writers[0].write_at(round, Bytes::from_static(b"x")), among);
+        changed.unwrap();
+        writers[1].write_at(0, Bytes::from_static(b"y")).await.unwrap();
+        assert_eq!(site.files.attributes(&node).await.unwrap().mode, 0o770);
+    }
+}

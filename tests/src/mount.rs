@@ -15,17 +15,24 @@ pub struct Mounted {
     pub server: Option<Server>,
     point: PathBuf,
     options: String,
+    arguments: Vec<String>,
 }
 
 impl Mounted {
     /// Makes the bucket if it is not there and serves it over S3 and a mount with `options`.
     pub fn start(site: &Site, options: &str) -> Mounted {
+        Mounted::start_with(site, options, &[])
+    }
+
+    /// The same with further arguments for the server.
+    pub fn start_with(site: &Site, options: &str, arguments: &[&str]) -> Mounted {
         let path = format!("{}/{BUCKET}", Site::TENANT);
         if crate::command::run(&mut site.command(&["bucket", "show", &path])).code != Some(0) {
             site.tombolo(&["bucket", "create", &path]);
         }
         let point = site.scratch("mnt");
-        let mut mounted = Mounted { server: None, point, options: options.to_owned() };
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut mounted = Mounted { server: None, point, options: options.to_owned(), arguments };
         mounted.serve(site);
         mounted
     }
@@ -33,7 +40,9 @@ impl Mounted {
     /// Starts the server again, after [`Mounted::kill`].
     pub fn serve(&mut self, site: &Site) {
         let mount = format!("{}/{BUCKET}={}", Site::TENANT, self.point.display());
-        self.server = Some(site.serve_with(&["--mount", &mount, "--mount-options", &self.options]));
+        let mut arguments = vec!["--mount", &mount, "--mount-options", &self.options];
+        arguments.extend(self.arguments.iter().map(String::as_str));
+        self.server = Some(site.serve_with(&arguments));
         // It answers over S3 a little earlier.
         crate::wait::until("the mount", || {
             let mounts = std::fs::read_to_string("/proc/mounts").expect("the list of mounts");

@@ -5,13 +5,17 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tombolo_core::{BucketPath, CreateOptions, OpenOptions, Segment};
 use tombolo_tests::command::run;
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, EngineDoor, Failure, S3Door};
-use tombolo_tests::server::Site;
+use tombolo_tests::mount::Mounted;
+use tombolo_tests::nfs::Nfs;
+use tombolo_tests::server::{Site, free_port};
 
 /// A file system of its own.
 struct SmallDisk(PathBuf);
@@ -138,4 +142,95 @@ fn the_engine_when_something_else_fills_the_disk() {
     }
     let report = runtime.block_on(segment.scrub(0, |_, _| {})).unwrap();
     assert_eq!(report.damage, Vec::<String>::new());
+}
+
+/// Files that are open through FUSE and NFS while the disk fills up: fsync and COMMIT say so, what they said before is kept, and everything goes on
+/// when there is room.
+#[test]
+fn open_files_on_a_full_disk() {
+    const FULL: [i32; 2] = [28, 122];
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&dir.path().join("disk"), 512);
+    let site = Site::below(&disk.0);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut mounted = Mounted::start_with(&site, "nowriteback", &["--nfs", &address.to_string()]);
+    let point = mounted.point().to_owned();
+    let small = |seed: u64| Content::new(seed, 700_000);
+
+    let mut nfs = Nfs::connect(address);
+    let root = nfs.mount("/Test/lab/bucket").unwrap();
+    let far = nfs.create(&root, "far", 0o644).unwrap();
+    let commit = |nfs: &mut Nfs, far: &[u8], content: Content| -> Result<(), u32> {
+        let before = nfs.write(far, 0, &content.bytes(), 0)?;
+        if nfs.commit(far)? == before { Ok(()) } else { Err(0) }
+    };
+    commit(&mut nfs, &far, small(1)).unwrap();
+    let kept = File::options().create(true).truncate(false).read(true).write(true).open(point.join("kept")).unwrap();
+    let save = |content: Content| kept.write_all_at(&content.bytes(), 0).and_then(|()| kept.sync_all());
+    save(small(1)).unwrap();
+
+    let mut stored = 0;
+    let refusal = loop {
+        let name = point.join(format!("object-{stored}"));
+        let written = File::create(name).and_then(|mut file| {
+            file.write_all(&content(stored).bytes())?;
+            file.sync_all()
+        });
+        match written {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < 200, "600 MB fit on a disk of 512 MiB");
+    };
+    assert!(stored > 10 && FULL.contains(&refusal.raw_os_error().unwrap()), "{stored} files, then {refusal}");
+    // What is smaller may still fit for a while. The last that was said to be kept counts.
+    let (mut of_mount, mut of_nfs) = ([1, 1], [1, 1]);
+    let refusal = (2..1000).find_map(|seed| match save(small(seed)) {
+        Ok(()) => {
+            of_mount = [seed, seed + 1];
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert!(FULL.contains(&refusal.unwrap().raw_os_error().unwrap()));
+    let refusal = (2..1000).find_map(|seed| match commit(&mut nfs, &far, small(seed)) {
+        Ok(()) => {
+            of_nfs = [seed, seed + 1];
+            None
+        }
+        Err(status) => Some(status),
+    });
+    assert!(matches!(refusal, Some(28 | 69)), "{refusal:?}");
+    for number in 0..stored {
+        assert!(
+            std::fs::read(point.join(format!("object-{number}"))).unwrap() == content(number).bytes(),
+            "reads go on"
+        );
+    }
+
+    // The process ends with unsaved bytes in hand, and starts on the full disk.
+    mounted.kill();
+    drop(kept);
+    mounted.serve(&site);
+    for (name, seeds) in [("kept", of_mount), ("far", of_nfs)] {
+        // Or what was refused, but whole: it may have been put where a crash does not reach it.
+        let found = std::fs::read(point.join(name)).unwrap();
+        assert!(seeds.iter().any(|seed| found == small(*seed).bytes()), "{name} is not what was acknowledged");
+    }
+    for number in 0..stored * 2 / 3 {
+        std::fs::remove_file(point.join(format!("object-{number}"))).expect("deletes go on");
+    }
+    site.tombolo(&["gc"]);
+    let mut file = File::create(point.join("kept")).unwrap();
+    file.write_all(&small(5000).bytes()).unwrap();
+    file.sync_all().expect("there is room again");
+    let mut nfs = Nfs::connect(address);
+    commit(&mut nfs, &far, small(5001)).expect("there is room again");
+    for number in stored * 2 / 3..stored {
+        assert!(std::fs::read(point.join(format!("object-{number}"))).unwrap() == content(number).bytes());
+    }
+    assert!(std::fs::read(point.join("far")).unwrap() == small(5001).bytes());
+    mounted.stop();
+    site.tombolo(&["scrub"]);
+    drop(disk);
 }

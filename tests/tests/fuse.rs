@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use tombolo_tests::command::{run, tombolo, tool};
+use tombolo_tests::command::{repository, run, tombolo, tool};
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, S3Door};
 use tombolo_tests::model::list_all;
@@ -393,4 +393,24 @@ fn sqlite_survives_the_death_of_the_server() {
         assert_eq!(numbers[0], numbers[1] + 1, "cycle {cycle}: none is missing between");
         assert!(numbers[1] >= last, "cycle {cycle}: {last} was committed, {} is the last", numbers[1]);
     }
+}
+
+/// The same program on this file system and on one of the kernel's own.
+#[test]
+fn access_control_lists_let_those_in_whom_they_do_on_linux() {
+    let site = Site::new();
+    let mounted = Mounted::start(&site, KEPT);
+    // On a tmpfs, which has access control lists wherever Linux does.
+    let reference = tempfile::tempdir_in("/dev/shm").unwrap();
+    let script = repository().join("tests/clients/acl.py");
+    let outcomes = |place: &Path| {
+        fs::set_permissions(place, fs::Permissions::from_mode(0o777)).unwrap();
+        run(Command::new("python3").arg(&script).arg(place)).success()
+    };
+    let (expected, found) = (outcomes(reference.path()), outcomes(mounted.point()));
+    assert!(expected.contains("'EACCES'") && expected.lines().count() > 100, "{expected}");
+    for (expected, found) in expected.lines().zip(found.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.lines().count(), expected.lines().count());
 }

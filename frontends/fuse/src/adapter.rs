@@ -8,7 +8,7 @@ use crate::caller::Who;
 use crate::directory::Listed;
 use crate::door::{Door, EINVAL, Outcome, Refusal, Shown};
 use crate::locks::Described;
-use crate::metadata::{Making, Wanted, kind_of_mode};
+use crate::metadata::{Making, Mode, Wanted, kind_of_mode};
 use crate::time::{from_time, to_time};
 use crate::xattr::Sized as Answer;
 use bytes::Bytes;
@@ -220,14 +220,14 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_BIG_WRITES,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_MAX_PAGES,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK,
             // The door tells when pages are stale.
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
         ];
@@ -292,7 +292,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let (door, who) = (self.door.clone(), who(request));
-        let set = SetAttributes { mode, uid, gid, size, accessed: set_time(atime), modified: set_time(mtime) };
+        let set =
+            SetAttributes { mode, umask: 0, uid, gid, size, accessed: set_time(atime), modified: set_time(mtime) };
         let wanted = Wanted {
             set,
             // Only the kernel's write-back names a change time.
@@ -316,7 +317,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -325,16 +326,16 @@ impl Filesystem for Adapter {
             Some(kind) => Making::Special(kind, u64::from(rdev)),
             None => return reply.refuse(Refusal(EINVAL)),
         };
-        self.make(request, parent, name, mode, making, reply);
+        self.make(request, parent, name, (mode, umask), making, reply);
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        self.make(request, parent, name, mode, Making::Directory, reply);
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.make(request, parent, name, (mode, umask), Making::Directory, reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes().to_vec();
-        self.make(request, parent, name, 0, Making::Symlink(target), reply);
+        self.make(request, parent, name, (0, 0), Making::Symlink(target), reply);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -378,13 +379,13 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
         self.run(async move {
-            let outcome = door.create(who, parent.0, &name, mode, flags).await;
+            let outcome = door.create(who, parent.0, &name, (mode, umask), flags).await;
             let timeout = door.options.entry_timeout;
             answer(reply, outcome, |reply, (shown, handle)| {
                 let attr = attr(shown.number, &shown.attributes);
@@ -682,7 +683,7 @@ impl Filesystem for Adapter {
 }
 
 impl Adapter {
-    fn make(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, making: Making, reply: ReplyEntry) {
+    fn make(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: Mode, making: Making, reply: ReplyEntry) {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
         self.run(async move {
             let outcome = door.make(who, parent.0, &name, mode, making).await;

@@ -91,9 +91,9 @@ impl Door {
             Target::Node(..) => {
                 let (bucket, files, node) = self.node(number, ENOENT)?;
                 let granted = as_caller!(who, caller, {
-                    match files.access(&caller, &node, Access::READ).await {
-                        Ok(granted) if granted == Access::READ => Ok(()),
-                        Ok(_) => Err(Error::new(ErrorKind::Denied, "the directory can't be listed")),
+                    match files.may(&caller, &node, Access::READ).await {
+                        Ok(true) => Ok(()),
+                        Ok(false) => Err(Error::new(ErrorKind::Denied, "the directory can't be listed")),
                         Err(error) => Err(error),
                     }
                 });

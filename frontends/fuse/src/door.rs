@@ -180,6 +180,7 @@ impl Door {
             accessed_ns: 0,
             modified_ns: 0,
             changed_ns: 0,
+            access_list: None,
         }
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Wanted {
     pub(crate) handle: Option<u64>,
 }
 
+/// The mode that a program asks for, and its umask.
+pub(crate) type Mode = (u32, u32);
+
 /// What is made by `mknod`, `mkdir` and `symlink`.
 pub(crate) enum Making {
     File,
@@ -140,9 +143,16 @@ impl Door {
         Ok(())
     }
 
-    pub(crate) async fn make(&self, who: Who, parent: u64, name: &[u8], mode: u32, making: Making) -> Outcome<Shown> {
+    pub(crate) async fn make(
+        &self,
+        who: Who,
+        parent: u64,
+        name: &[u8],
+        (mode, umask): Mode,
+        making: Making,
+    ) -> Outcome<Shown> {
         let (bucket, files, directory) = self.node_to_change(parent)?;
-        let set = SetAttributes { mode: Some(mode & 0o7777), ..SetAttributes::default() };
+        let set = SetAttributes { mode: Some(mode & 0o7777), umask, ..SetAttributes::default() };
         let made = match making {
             Making::File => {
                 as_caller!(who, caller, files.create(&caller, &directory, name, CreateMode::Guarded, set).await)
@@ -165,11 +175,11 @@ impl Door {
         who: Who,
         parent: u64,
         name: &[u8],
-        mode: u32,
+        (mode, umask): Mode,
         flags: i32,
     ) -> Outcome<(Shown, u64)> {
         let (bucket, files, directory) = self.node_to_change(parent)?;
-        let set = SetAttributes { mode: Some(mode & 0o7777), ..SetAttributes::default() };
+        let set = SetAttributes { mode: Some(mode & 0o7777), umask, ..SetAttributes::default() };
         let how = if flags & O_EXCL != 0 { CreateMode::Guarded } else { CreateMode::Unchecked };
         let made = as_caller!(who, caller, files.create(&caller, &directory, name, how, set).await)?;
         let flags = OpenFlags { is_granted: made.is_new, ..open_flags(flags, self.options.writeback) };

@@ -89,6 +89,8 @@ pub(crate) fn settings(set: &sattr3) -> Result<SetAttributes, Refusal> {
     };
     Ok(SetAttributes {
         mode: if let set_mode3::mode(mode) = set.mode { Some(mode & 0o7777) } else { None },
+        // Clients have taken it off.
+        umask: 0,
         uid: if let set_uid3::uid(uid) = set.uid { Some(uid) } else { None },
         gid: if let set_gid3::gid(gid) = set.gid { Some(gid) } else { None },
         size: if let set_size3::size(size) = set.size { Some(size) } else { None },

@@ -34,7 +34,7 @@ async fn open(shared: &Shared, at: &At) -> Outcome<(Arc<OpenFile>, FileAttribute
 }
 
 fn must(at: &At, attributes: &FileAttributes, wanted: &[Access]) -> Outcome<()> {
-    let may = |wanted: &Access| at.caller.granted(attributes, *wanted) == *wanted;
+    let may = |wanted: &Access| at.caller.may(attributes, *wanted);
     if at.caller.owns(attributes) || wanted.iter().any(may) {
         return Ok(());
     }

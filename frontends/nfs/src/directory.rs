@@ -158,7 +158,7 @@ impl Listing {
 pub(crate) async fn list(cookies: &Cookies, at: &At, wanted: Wanted) -> Outcome<Done> {
     let (files, directory) = (&at.opened.files, at.node);
     let attributes = files.attributes(&directory).await?;
-    if at.caller.granted(&attributes, Access::READ) != Access::READ {
+    if !at.caller.may(&attributes, Access::READ) {
         return Err(Refusal(nfsstat3::NFS3ERR_ACCES));
     }
     let mut listing = Listing { encoder: Encoder::default(), names: 0, count: 0 };

@@ -234,10 +234,9 @@ impl Calling<'_> {
         }
         let attributes = at.opened.files.attributes(&at.node).await.map_err(Refusal::from)?;
         let write = Access { read: false, write: true, execute: false };
-        let may = |access: Access| at.caller.granted(&attributes, access) == access;
-        if attributes.file_type != FileType::Regular
-            || !(at.caller.owns(&attributes) || may(Access::READ) || may(write))
-        {
+        let may = |access: Access| at.caller.may(&attributes, access);
+        let opens = at.caller.owns(&attributes) || may(Access::READ) || may(write);
+        if attributes.file_type != FileType::Regular || !opens {
             return Err(Status::Failed);
         }
         Ok(At { opened: at.opened, node: at.node })

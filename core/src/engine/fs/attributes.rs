@@ -1,7 +1,9 @@
 //! What `stat` shows, what `chmod`, `chown`, `utimes` and `truncate` change, and what changed, from one transaction.
 
+use super::AccessList;
 use crate::id::NodeId;
 use crate::object::{FileType, TimeNs};
+use std::sync::Arc;
 
 /// Attributes of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct FileAttributes {
     pub modified_ns: TimeNs,
     /// Last change of content, attributes or names.
     pub changed_ns: TimeNs,
+    /// Further users and groups that may do something with it.
+    pub access_list: Option<Arc<AccessList>>,
 }
 
 /// What NFS' weak cache consistency compares (RFC 1813, `wcc_attr`).
@@ -74,6 +78,9 @@ pub enum SetTime {
 pub struct SetAttributes {
     /// Permission bits.
     pub mode: Option<u32>,
+    /// Permission bits that something new does not get, unless its directory has a default access control list. Doors whose clients have taken
+    /// them off already leave it 0.
+    pub umask: u32,
     /// Owner.
     pub uid: Option<u32>,
     /// Group.

@@ -88,6 +88,8 @@ pub(super) struct State {
     pub(super) is_storing: bool,
     /// Why the last attempt to store in the background failed.
     pub(super) failure: Option<(ErrorKind, String)>,
+    /// Why what was written to the file before it was opened is lost, until somebody who has it open for writing hears of it.
+    pub(super) lost: Option<(ErrorKind, String)>,
     /// The write that made the version the content was read from, and up to which commit that is known to be the latest.
     pub(super) version: Dot,
     pub(super) looked_at: u64,
@@ -185,6 +187,7 @@ impl State {
             accessed_ns: self.written_ns,
             modified_ns: self.written_ns,
             changed_ns: self.changed_ns,
+            access_list: super::node::access_list(&self.attributes),
         });
         attributes.size = self.size;
         attributes.allocated_bytes = self.allocated_bytes();
@@ -371,6 +374,7 @@ impl Body {
                 hold: loaded.hold,
                 is_storing: false,
                 failure: None,
+                lost: None,
                 version: loaded.version,
                 looked_at: loaded.looked_at,
                 attributes: loaded.attributes,

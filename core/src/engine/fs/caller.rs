@@ -43,11 +43,11 @@ impl Access {
     /// To change the entries of a directory.
     pub const CHANGE: Access = Access { read: false, write: true, execute: true };
 
-    fn of_bits(bits: u32) -> Access {
+    pub(super) fn of_bits(bits: u32) -> Access {
         Access { read: bits & 4 != 0, write: bits & 2 != 0, execute: bits & 1 != 0 }
     }
 
-    fn and(self, other: Access) -> Access {
+    pub(super) fn and(self, other: Access) -> Access {
         Access {
             read: self.read && other.read,
             write: self.write && other.write,
@@ -72,25 +72,36 @@ impl Caller {
         self.uid == 0 || self.uid == node.uid
     }
 
-    /// Which of `wanted` the mode of `node` lets the caller do. Root reads and writes everything, and runs what anybody may run.
+    /// Which of `wanted` the caller may do, each for itself.
     pub fn granted(&self, node: &FileAttributes, wanted: Access) -> Access {
-        if self.uid == 0 {
-            let execute = node.file_type == FileType::Directory || node.mode & 0o111 != 0;
-            return wanted.and(Access { read: true, write: true, execute });
+        let write = Access { read: false, write: true, execute: false };
+        Access {
+            read: wanted.read && self.may(node, Access::READ),
+            write: wanted.write && self.may(node, write),
+            execute: wanted.execute && self.may(node, Access::EXECUTE),
         }
-        let bits = if self.uid == node.uid {
-            node.mode >> 6
-        } else if self.is_in(node.gid) {
-            node.mode >> 3
-        } else {
-            node.mode
-        };
-        wanted.and(Access::of_bits(bits))
+    }
+
+    /// Whether the mode of `node`, and its access control list if it has one, let the caller do all of `wanted`. Root reads and writes everything, and
+    /// runs what anybody may run.
+    pub fn may(&self, node: &FileAttributes, wanted: Access) -> bool {
+        let class = |bits: u32| wanted.and(Access::of_bits(bits)) == wanted;
+        if self.uid == 0 {
+            return !wanted.execute || node.file_type == FileType::Directory || node.mode & 0o111 != 0;
+        }
+        if self.uid == node.uid {
+            return class(node.mode >> 6);
+        }
+        match &node.access_list {
+            Some(list) => list.lets(self, node.gid, node.mode >> 3, wanted).unwrap_or_else(|| class(node.mode)),
+            None if self.is_in(node.gid) => class(node.mode >> 3),
+            None => class(node.mode),
+        }
     }
 
     /// Refuses unless all of `wanted` is granted.
     pub(super) fn must(&self, node: &FileAttributes, wanted: Access) -> Result<()> {
-        if self.granted(node, wanted) == wanted {
+        if self.may(node, wanted) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Denied, "the mode does not let this caller do that"))
@@ -135,6 +146,7 @@ mod tests {
             accessed_ns: 0,
             modified_ns: 0,
             changed_ns: 0,
+            access_list: None,
         }
     }
 

@@ -126,9 +126,9 @@ impl FileSystem {
         Err(missing(name))
     }
 
-    /// Which of `wanted` the caller may do.
-    pub async fn access(&self, caller: &Caller, node: &NodeId, wanted: Access) -> Result<Access> {
-        Ok(caller.granted(&self.attributes(node).await?, wanted))
+    /// Whether the caller may do all of `wanted`.
+    pub async fn may(&self, caller: &Caller, node: &NodeId, wanted: Access) -> Result<bool> {
+        Ok(caller.may(&self.attributes(node).await?, wanted))
     }
 
     /// The directory that a directory is in; the root's is itself.

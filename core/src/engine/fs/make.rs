@@ -4,8 +4,8 @@ use super::caller::{GROUP_EXECUTE, SET_GID};
 use super::find::{Rows, with_slash};
 use super::node::gone;
 use super::{
-    Access, Caller, ChangeStamp, CreateMode, DirectoryChange, FileAttributes, FileSystem, Made, SetAttributes, SetTime,
-    names,
+    Access, AccessList, Caller, ChangeStamp, CreateMode, DirectoryChange, FileAttributes, FileSystem, Made,
+    SetAttributes, SetTime, acl, names,
 };
 use crate::engine::transact;
 use crate::engine::writer::opaque;
@@ -134,9 +134,11 @@ impl FileSystem {
                 let stored = names::new(name)?;
                 let now = txn.now_ns();
                 let (version, rdev, xattrs) = what(now);
-                let owned = Owned::of(caller, &parent, set, version.file_type);
+                let default = self.default_list(&mut txn, directory).await?;
+                let mut owned = Owned::of(caller, &parent, set, version.file_type, default.as_ref());
+                owned.xattrs.extend(xattrs);
                 let value = AttributesValue {
-                    attributes: Attributes { rdev, xattrs, ..owned.attributes() },
+                    attributes: Attributes { rdev, ..owned.attributes() },
                     modified_ns: time(set.modified, now).map(|time| (time, now)),
                     changed_ns: now,
                     accessed_ns: time(set.accessed, now),
@@ -201,7 +203,8 @@ impl FileSystem {
             txn.limit(state.number, policy.quota_bytes, policy.quota_objects);
             let node = namespace::mkdir(&mut txn, state, directory, &stored).await?;
             self.bucket.settle(&mut txn).await?;
-            let owned = Owned::of(caller, &parent, &set, FileType::Directory);
+            let default = self.default_list(&mut txn, directory).await?;
+            let owned = Owned::of(caller, &parent, &set, FileType::Directory, default.as_ref());
             let now = txn.now_ns();
             namespace::edit_attributes(&mut txn, state, &node, |value| {
                 value.attributes = owned.attributes();
@@ -248,6 +251,13 @@ impl FileSystem {
             (self.attributes_in(&mut txn, node).await?, parent)
         })?;
         Ok(Made { attributes, directory: entries_changed(parent, 0, &sequenced), is_new: true })
+    }
+
+    /// What is made in the directory begins with this access control list.
+    async fn default_list(&self, txn: &mut Txn, directory: &NodeId) -> Result<Option<AccessList>> {
+        let row = txn.node(self.bucket.state().number, directory).await?;
+        let kept = row.attributes.value().and_then(|value| value.attributes.xattrs.get(acl::DEFAULT));
+        Ok(kept.and_then(|kept| AccessList::read(kept)))
     }
 
     fn inline(&self, file_type: FileType, bytes: Bytes, now: TimeNs) -> Version {
@@ -311,11 +321,19 @@ struct Owned {
     uid: u32,
     gid: u32,
     mode: u32,
+    xattrs: BTreeMap<String, Bytes>,
 }
 
 impl Owned {
     /// As Linux decides it (`inode_init_owner`): a set-group-id directory passes its group on, and the bit to directories.
-    fn of(caller: &Caller, parent: &FileAttributes, set: &SetAttributes, kind: FileType) -> Owned {
+    /// A default access control list of the directory takes the place of the umask (`posix_acl_create`).
+    fn of(
+        caller: &Caller,
+        parent: &FileAttributes,
+        set: &SetAttributes,
+        kind: FileType,
+        default: Option<&AccessList>,
+    ) -> Owned {
         let is_directory = kind == FileType::Directory;
         let inherits = parent.mode & SET_GID != 0;
         let own = if inherits { parent.gid } else { caller.gid };
@@ -329,7 +347,21 @@ impl Owned {
         } else if mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE && caller.uid != 0 && !caller.is_in(gid) {
             mode &= !SET_GID;
         }
-        Owned { uid, gid, mode }
+        let mut xattrs = BTreeMap::new();
+        match default.filter(|_| kind != FileType::Symlink) {
+            Some(default) => {
+                let list = default.of_new(mode);
+                mode = mode & !0o777 | list.mode();
+                if !list.is_mode() {
+                    xattrs.insert(acl::ACCESS.to_owned(), list.write());
+                }
+                if is_directory {
+                    xattrs.insert(acl::DEFAULT.to_owned(), default.write());
+                }
+            }
+            None => mode &= !(set.umask & 0o777),
+        }
+        Owned { uid, gid, mode, xattrs }
     }
 
     fn attributes(&self) -> Attributes {
@@ -338,7 +370,7 @@ impl Owned {
             uid: Some(self.uid),
             gid: Some(self.gid),
             rdev: None,
-            xattrs: BTreeMap::new(),
+            xattrs: self.xattrs.clone(),
         }
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! Errors: [`ErrorKind`](crate::ErrorKind) as elsewhere; a POSIX door finds the errno in [`Error::errno`](crate::Error::errno).
 
+mod acl;
 mod attributes;
 mod body;
 mod budget;
@@ -32,6 +33,7 @@ mod take;
 mod watch;
 mod xattr;
 
+pub use acl::AccessList;
 pub use attributes::{AttributeChange, ChangeStamp, DirectoryChange, FileAttributes, SetAttributes, SetTime};
 pub use body::file_id;
 pub use caller::{Access, Caller};

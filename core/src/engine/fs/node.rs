@@ -1,13 +1,14 @@
 //! What a node's rows say about it: the attributes that `stat` shows.
 
 use super::body::file_id;
-use super::{FileAttributes, FileSystem};
+use super::{AccessList, FileAttributes, FileSystem, acl};
 use crate::error::{Error, Result, Subject};
 use crate::id::NodeId;
 use crate::kv::Space;
 use crate::namespace::{self, NodeRow, Txn, keys};
-use crate::object::{FileType, TimeNs};
+use crate::object::{Attributes, FileType, TimeNs};
 use crate::register::HybridClock;
+use std::sync::Arc;
 
 /// What directories say their size is, in bytes.
 const DIRECTORY_BYTES: u64 = 4096;
@@ -101,6 +102,7 @@ impl FileSystem {
             accessed_ns: 0,
             modified_ns: 0,
             changed_ns: 0,
+            access_list: set.and_then(|v| access_list(&v.attributes)),
         };
         if is_directory(node, row) {
             let made = row.home.shown().map_or(state.created_ns, |home| HybridClock::wall_ns(home.stamp_time));
@@ -126,6 +128,12 @@ impl FileSystem {
         attributes.accessed_ns = set.and_then(|v| v.accessed_ns).unwrap_or(attributes.modified_ns);
         Some(attributes)
     }
+}
+
+/// What is kept and can't be read lets nobody in whom only it could name: it has no such entry, and none for the owning group.
+pub(super) fn access_list(attributes: &Attributes) -> Option<Arc<AccessList>> {
+    let kept = attributes.xattrs.get(acl::ACCESS)?;
+    Some(Arc::new(AccessList::read(kept).unwrap_or_default()))
 }
 
 fn is_special(kind: FileType) -> bool {

@@ -69,6 +69,7 @@ pub struct OpenFile {
     reader: Reader,
     caller: Caller,
     flags: OpenFlags,
+    tells_losses: bool,
 }
 
 impl FileSystem {
@@ -84,10 +85,11 @@ impl FileSystem {
             body,
             caller: caller.clone(),
             flags,
+            tells_losses: true,
         };
         if !flags.is_granted && caller.uid != 0 {
             let wanted = Access { read: flags.read, write: flags.write || flags.truncate, execute: false };
-            if self.access(caller, node, wanted).await? != wanted {
+            if !self.may(caller, node, wanted).await? {
                 return Err(Error::new(ErrorKind::Denied, "the file's mode does not let this caller open it so"));
             }
         }
@@ -296,8 +298,24 @@ impl OpenFile {
     }
 
     /// Makes a version of what was written, durable when it returns.
+    ///
+    /// Whoever has the file open for writing hears once, here or from [`OpenFile::flush`], that what was written to it before and closed could not be kept.
     pub async fn fsync(&self) -> Result<()> {
-        self.body.save(true).await
+        self.body.save(true).await?;
+        self.loss()
+    }
+
+    /// Does not tell of what was lost before it was opened: the door has another way ([`FileSystem::losses`]).
+    pub fn without_losses(mut self) -> OpenFile {
+        self.tells_losses = false;
+        self
+    }
+
+    fn loss(&self) -> Result<()> {
+        let lost = if self.tells_losses && self.flags.write { self.body.state().lost.take() } else { None };
+        lost.map_or(Ok(()), |(kind, message)| {
+            Err(Error::new(kind, format!("what was written before is lost: {message}")))
+        })
     }
 
     /// Makes a version of what was written (a close): every whole-object read that begins after this returns sees it, through any door; durable with the next sync.
@@ -306,14 +324,15 @@ impl OpenFile {
         let failure = {
             let mut state = self.body.state();
             if !state.is_unsaved() || state.is_orphan {
-                return Ok(());
+                drop(state);
+                return self.loss();
             }
             state.failure.take()
         };
         self.nodes.save_later(&self.body);
         match failure {
             Some((kind, message)) => Err(Error::new(kind, message)),
-            None => Ok(()),
+            None => self.loss(),
         }
     }
 

@@ -36,6 +36,8 @@ const PROTECTED_AGE_NS: TimeNs = 2_000_000_000;
 const SAVE_DELAY: Duration = Duration::from_millis(5);
 /// How many closed files are saved at once.
 const SAVES_MAX: usize = 64;
+/// Of how many files it is remembered why what was written to them is lost.
+const LOST_MAX: usize = 4096;
 
 type Key = (BucketNumber, NodeId);
 
@@ -48,6 +50,8 @@ pub(in crate::engine) struct OpenNodes {
     is_draining: AtomicBool,
     /// How often unsaved bytes of a closed file were given up.
     losses: AtomicU64,
+    /// Why, for who opens the file next.
+    lost: Mutex<HashMap<Key, (ErrorKind, String)>>,
     /// Those whose bytes a row keeps against a crash.
     protected: Mutex<HashMap<Key, Weak<Body>>>,
     pub(super) locks: Arc<LockTable>,
@@ -76,6 +80,7 @@ impl OpenNodes {
             closed_count: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),
             losses: AtomicU64::new(0),
+            lost: Mutex::default(),
             protected: Mutex::default(),
             locks: Arc::default(),
             written: Budget::new(bytes),
@@ -190,8 +195,14 @@ impl OpenNodes {
         }
         let body = Arc::new(Body::open(bucket, node).await?);
         // Of several that open it at once the first one's body counts.
-        let body = self.bodies.lock().entry(key).or_insert(body).clone();
-        body.state().handles += 1;
+        let mut bodies = self.bodies.lock();
+        let body = bodies.entry(key).or_insert(body).clone();
+        let lost = self.lost.lock().remove(&key);
+        let mut state = body.state();
+        state.handles += 1;
+        state.lost = lost.or(state.lost.take());
+        drop(state);
+        drop(bodies);
         Ok(body)
     }
 
@@ -204,6 +215,10 @@ impl OpenNodes {
             state.handles = state.handles.saturating_sub(1);
             if state.handles > 0 {
                 return;
+            }
+            if let Some(lost) = state.lost.take() {
+                // Nobody has heard of it yet.
+                self.lost.lock().insert(key, lost);
             }
             let is_unsaved = state.is_unsaved() && !state.is_orphan;
             if !is_unsaved {
@@ -266,8 +281,10 @@ impl OpenNodes {
                 Err(error) => {
                     tracing::warn!(%error, node = %body.node, "a closed file could not be saved");
                     // What can't get better is given up; the rest is tried again.
-                    if !matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Quota | ErrorKind::Busy) {
-                        self.forget(&body);
+                    if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Quota | ErrorKind::Busy) {
+                        body.state().failure = Some((error.kind(), error.to_string()));
+                    } else {
+                        self.forget(&body, &error);
                     }
                     0
                 }
@@ -293,7 +310,7 @@ impl OpenNodes {
         true
     }
 
-    fn forget(&self, body: &Arc<Body>) {
+    fn forget(&self, body: &Arc<Body>, error: &Error) {
         let key = (body.bucket.state().number, body.node);
         let mut bodies = self.bodies.lock();
         let mut closed = self.closed.lock();
@@ -307,6 +324,10 @@ impl OpenNodes {
             if is_here && state.is_unsaved() && !state.is_orphan {
                 self.losses.fetch_add(1, Ordering::AcqRel);
                 tracing::error!(node = %body.node, "what was written to a file is lost");
+                let mut lost = self.lost.lock();
+                if lost.len() < LOST_MAX {
+                    lost.insert(key, (error.kind(), error.to_string()));
+                }
             }
             remove(&mut bodies, &key, body);
         }

@@ -1,7 +1,8 @@
 //! Extended attributes: those that callers set, and what clients of objects said about them.
 
+use super::caller::SET_GID;
 use super::node::gone;
-use super::{Access, Caller, FileAttributes, FileSystem};
+use super::{Access, AccessList, Caller, FileAttributes, FileSystem, acl};
 use crate::engine::transact;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
@@ -30,7 +31,7 @@ fn needs(name: &str) -> Option<(Need, Need)> {
         "user" => Some((Need::Read, Need::Write)),
         "trusted" => Some((Need::Root, Need::Root)),
         "security" => Some((Need::Nothing, Need::Root)),
-        "system" if name.starts_with("system.posix_acl_") => Some((Need::Nothing, Need::Owner)),
+        "system" if is_list(name) => Some((Need::Nothing, Need::Owner)),
         _ => None,
     }
 }
@@ -59,7 +60,14 @@ impl Need {
 
 /// `user.*` belongs to files and directories (xattr(7)).
 fn fits(name: &str, node: &FileAttributes) -> bool {
+    if is_list(name) {
+        return node.file_type != FileType::Symlink;
+    }
     !name.starts_with("user.") || matches!(node.file_type, FileType::Regular | FileType::Directory)
+}
+
+fn is_list(name: &str) -> bool {
+    matches!(name, acl::ACCESS | acl::DEFAULT)
 }
 
 fn unsupported(name: &str) -> Error {
@@ -97,6 +105,11 @@ impl FileSystem {
             return Err(missing(name));
         }
         read.check(caller, &there)?;
+        if name == acl::ACCESS {
+            // The mode is part of it.
+            let list = there.access_list.as_ref().map(|list| list.with_mode(there.mode).write());
+            return list.ok_or_else(|| missing(name));
+        }
         let row = self.row_of(node).await?;
         let set = row.attributes.value().and_then(|value| value.attributes.xattrs.get(name).cloned());
         set.or_else(|| self.version_of(&row).and_then(|version| of_object(version, name))).ok_or_else(|| missing(name))
@@ -137,7 +150,9 @@ impl FileSystem {
 
     /// Removes one.
     pub async fn remove_xattr(&self, caller: &Caller, node: &NodeId, name: &str) -> Result<()> {
-        self.edit_xattrs(caller, node, name, None, Some(true)).await
+        // As Linux has it, a list that is not there can be removed.
+        let must_exist = if is_list(name) { None } else { Some(true) };
+        self.edit_xattrs(caller, node, name, None, must_exist).await
     }
 
     async fn edit_xattrs(
@@ -149,6 +164,13 @@ impl FileSystem {
         must_exist: Option<bool>,
     ) -> Result<()> {
         let (_, change) = needs(name).ok_or_else(|| unsupported(name))?;
+        let list = match &value {
+            Some(value) if is_list(name) => {
+                let text = "this is no access control list";
+                Some(AccessList::read(value).ok_or_else(|| Error::invalid(text).about(Subject::Attribute))?)
+            }
+            _ => None,
+        };
         let state = self.bucket.state();
         let (after, _) = transact!(self.bucket.segment(), txn, {
             self.start(&mut txn).await?;
@@ -158,6 +180,15 @@ impl FileSystem {
                 let error = Error::new(ErrorKind::Denied, format!("'{name}' can't be set on this"));
                 return Err(error.about(Subject::Owner));
             }
+            if list.is_some() && name == acl::DEFAULT && there.file_type != FileType::Directory {
+                return Err(Error::new(ErrorKind::Denied, "only directories have a default access control list"));
+            }
+            // The mode says what it can of a list.
+            let mode = list.as_ref().filter(|_| name == acl::ACCESS).map(|list| {
+                let kept = if caller.uid == 0 || caller.is_in(there.gid) { !0o777 } else { !(0o777 | SET_GID) };
+                there.mode & kept | list.mode()
+            });
+            let value = value.clone().filter(|_| !list.as_ref().is_some_and(|l| name == acl::ACCESS && l.is_mode()));
             let row = txn.node(state.number, node).await?;
             if row.names.is_empty() && there.file_type != FileType::Directory {
                 return Err(gone(node));
@@ -178,6 +209,7 @@ impl FileSystem {
                 return Err(Error::new(ErrorKind::NoSpace, text));
             }
             namespace::edit_attributes(&mut txn, state, node, |set| {
+                set.attributes.mode = mode.or(set.attributes.mode);
                 match &value {
                     Some(value) => set.attributes.xattrs.insert(name.to_owned(), value.clone()),
                     None => set.attributes.xattrs.remove(name),

@@ -155,3 +155,32 @@ async fn a_reply_is_for_the_user_who_called() {
     user.caller = (0, 0);
     assert_eq!(user.call_as(77, NFS, 12, &remove).await, first, "sent twice");
 }
+
+/// The mode alone would let nobody but the owner in, or everybody of the group.
+#[tokio::test]
+async fn access_control_lists_count() {
+    const NOTHING: u32 = u32::MAX;
+    let served = Served::new(&[], patient()).await;
+    let node = served.file(&NodeId::ROOT, "file").await;
+    let mut list = 2u32.to_le_bytes().to_vec();
+    // Owner, user 1000, group, mask, others.
+    for (tag, rights, id) in [(1u16, 6u16, NOTHING), (2, 6, 1000), (4, 0, NOTHING), (16, 4, NOTHING), (32, 0, NOTHING)]
+    {
+        list.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+        list.extend(id.to_le_bytes());
+    }
+    let (root, name) = (Caller::root(), "system.posix_acl_access");
+    served.files.set_xattr(&root, &node, name, list.into(), None).await.unwrap();
+    assert_eq!(served.files.attributes(&node).await.unwrap().mode, 0o640);
+    let mut client = served.client().await;
+    let directory = client.mount(BUCKET).await.unwrap();
+    let file = client.lookup(&directory, "file").await.unwrap();
+    for (caller, reads, bits) in [((1000, 1000), true, 1), ((1001, 0), false, 0), ((1001, 1000), false, 0)] {
+        client.caller = caller;
+        assert_eq!(client.read(&file, 0, 1).await.is_ok(), reads, "{caller:?}");
+        assert!(client.write(&file, 0, b"no").await.is_err(), "the mask has no writing in it");
+        let (status, mut results) = client.call(4, &Args::new().opaque(&file).u32(0x3f)).await;
+        results.post();
+        assert_eq!((status, results.u32()), (OK, bits), "{caller:?}");
+    }
+}

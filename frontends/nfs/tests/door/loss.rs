@@ -2,9 +2,12 @@
 
 use crate::client::{Args, OK, within};
 use crate::served::{BUCKET, Served, patient};
+use bytes::Bytes;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 use tombolo_core::NodeId;
+use tombolo_core::engine::fs::{Caller, OpenFlags, SetAttributes};
 
 /// Turns the bytes of `needle` around where they are stored.
 fn damage(dir: &Path, needle: &[u8]) {
@@ -64,4 +67,39 @@ async fn the_verifier_changes_when_unstable_bytes_are_lost() {
     assert_eq!(client.commit(&file).await.unwrap(), after, "nothing of it is left to be saved");
     assert_eq!(client.write(&other, 0, b"again").await.unwrap(), after);
     assert_eq!(client.commit(&other).await.unwrap(), after);
+}
+
+/// As Linux has it for files of its own: an error of the background that nobody has heard of is told by the next fsync.
+#[tokio::test]
+async fn who_opens_a_file_for_writing_next_hears_once_that_what_was_written_is_lost() {
+    const EIO: i32 = 5;
+    let served = Served::new(&[], patient()).await;
+    let content = served.filled("file", 1 << 20).await;
+    let (files, root) = (&served.files, Caller::root());
+    let node = files.lookup(&root, &NodeId::ROOT, b"file").await.unwrap().node;
+    let reads = OpenFlags { read: true, write: false, truncate: false, is_granted: true };
+    let writes = OpenFlags { write: true, ..reads };
+    let file = files.open(&root, &node, writes).await.unwrap();
+    // What is left of the file shall be small enough to be kept beside its name, and can't be read.
+    damage(served.dir.path(), &content[100..164]);
+    let cut = SetAttributes { size: Some(200), ..SetAttributes::default() };
+    files.set_attributes(&root, &node, cut, None).await.expect_err("the file is damaged");
+    file.write_at(0, Bytes::from_static(b"closed and not kept")).await.unwrap();
+    drop(file);
+    let mut interval = tokio::time::interval(Duration::from_millis(10));
+    let lost = async {
+        while files.losses() == 0 {
+            interval.tick().await;
+        }
+    };
+    within("it is given up", lost).await;
+    let reader = files.open(&root, &node, reads).await.unwrap();
+    reader.fsync().await.unwrap();
+    let writer = files.open(&root, &node, writes).await.unwrap();
+    assert_eq!(writer.fsync().await.unwrap_err().errno(), EIO);
+    writer.fsync().await.unwrap();
+    drop((reader, writer));
+    let later = files.open(&root, &node, writes).await.unwrap();
+    later.fsync().await.unwrap();
+    later.close().await.unwrap();
 }
