@@ -78,7 +78,7 @@ impl Bucket {
             match here {
                 Ok(_) => {
                     met += 1;
-                    listed += self.list_page_of(&[path.clone()], stay).await?;
+                    listed += self.list_page_of(std::slice::from_ref(path), stay).await?;
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {}
                 Err(error) => return Err(error),
