@@ -85,7 +85,7 @@ pub(crate) struct Counters {
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
 
 impl Contents {
-    #[expect(clippy::too_many_arguments, reason = "what a segment has already opened, one by one")]
+    #[expect(clippy::too_many_arguments, reason = "the parts of the store, once")]
     pub(crate) fn new(
         lock: Arc<DirectoryLock>,
         packs: Packs,
