@@ -8,7 +8,7 @@
 //! Layers: `connection` frames records, `budget` and `presence` bound what is under way and who is connected; `rpc` reads calls and writes replies; `program` finds the
 //! procedure and replays replies of calls sent twice; `mount`, `portmap` and `procedures` answer from the engine's
 //! [`FileSystem`](tombolo_core::engine::fs::FileSystem). `handle` makes file handles that outlive restarts and can't be forged; `open` keeps files open
-//! between the calls of clients, who never say that they close one. `lock_manager` gives them the segment's locks and `lock_table` knows who has which; `monitor` tells
+//! between the calls of clients, who never say that they close one. `nlm` gives them the segment's locks and `lock_table` knows who has which; `monitor` tells
 //! them after a restart, by `callback`.
 //!
 //! Nothing that a client sends is believed: every length is checked against what is there, and memory is bounded however many clients there are.
@@ -26,10 +26,10 @@ mod door;
 mod exports;
 mod handle;
 mod kept;
-mod lock_manager;
 mod lock_table;
 mod monitor;
 mod mount;
+mod nlm;
 mod open;
 mod portmap;
 mod presence;

@@ -8,8 +8,8 @@ use crate::callback::{self, Ends};
 use crate::connection::begin;
 use crate::door::Shared;
 use crate::handle::{Handle, Signer};
-use crate::lock_manager::{self, Status};
 use crate::monitor::Monitor;
+use crate::nlm::{self, Status};
 use crate::registry::Opened;
 use crate::wire::Decoder;
 use bytes::Bytes;
@@ -271,7 +271,7 @@ impl LockTable {
     async fn tell(&self, shared: &Shared, key: &ClientKey, at: &At, lock: &HeldLock, granted: (Ends, Vec<u8>)) {
         let (ends, arguments) = granted;
         let Ok(permit) = self.callbacks.clone().acquire_owned().await else { return };
-        let procedure = (lock_manager::PROGRAM, lock_manager::VERSION, lock_manager::GRANTED);
+        let procedure = (nlm::PROGRAM, nlm::VERSION, nlm::GRANTED);
         let told = callback::call(ends, shared.limits.client_port_mapper, procedure, &arguments).await;
         drop(permit);
         let answer = told.map(|results| {

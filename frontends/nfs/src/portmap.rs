@@ -6,7 +6,7 @@
 use crate::door::Shared;
 use crate::rpc::Answer;
 use crate::wire::{Decoder, Encoder, Garbage};
-use crate::{lock_manager, monitor, mount};
+use crate::{monitor, mount, nlm};
 use nfsserve::nfs;
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,7 +28,7 @@ const PROGRAMS: &[(u32, u32)] = &[
     (PROGRAM, 4),
     (nfs::PROGRAM, nfs::VERSION),
     (mount::PROGRAM, mount::VERSION),
-    (lock_manager::PROGRAM, lock_manager::VERSION),
+    (nlm::PROGRAM, nlm::VERSION),
     (monitor::PROGRAM, monitor::VERSION),
 ];
 

@@ -4,7 +4,7 @@ use crate::door::Shared;
 use crate::replay::Key;
 use crate::rpc::{self, Answer, Call, Reply};
 use crate::wire::Garbage;
-use crate::{lock_manager, monitor, mount, portmap, procedures};
+use crate::{monitor, mount, nlm, portmap, procedures};
 use nfsserve::nfs;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,9 +29,9 @@ pub(crate) async fn answer(shared: Arc<Shared>, peer: SocketAddr, local: SocketA
             let answer = portmap::answer(&shared, local, call.version, call.procedure, call.arguments);
             rpc::reply(xid, answer.unwrap_or_else(|Garbage| Answer::Garbage))
         }
-        lock_manager::PROGRAM => rpc::reply(xid, lock_manager::answer(&shared, peer, local, call).await),
+        nlm::PROGRAM => rpc::reply(xid, nlm::answer(&shared, peer, local, call).await),
         monitor::PROGRAM => {
-            let answer = lock_manager::started_anew(&shared, peer, call.version, call.procedure, call.arguments);
+            let answer = nlm::started_anew(&shared, peer, call.version, call.procedure, call.arguments);
             rpc::reply(xid, answer.unwrap_or_else(|Garbage| Answer::Garbage))
         }
         _ => rpc::reply(xid, Answer::NoProgram),

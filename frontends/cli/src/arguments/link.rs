@@ -38,7 +38,7 @@ It ends with 4 when the segment that made the code can't be reached, with 1 when
 
 const SET_HELP: &str = "\
 What can be set, KEY=VALUE:
-  mode        full, metadata, or gather: local data goes to the other side once it is held there
+  mode        full, metadata, or gather: what is written here goes to the other side, and leaves this one once it is held there
   direction   both, send or receive, seen from this segment
   scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
   passes      initial (what the other segment has now, and nothing after that), continuous (names, and the data of what changes from now on) or both;

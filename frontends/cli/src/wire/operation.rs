@@ -269,6 +269,7 @@ const KINDS: &[(ErrorKind, &str)] = &[
     (ErrorKind::Busy, "busy"),
     (ErrorKind::NoSpace, "no-space"),
     (ErrorKind::Quota, "quota"),
+    (ErrorKind::Deadlock, "deadlock"),
     (ErrorKind::Offline, "offline"),
     (ErrorKind::Damaged, "damaged"),
     (ErrorKind::Failed, "failed"),
