@@ -49,6 +49,7 @@ pub struct Site {
 
 fn options(environment: &Environment) -> OpenOptions {
     OpenOptions {
+        disk_cache_bytes: 16 << 20,
         chunk_cache_bytes: 1 << 20,
         metadata_cache_bytes: 8 << 20,
         write_buffer_bytes: 4 << 20,
