@@ -210,6 +210,13 @@ impl Bucket {
 
     /// Whether a delta can be merged. Begins to compare if this segment was away too long.
     pub(super) async fn admit(&self, here: &Standing, delta: &Delta) -> Result<()> {
+        for (ours, theirs) in [(&here.known, &delta.to), (&here.floor, &delta.floor), (&here.floor, &delta.knows)] {
+            let mut all = ours.clone();
+            all.merge(theirs);
+            if all.len() > VersionVector::SEGMENTS_MAX {
+                return Err(Error::invalid("a delta names more segments than there can be"));
+            }
+        }
         if delta.bucket != self.state().id {
             return Err(Error::invalid("the delta is of another bucket"));
         }

@@ -171,12 +171,16 @@ impl Segment {
         Ok(match space {
             Space::Nodes => {
                 let row = NodeRow::decode(row, &own)?;
+                let number = key.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+                let is_in_snapshot = self.ledger().snapshots(number).iter().any(|commit| row.commit <= *commit);
                 let mut found = Vec::new();
                 for (write, version) in row.content.live_values() {
                     let hold = match buckets.holds(key).await? {
                         Some(holds) => holds.of_content(key, &row, write).await?,
                         None => Hold::Needed,
                     };
+                    // What a snapshot shows is asked of nobody else.
+                    let hold = if hold == Hold::GivenUp && is_in_snapshot { Hold::Needed } else { hold };
                     found.push((version.content.clone(), hold));
                 }
                 found

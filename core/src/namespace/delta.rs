@@ -114,9 +114,8 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result
     super::show(txn, bucket).await?;
     if keeps_data {
         want_revived(txn, bucket).await?;
-    } else {
-        super::want_pinned(txn, bucket).await?;
     }
+    super::want_pinned(txn, bucket).await?;
     Ok(changed)
 }
 

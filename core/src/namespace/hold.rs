@@ -117,6 +117,9 @@ pub async fn set_gather(txn: &mut Txn, bucket: BucketNumber, gather: Option<Gath
 async fn raise(txn: &mut Txn, key: Bytes, vector: &VersionVector) -> Result<()> {
     let mut held = decode_vector(txn.read(Space::Meta, &key).await?)?;
     if held.merge(vector) {
+        if held.len() > VersionVector::SEGMENTS_MAX {
+            return Err(Error::invalid("a vector names more segments than there can be"));
+        }
         let mut row = Vec::new();
         held.encode(&mut row);
         txn.put(Space::Meta, key, row);
@@ -175,8 +178,13 @@ impl Holds {
         let number = bucket.number;
         let mut receipts = Vec::new();
         let range = KeyRange::prefix(&receipts_prefix(number));
-        for (_, row) in snapshot.scan(Space::Meta, range, usize::MAX, false).await?.rows {
-            receipts.push(decode_vector(Some(row))?);
+        let carriers = super::carriers(snapshot, number).await?;
+        for (key, row) in snapshot.scan(Space::Meta, range, usize::MAX, false).await?.rows {
+            // What a segment promised that is declared gone counts for nothing.
+            let holder = key.last_chunk::<16>().and_then(|id| carriers.get(&SegmentId(*id)));
+            if !holder.is_some_and(|holder| holder.is_forgotten()) {
+                receipts.push(decode_vector(Some(row))?);
+            }
         }
         let gather = match is_given(snapshot, number).await? {
             true => gather(snapshot, number).await?,
@@ -214,7 +222,7 @@ impl Holds {
         } else if !is_deleted && self.is_given_up(write) {
             // What a deletion kept is held by nobody else for sure.
             Hold::GivenUp
-        } else if is_own {
+        } else if is_own || self.promised.covers(&write.dot) {
             Hold::Needed
         } else {
             Hold::Loose

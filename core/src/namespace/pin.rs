@@ -217,7 +217,7 @@ pub async fn want_pinned(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
     let number = bucket.number;
     let mut pins = pins_in(txn, number).await?;
     // Where all data is to be here, all that comes is listed anyway.
-    if pins.is_empty() || keeping_in(txn, number).await? != Keeping::NamesOnly {
+    if pins.is_empty() || matches!(keeping_in(txn, number).await?, Keeping::Listing | Keeping::Listed) {
         return Ok(());
     }
     let is_given = is_given_in(txn, number).await?;

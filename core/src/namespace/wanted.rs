@@ -173,11 +173,19 @@ pub async fn want_copy(txn: &mut Txn, bucket: &BucketState, dot: Dot, version: &
     }
     txn.watch(Space::Meta, &pins_row(bucket.number));
     let snapshot = txn.ledger().store().snapshot().await?;
-    if keeping_in(txn, bucket.number).await? != Keeping::NamesOnly || !pins(&snapshot, bucket.number).await?.is_empty()
-    {
+    let keeping = keeping_in(txn, bucket.number).await?;
+    if keeping != Keeping::NamesOnly || !pins(&snapshot, bucket.number).await?.is_empty() {
         txn.copied(dot);
     }
-    Ok(())
+    distrust_own(txn, bucket, keeping).await
+}
+
+/// Where not all data is listed, what was written here from what was there is not here for that.
+async fn distrust_own(txn: &mut Txn, bucket: &BucketState, keeping: Keeping) -> Result<()> {
+    match keeping {
+        Keeping::NamesOnly | Keeping::Later => super::give(txn, bucket.number).await,
+        Keeping::Listing | Keeping::Listed => Ok(()),
+    }
 }
 
 /// The same where `write` of the same bucket carried the version so far, if that is wanted.
@@ -186,6 +194,10 @@ pub(super) async fn want_retired(txn: &mut Txn, bucket: &BucketState, dot: Dot, 
     let snapshot = txn.ledger().store().snapshot().await?;
     if bucket.is_shared() && !snapshot.scan(Space::Meta, prefix, 1, false).await?.rows.is_empty() {
         txn.copied(dot);
+    }
+    if bucket.is_shared() && write.segment != *txn.own() {
+        let keeping = keeping_in(txn, bucket.number).await?;
+        distrust_own(txn, bucket, keeping).await?;
     }
     Ok(())
 }

@@ -55,7 +55,6 @@ fn options(environment: &Environment) -> OpenOptions {
         write_buffer_bytes: 4 << 20,
         file_buffer_bytes: 4 << 20,
         reserve_bytes: 0,
-        disk_cache_bytes: 1 << 20,
         workers: 1,
         environment: environment.clone(),
     }

@@ -118,6 +118,8 @@ impl Driver {
                 self.send_catalog(&peer).await;
                 self.share(&peer).await;
             }
+            // A bucket that is new may be one to gather, or to bring.
+            self.hub.wanted.notify_one();
         }
         if self.carriers_due.is_some_and(|due| due <= Instant::now()) {
             self.carriers_due = None;

@@ -79,9 +79,10 @@ pub(crate) async fn read(
                     };
                     let (hub, peer) = (hub.clone(), peer.clone());
                     answering.spawn(async move {
-                        let _permit = permit;
+                        // Held until the answer is written: a peer that does not read asks no more.
+                        let Ok(permit) = permit else { return };
                         let answer = crate::compare::answer(&hub, &peer, question).await;
-                        peer.say(Body::Compared(answer));
+                        peer.control.say(Body::Compared(answer), Some(Arc::new(permit)));
                     });
                 }
                 body if is_control => names(hub, peer, body, bytes).await?,
