@@ -452,10 +452,10 @@ async fn a_collection_keeps_what_has_come_so_far() {
     assert!(object.bytes(0..u64::MAX).await.unwrap() == content);
     assert_eq!(link.times_asked().values().max(), Some(&1));
 
-    // The deletion keeps what it deletes for whoever renames or links it at the same time elsewhere.
+    // Nobody else is known to carry the bucket, who might rename or link it at the same time: what is deleted goes.
     drop(object);
     here.bucket.delete("big", DeleteOptions::default()).await.unwrap();
-    assert_eq!(here.segment.gc().await.unwrap().chunks_dropped, 0);
+    assert!(here.segment.gc().await.unwrap().chunks_dropped > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

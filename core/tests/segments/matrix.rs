@@ -4,7 +4,7 @@ use crate::site::{Site, Sites};
 use std::collections::BTreeSet;
 use tombolo_core::*;
 
-const PAGE: &str = include_str!("../../../docs/concurrent-changes.md");
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/concurrent-changes.md");
 /// All changes that the table pairs, each with each.
 const CHANGES: [&str; 13] = [
     "write d/x",
@@ -106,7 +106,8 @@ async fn outcome(all: &Sites, nth: usize, here: &str, there: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_changes_end_as_the_table_says() {
     let all = Sites::new(2).await;
-    let rows = PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| here"));
+    let page = std::fs::read_to_string(PAGE).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| here"));
     let mut pairs = BTreeSet::new();
     let mut wrong = Vec::new();
     for (nth, row) in rows.enumerate() {

@@ -86,8 +86,11 @@ impl Mount {
             }
         }
         if *self.ended.borrow() {
-            // It ends without waiting.
-            session.join().map_err(|error| Error::io("the mount's requests can't be read", error))?;
+            // It ends without waiting. What is not mounted any more can't be unmounted once more.
+            match session.join() {
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {}
+                other => other.map_err(|error| Error::io("the mount's requests can't be read", error))?,
+            }
         }
         Ok(())
     }
