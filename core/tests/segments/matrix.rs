@@ -69,12 +69,12 @@ async fn change(bucket: &Bucket, side: &'static str, what: &str) -> Result<()> {
 }
 
 /// What shows, in the words of the table.
-async fn shows(site: &Site) -> String {
+async fn shows(site: &Site, sides: &[(String, &str); 2]) -> String {
     let mut lines = Vec::new();
     for (key, content) in site.shows().await {
         // The number that a conflict's name ends with differs from run to run.
         let mut name = key.clone();
-        for (segment, side) in [("site0", "here"), ("site1", "there")] {
+        for (segment, side) in sides {
             while let Some(at) = name.find(&format!("(conflict {segment} ")) {
                 let end = at + name[at..].find(')').unwrap();
                 name.replace_range(at..=end, &format!("(conflict {side})"));
@@ -97,8 +97,10 @@ async fn outcome(all: &Sites, nth: usize, here: &str, there: &str) -> String {
     change(&b.bucket, "there", there).await.unwrap();
     a.pull(b).await;
     b.pull(a).await;
-    let shown = shows(a).await;
-    assert_eq!(shown, shows(b).await, "{here} | {there}");
+    let short = |site: &Site| site.bucket.segment().id().to_string()[..8].to_owned();
+    let sides = [(short(a), "here"), (short(b), "there")];
+    let shown = shows(a, &sides).await;
+    assert_eq!(shown, shows(b, &sides).await, "{here} | {there}");
     shown
 }
 
