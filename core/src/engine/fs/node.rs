@@ -17,6 +17,18 @@ const DIRECTORY_BYTES: u64 = 4096;
 impl FileSystem {
     /// Attributes of a node, with what is written and not saved. `NotFound` about [`Subject::Node`] (ESTALE) if it is gone.
     pub async fn attributes(&self, node: &NodeId) -> Result<FileAttributes> {
+        let (number, nodes) = (self.bucket.state().number, self.bucket.segment().open_nodes());
+        loop {
+            let before = nodes.last_save(number, node);
+            let attributes = self.attributes_now(node).await;
+            // A save that ended meanwhile: the rows are of before it, and there is nothing unsaved to show over them any more.
+            if nodes.last_save(number, node) == before {
+                return attributes;
+            }
+        }
+    }
+
+    async fn attributes_now(&self, node: &NodeId) -> Result<FileAttributes> {
         self.bucket.alive()?;
         let state = self.bucket.state();
         let store = self.bucket.segment().store();

@@ -105,6 +105,13 @@ impl OpenNodes {
         }
     }
 
+    /// Which save of which body of a node was the last: another answer than before means that what was read of the node's rows in between may be older than that.
+    pub(super) fn last_save(&self, bucket: BucketNumber, node: &NodeId) -> Option<(usize, u64)> {
+        let body = self.get(bucket, node)?;
+        let saved = body.state().saved_stamp;
+        Some((Arc::as_ptr(&body) as usize, saved))
+    }
+
     /// The node's attributes were changed at `changed_ns`, its modification time perhaps set by hand, and that is committed: what was written before
     /// does not change it any more.
     pub(in crate::engine) fn set_attributes(
