@@ -83,3 +83,87 @@ async fn what_was_promised_to_others_does_not_go() {
     assert_eq!(left(a, "x").await, SIZE);
     assert_eq!(left(a, "later").await, 0);
 }
+
+/// What a segment promised that an operator has declared gone counts for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_of_a_forgotten_segment_does_not_count() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("gone", 2, &BucketPolicy::default()).await;
+    let (edge, peer) = (&sites[0], sites[1].bucket.segment().id());
+    put(edge, "x", 1).await;
+    edge.bucket.introduce(&peer).await.unwrap();
+    edge.bucket.add_receipt(&peer, &edge.bucket.vector().await.unwrap()).await.unwrap();
+    assert!(edge.bucket.forget_carrier(&peer).await.unwrap());
+    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
+    assert_eq!(left(edge, "x").await, SIZE);
+}
+
+/// What a snapshot shows stays, whoever else holds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_snapshot_shows_is_not_given_up() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("snapshot", 2, &BucketPolicy::default()).await;
+    let (edge, peer) = (&sites[0], sites[1].bucket.segment().id());
+    put(edge, "x", 1).await;
+    edge.bucket.create_snapshot("s").await.unwrap();
+    edge.bucket.add_receipt(&peer, &edge.bucket.vector().await.unwrap()).await.unwrap();
+    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
+    assert_eq!(left(edge, "x").await, SIZE);
+    edge.bucket.delete_snapshot("s").await.unwrap();
+    assert_eq!(left(edge, "x").await, 0);
+}
+
+/// A copy made where its bytes are not is written here, and not here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_what_is_elsewhere_is_not_promised() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("copied", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0], &sites[1].bucket);
+    put(a, "x", 1).await;
+    sites[1].pull(a).await;
+    let object = b.get("x", GetOptions::default()).await.unwrap();
+    b.copy(&object, "copy", CopyOptions::default()).await.unwrap();
+    let own = b.segment().id();
+    let sequence = b.vector().await.unwrap().get(&own);
+    assert!(b.data_vector().await.unwrap().get(&own) < sequence, "names only");
+    b.keep_data(true).await.unwrap();
+    let wanted = b.wanted(None, 10).await.unwrap();
+    assert!(wanted.iter().any(|w| w.path.as_deref() == Some(b"copy")), "{wanted:?}");
+    assert!(b.promise().await.unwrap().unwrap().get(&own) < sequence);
+}
+
+fn many(first: u64) -> VersionVector {
+    let mut vector = VersionVector::new();
+    for n in first..first + VersionVector::SEGMENTS_MAX as u64 {
+        let mut id = [1; 16];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        vector.advance(Dot { segment: SegmentId(id), sequence: 1 });
+    }
+    vector
+}
+
+/// P13: vectors that are each as long as they may be are refused where they would be longer together, and leave rows that can be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_do_not_grow_beyond_what_can_be_read() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("many", 2, &BucketPolicy::default()).await;
+    let (edge, peer) = (&sites[0], &sites[1]);
+    put(edge, "x", 1).await;
+    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
+    let id = peer.bucket.segment().id();
+    edge.bucket.add_receipt(&id, &many(0)).await.unwrap();
+    let refused = edge.bucket.add_receipt(&id, &many(1 << 32)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    let honest = peer.bucket.changes_since(&edge.bucket.vector().await.unwrap()).await.unwrap();
+    for lie in [
+        namespace::Delta { to: many(0), ..honest.clone() },
+        namespace::Delta { knows: many(0), floor: many(0), ..honest.clone() },
+    ] {
+        // One of them may be taken in; then the next is too much.
+        let _ = edge.bucket.apply(&lie).await;
+        let more = namespace::Delta { to: many(1 << 33), floor: many(1 << 33), knows: many(1 << 33), ..honest.clone() };
+        assert!(edge.bucket.apply(&more).await.is_err());
+    }
+    assert!(!edge.bucket.vector().await.unwrap().is_empty());
+    assert_eq!(left(edge, "x").await, SIZE, "collections go on");
+}
