@@ -143,3 +143,19 @@ async fn what_is_persisted_is_wanted_whatever_is_pinned() {
         [(path("p/one"), Stay::AsLongAsPinned), (path("p/one"), Stay::ForGood), (path("two"), Stay::AsLongAsPinned)];
     assert_eq!(stays, expected);
 }
+
+/// Where only the data of what is new is to come, a pin brings what is older all the same, also what is renamed below it later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_counts_where_only_new_data_comes() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("pins-later", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    put(a, "cold/x", 1).await;
+    a.bucket.mkdir("hot", Attributes::default()).await.unwrap();
+    b.pull(a).await;
+    b.bucket.keep_new_data().await.unwrap();
+    b.bucket.pin("hot").await.unwrap();
+    a.bucket.rename("cold/x", "hot/x").await.unwrap();
+    b.pull(a).await;
+    assert_eq!(wanted(b).await, ["hot/x"]);
+}
