@@ -243,6 +243,13 @@ impl Bucket {
         let session = Session::new(self.contents(), self.state().policy().compression);
         let content = join(&session, &stored).await?;
         let etag = multipart_etag(&stored, &content);
+        // A part may be a copy of what has not come.
+        let is_here = match &content {
+            Content::Manifest(manifest) if self.state().is_shared() => {
+                self.segment().missing_chunks(manifest, 1).await?.is_empty()
+            }
+            _ => true,
+        };
         let number = self.state().number;
         let ((stored, rows), sequenced) = transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
@@ -277,6 +284,9 @@ impl Bucket {
             version.part_sizes = stored.iter().map(|p| p.version.size).collect();
             let new = NewVersion { version, attributes: None };
             let put = namespace::put(&mut txn, self.state(), &key, new, &options.condition).await?;
+            if !is_here {
+                namespace::want_copy(&mut txn, self.state(), put.dot, &put.version).await?;
+            }
             self.settle(&mut txn).await?;
             (put, session.add_rows(&mut txn))
         })?;

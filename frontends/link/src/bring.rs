@@ -13,7 +13,7 @@ use tombolo_core::{Bucket, BucketId, ChunkId, Error, ErrorKind, Missing, Residen
 const VERSIONS: usize = 256;
 /// Chunks of one version on their way at the same time.
 const CHUNKS_PER_VERSION: usize = 128;
-/// What could not be brought is tried again after this, or when somebody connects.
+/// What is listed is looked at again after this, or when somebody connects.
 const RETRY: Duration = Duration::from_secs(15);
 /// How often a version is looked over.
 const TRIES: usize = 3;
@@ -24,27 +24,19 @@ const FAILURES_MAX: usize = 1000;
 pub(crate) async fn run(hub: Arc<Hub>) {
     loop {
         let woken = hub.wanted.notified();
-        let is_complete = match pass(&hub).await {
-            Ok(is_complete) => is_complete,
-            Err(error) => {
-                tracing::warn!(%error, "data could not be brought");
-                false
-            }
-        };
-        if is_complete {
-            woken.await;
-        } else {
-            tokio::select! {
-                () = woken => {}
-                () = tokio::time::sleep(RETRY) => {}
-            }
+        if let Err(error) = pass(&hub).await {
+            tracing::warn!(%error, "data could not be brought");
+        }
+        // What could not be brought is tried again; what was copied here meanwhile is looked at.
+        tokio::select! {
+            () = woken => {}
+            () = tokio::time::sleep(RETRY) => {}
         }
     }
 }
 
-/// One pass over all buckets: those that are to be here in full, and what is pinned of others. Returns whether nothing is left to bring.
-async fn pass(hub: &Arc<Hub>) -> Result<bool> {
-    let mut is_complete = true;
+/// One pass over all buckets: those that are to be here in full, and what is pinned of others.
+async fn pass(hub: &Arc<Hub>) -> Result<()> {
     let mut has_pins = false;
     for info in hub.segment.catalog().all_buckets().await? {
         let bucket = match hub.segment.catalog().bucket_with_id(&info.id).await {
@@ -59,20 +51,19 @@ async fn pass(hub: &Arc<Hub>) -> Result<bool> {
         has_pins |= !bucket.pins().await?.is_empty();
         // Whoever connects wakes this.
         if !hub.peers().is_empty() {
-            is_complete &= bring_bucket(hub, info.id, &bucket).await?;
+            bring_bucket(hub, info.id, &bucket).await?;
             gather::promise(hub, &bucket, info.id).await?;
         }
     }
     hub.has_pins.store(has_pins, Ordering::Relaxed);
-    Ok(is_complete)
+    Ok(())
 }
 
-async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<bool> {
+async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<()> {
     let mut after: Option<Bytes> = None;
-    let mut is_complete = true;
     loop {
         let wanted = bucket.wanted(after.clone(), VERSIONS).await?;
-        let Some(last) = wanted.last() else { return Ok(is_complete) };
+        let Some(last) = wanted.last() else { return Ok(()) };
         after = Some(last.key.clone());
         let is_end = wanted.len() < VERSIONS;
         let mut bringing = iter(wanted).map(|version| bring(hub, id, version)).buffer_unordered(VERSIONS);
@@ -84,7 +75,6 @@ async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<b
                     arrived.push(key);
                 }
                 Err(error) => {
-                    is_complete = false;
                     let mut failures = hub.failures.lock();
                     if failures.len() < FAILURES_MAX || failures.contains_key(&key) {
                         failures.insert(key, error.to_string());
@@ -97,7 +87,7 @@ async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<b
             bucket.data_arrived(&arrived).await?;
         }
         if is_end {
-            return Ok(is_complete);
+            return Ok(());
         }
     }
 }

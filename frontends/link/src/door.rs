@@ -218,6 +218,8 @@ pub(crate) async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadlin
         Error::new(ErrorKind::Offline, format!("'{}': {what}{problem}", link.name))
     };
     probe(hub, &link.peer, None, deadline).await.ok_or_else(|| late("not connected"))?;
+    // What was copied here is listed until somebody has looked whether its data is here.
+    hub.wanted.notify_one();
     let buckets = hub.segment.catalog().all_buckets().await?;
     for info in buckets.iter().filter(|info| link.scope.covers(&info.path) && scope.covers(&info.path)) {
         let target = probe(hub, &link.peer, Some(info.id), deadline).await.ok_or_else(|| late("not connected"))?;

@@ -1,5 +1,5 @@
 use crate::site::{Site, eventually, noise};
-use tombolo_core::{BucketPolicy, ConflictPolicy, ErrorKind, ListItem, ListOptions};
+use tombolo_core::{BucketPolicy, CompletePart, ConflictPolicy, ErrorKind, ListItem, ListOptions};
 use tombolo_link::{Mode, Scope};
 
 const DATA: &str = "SF/lab/data";
@@ -191,6 +191,38 @@ async fn a_copy_of_names_becomes_a_whole_one() {
     assert_eq!(object.local_bytes().await.unwrap(), (6 << 20, 6 << 20));
     sf.stop().await;
     assert_eq!(ny.get(DATA, "old").await.unwrap(), noise(7, 6 << 20));
+    ny.stop().await;
+}
+
+/// P8: what is copied here is this segment's own write, and here when the data of what it was copied from is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_count_until_their_data_is_here() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    sf.put(DATA, "old", noise(8, 6 << 20)).await;
+    sf.link(&ny, Mode::Metadata).await;
+    ny.wait().await;
+    let bucket = ny.bucket(DATA).await;
+    let object = bucket.get("old", Default::default()).await.unwrap();
+    let upload = bucket.create_upload("joined", Default::default()).await.unwrap().id;
+    let part = bucket.copy_part("joined", &upload, 1, &object, 0..6 << 20).await.unwrap();
+    let parts = [CompletePart { number: 1, etag: part.etag.to_string() }];
+    bucket.complete_upload("joined", &upload, &parts, Default::default()).await.unwrap();
+    ny.door.set("sf", |link| link.mode = Mode::Full).await.unwrap();
+    ny.wait().await;
+    let local = async |key: &str| {
+        let object = bucket.get(key, Default::default()).await.unwrap();
+        object.local_bytes().await.unwrap().0
+    };
+    assert_eq!(local("joined").await, 6 << 20);
+    bucket.copy(&object, "copy", Default::default()).await.unwrap();
+    sf.wait().await;
+    // The other segment has the copy's number now, and this one says that it has the data.
+    ny.wait().await;
+    assert_eq!(local("copy").await, 6 << 20);
+    sf.stop().await;
+    drop(bucket);
+    drop(object);
     ny.stop().await;
 }
 
