@@ -102,6 +102,14 @@ impl LinkedSite {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
     }
 
+    /// Makes a user of `SanFrancisco/lab`, with the same keys at every site.
+    pub fn user(&self) -> Credentials {
+        let (access, secret) = ("SITEKEY0000000000001", "a-secret-of-both-sites");
+        let keys = ["--access-key", access, "--secret-key", secret];
+        self.tombolo(&[&["user", "create", "SanFrancisco/lab", "tester"][..], &keys].concat());
+        Credentials { access_key: access.into(), secret_key: secret.into() }
+    }
+
     /// Stores `content` under a path.
     pub fn put(&self, path: &str, content: &[u8]) {
         let file = self.root.path().join("content");

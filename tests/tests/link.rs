@@ -72,19 +72,13 @@ fn what_one_writes_the_other_reads() {
 /// The catalog travels, users do not: each site has its own, who may have the same keys.
 #[test]
 fn one_door_writes_here_and_another_reads_there() {
-    let keys =
-        || Credentials { access_key: "SITEKEY0000000000001".into(), secret_key: "a-secret-of-both-sites".into() };
     let (sanfrancisco, newyork) = pair(&[]);
-    for site in [&sanfrancisco, &newyork] {
-        let pair = ["--access-key", &keys().access_key, "--secret-key", &keys().secret_key];
-        site.tombolo(&[&["user", "create", "SanFrancisco/lab", "tester"][..], &pair].concat());
-    }
     let content = noise(4, 1 << 20);
     let put = Request { method: "PUT", path: b"/data/over-s3", body: &content, ..Request::default() };
-    let _ = sanfrancisco.s3(keys()).send(&put).unwrap().expect_success("the upload");
+    let _ = sanfrancisco.s3(sanfrancisco.user()).send(&put).unwrap().expect_success("the upload");
     newyork.catch_up();
     let get = Request { method: "GET", path: b"/data/over-s3", ..Request::default() };
-    assert!(newyork.s3(keys()).send(&get).unwrap().expect_success("the download").body == content);
+    assert!(newyork.s3(newyork.user()).send(&get).unwrap().expect_success("the download").body == content);
 }
 
 #[test]

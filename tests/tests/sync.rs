@@ -3,7 +3,6 @@
 use serde_json::Value;
 use tombolo_tests::linked::{BUCKET, LinkedSite, pair};
 use tombolo_tests::s3::Request;
-use tombolo_tests::signature::Credentials;
 use tombolo_tests::wait;
 
 fn path(key: &str) -> String {
@@ -132,14 +131,8 @@ fn a_token_brings_the_reader_to_what_was_written() {
 /// The same over S3: each write says what to wait for.
 #[test]
 fn a_header_brings_the_reader_to_what_was_written() {
-    let keys =
-        || Credentials { access_key: "SITEKEY0000000000001".into(), secret_key: "a-secret-of-both-sites".into() };
     let (sanfrancisco, newyork) = pair(&[]);
-    for site in [&sanfrancisco, &newyork] {
-        let pair = ["--access-key", &keys().access_key, "--secret-key", &keys().secret_key];
-        site.tombolo(&[&["user", "create", "SanFrancisco/lab", "tester"][..], &pair].concat());
-    }
-    let (mut here, mut there) = (sanfrancisco.s3(keys()), newyork.s3(keys()));
+    let (mut here, mut there) = (sanfrancisco.s3(sanfrancisco.user()), newyork.s3(newyork.user()));
     let mut write = |method: &'static str, body: &[u8]| {
         let request = Request { method, path: b"/data/k", body, ..Request::default() };
         let response = here.send(&request).unwrap().expect_success(method);
