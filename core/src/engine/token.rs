@@ -60,6 +60,11 @@ impl FromStr for Token {
 }
 
 impl Bucket {
+    /// Whether other segments may have seen the bucket. Until then nobody can read elsewhere what is written here.
+    pub fn is_shared(&self) -> bool {
+        self.state().is_shared()
+    }
+
     /// What the bucket holds now. A write that was acknowledged before is part of it.
     pub async fn token(&self) -> Result<Token> {
         self.alive()?;

@@ -233,8 +233,6 @@ impl Hub {
         let mut peers = self.peers.lock();
         if peers.get(&peer.id).is_some_and(|now| Arc::ptr_eq(now, peer)) {
             peers.remove(&peer.id);
-            // What was said last may not have arrived; it asks again.
-            self.gatherers.lock().retain(|(asker, _), _| *asker != peer.id);
         }
     }
 

@@ -48,8 +48,12 @@ fn asked(headers: &HeaderMap) -> S3Result<Option<(Token, Duration)>> {
     Ok(Some((token, limit)))
 }
 
-/// The header of a write's answer: what its bucket holds now, the write included. `None`: that is not to be had, which does not undo the write.
+/// The header of a write's answer: what its bucket holds now, the write included. `None`: nobody reads it elsewhere, or that is not to be had, which does not undo the
+/// write.
 pub(crate) async fn token(bucket: &Bucket) -> Option<(HeaderName, HeaderValue)> {
+    if !bucket.is_shared() {
+        return None;
+    }
     let token = bucket.token().await;
     let error = match token.map(|token| HeaderValue::from_str(&token.to_string())) {
         Ok(Ok(value)) => return Some((TOKEN, value)),
