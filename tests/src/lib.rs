@@ -9,6 +9,7 @@ pub mod door;
 pub mod linked;
 pub mod model;
 pub mod mount;
+pub mod network;
 pub mod nfs;
 pub mod path_encoding;
 pub mod s3;

@@ -1,6 +1,7 @@
 //! A site whose server may be linked to others: one bucket, served over S3 and links.
 
-use crate::command::{Finished, run, tombolo};
+use crate::command::{Finished, binary, run, tombolo};
+use crate::network::Host;
 use crate::s3::{Client, Request};
 use crate::signature::Credentials;
 use crate::wait;
@@ -17,15 +18,27 @@ pub struct LinkedSite {
     root: TempDir,
     server: Option<Child>,
     said: Value,
+    host: Option<Host>,
 }
 
 impl LinkedSite {
     /// A new segment of this name and cluster; nothing serves it yet.
     pub fn new(name: &str, cluster: &str) -> LinkedSite {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let site = LinkedSite { root, server: None, said: Value::Null };
+        let site = LinkedSite { root, server: None, said: Value::Null, host: None };
         site.tombolo(&["init", "--segment", name, "--cluster", cluster]);
         site
+    }
+
+    /// From now on its server runs on this host, and serves S3 and metrics on the host's address.
+    pub fn on(mut self, host: &Host) -> LinkedSite {
+        self.host = Some(host.clone());
+        self
+    }
+
+    /// A place beside the data directory.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
     }
 
     /// The data directory.
@@ -41,7 +54,17 @@ impl LinkedSite {
     /// The same, with these arguments instead of `--link`.
     pub fn serve_with(&mut self, arguments: &[&str]) {
         let log = File::options().create(true).append(true).open(self.root.path().join("log")).expect("a log");
-        let mut command = self.command(&["serve", "--json", "--s3", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let mut command = match &self.host {
+            None => self.command(&["serve", "--json", "--s3", "127.0.0.1:0", "--admin", "127.0.0.1:0"]),
+            Some(host) => {
+                // The program takes the place of `nsenter`: who kills the one kills the other.
+                let mut inside = Command::new("nsenter");
+                inside.arg(format!("--net=/run/netns/{}", host.namespace)).arg("--").arg(binary("tombolo"));
+                let address = format!("{}:0", host.address);
+                inside.args(["serve", "--json", "--s3", &address, "--admin", &address]).arg("--dir").arg(self.dir());
+                inside
+            }
+        };
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut server = command.spawn().expect("tombolo starts");
         let mut line = String::new();
