@@ -180,18 +180,20 @@ fn acknowledged_work_through_s3_survives_sigkill() {
     let mut acknowledged_total = 0;
     for _ in 0..cycles() {
         let server = site.serve();
+        // All doors are open before the first work: who is slow to begin must not find the server dead.
+        let mut doors = Vec::new();
         for (number, task) in tasks.iter_mut().enumerate() {
             let mut door = s3_door(server.client(), number);
             task.get_mut().unwrap().settle(number, &mut door);
+            doors.push(door);
         }
         let (limit, seed) = (random.random_range(1..ACKNOWLEDGED_MAX), random.random::<u64>());
         let acknowledged = AtomicUsize::new(0);
         let (enough, told) = mpsc::channel();
         std::thread::scope(|scope| {
-            for (number, task) in tasks.iter().enumerate() {
-                let (client, acknowledged, enough) = (server.client(), &acknowledged, enough.clone());
+            for ((number, task), mut door) in tasks.iter().enumerate().zip(doors) {
+                let (acknowledged, enough) = (&acknowledged, enough.clone());
                 scope.spawn(move || {
-                    let mut door = s3_door(client, number);
                     let mut random = StdRng::seed_from_u64(seed ^ ((number as u64) << 56));
                     let mut task = task.lock().unwrap();
                     let state = task.model.state();
