@@ -13,7 +13,7 @@ use super::lock::DirectoryLock;
 use super::packs::{Packs, Residence};
 use super::pool::{Pool, received};
 use super::touched::Touched;
-use crate::chunk::{ChunkCache, Location, StoredChunk};
+use crate::chunk::{ChunkCache, ChunkTree, Location, StoredChunk};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
@@ -38,7 +38,7 @@ pub(crate) struct Contents {
     packs: Packs,
     disk: Arc<dyn Disk>,
     store: Arc<dyn Store>,
-    cache: ChunkCache,
+    pub(super) cache: ChunkCache,
     pub(crate) disk_cache: Cache,
     pub(crate) pool: Pool,
     pub(crate) touched: Touched,
@@ -188,9 +188,9 @@ impl Contents {
 
     /// Stores a chunk unless it is stored already. Blocks; for the pool.
     fn store_chunk(&self, raw: &[u8], compression: Compression, session: &Session) -> Result<ChunkId> {
-        let id = ChunkId::of(raw);
-        self.keep(&id, raw.len() as u64, session, |to| self.packs.append(to, &id, raw, compression))?;
-        Ok(id)
+        let tree = ChunkTree::of(raw);
+        self.keep(&tree.id, raw.len() as u64, session, |to| self.packs.append_hashed(to, &tree, raw, compression))?;
+        Ok(tree.id)
     }
 
     /// Has `session` rely on a chunk of `raw_bytes`, which `append` stores if it is not stored already where it stays as long as the session wants it to,

@@ -37,6 +37,7 @@ mod gc;
 mod lock;
 mod multipart;
 mod packs;
+mod part;
 mod pins;
 mod pool;
 mod reader;
