@@ -132,7 +132,10 @@ mod tests {
                 assert!(!tree.has(around.start, &bytes));
                 bytes[middle] ^= 1;
                 assert!(!tree.has(around.start + GROUP_BYTES as u32, &bytes), "a group elsewhere");
-                assert!(bytes.len() % GROUP_BYTES == 1 || !tree.has(around.start, &bytes[..bytes.len() - 1]), "a group cut short");
+                assert!(
+                    bytes.len() % GROUP_BYTES == 1 || !tree.has(around.start, &bytes[..bytes.len() - 1]),
+                    "a group cut short"
+                );
             }
         }
     }

@@ -10,6 +10,7 @@
 use super::cache::Cache;
 use super::fetch::Fetches;
 use super::lock::DirectoryLock;
+use super::nodes::NodeCache;
 use super::packs::{Packs, Residence};
 use super::pool::{Pool, received};
 use super::touched::Touched;
@@ -18,7 +19,7 @@ use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
 use crate::kv::{Space, Store};
-use crate::manifest::{Manifest, NodeStore};
+use crate::manifest::{Manifest, Node, NodeStore};
 use crate::namespace::{ContentBarrier, Txn, keys};
 use crate::policy::Compression;
 use async_trait::async_trait;
@@ -39,6 +40,7 @@ pub(crate) struct Contents {
     disk: Arc<dyn Disk>,
     store: Arc<dyn Store>,
     pub(super) cache: ChunkCache,
+    nodes: NodeCache,
     pub(crate) disk_cache: Cache,
     pub(crate) pool: Pool,
     pub(crate) touched: Touched,
@@ -92,6 +94,7 @@ impl Contents {
         disk: Arc<dyn Disk>,
         store: Arc<dyn Store>,
         cache: ChunkCache,
+        nodes: NodeCache,
         disk_cache: Cache,
         pool: Pool,
         reserve_bytes: u64,
@@ -101,6 +104,7 @@ impl Contents {
             disk,
             store,
             cache,
+            nodes,
             disk_cache,
             pool,
             touched: Touched::new(),
@@ -572,6 +576,14 @@ impl NodeStore for ReadNodes {
 
     async fn write_node(&self, _: Bytes) -> Result<ChunkId> {
         Err(no_writer())
+    }
+
+    fn decoded(&self, id: &ChunkId) -> Option<Arc<Node>> {
+        self.0.nodes.get(id)
+    }
+
+    fn keep_decoded(&self, id: &ChunkId, node: &Arc<Node>) {
+        self.0.nodes.insert(id, node);
     }
 }
 

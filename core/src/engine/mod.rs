@@ -36,6 +36,7 @@ mod gather;
 mod gc;
 mod lock;
 mod multipart;
+mod nodes;
 mod packs;
 mod part;
 mod pins;
