@@ -12,7 +12,14 @@ const ENTRY_BYTES: u64 = 128;
 ///
 /// Entries are kept as they are given: a [`Bytes`] that is a slice of something larger keeps all of it alive, but counts
 /// with its own length only.
-pub struct ChunkCache(Cache<ChunkId, Bytes, ByBytes>);
+pub struct ChunkCache {
+    chunks: Cache<ChunkId, Bytes, ByBytes>,
+    /// How often parts were read of chunks that are not here.
+    parts: Cache<ChunkId, u8>,
+}
+
+/// After so many reads of parts of it a chunk is kept whole: by then they have cost as much as that would have.
+const PARTS_MAX: u8 = 8;
 
 #[derive(Clone)]
 struct ByBytes;
@@ -27,27 +34,39 @@ impl ChunkCache {
     /// A cache for chunks of `bytes` altogether. Chunks longer than a shard's part of it are not kept.
     pub fn new(bytes: usize) -> ChunkCache {
         // Chunks of a quarter MiB are the usual ones.
-        ChunkCache(Cache::with_weighter((bytes >> 18).max(16), bytes as u64, ByBytes))
+        let chunks = (bytes >> 18).max(16);
+        ChunkCache { chunks: Cache::with_weighter(chunks, bytes as u64, ByBytes), parts: Cache::new(chunks) }
+    }
+
+    /// A part of a chunk is wanted that is not here. Whether the whole is worth reading, as parts of it have been wanted again and again.
+    pub fn wants_whole(&self, id: &ChunkId) -> bool {
+        let parts = self.parts.get(id).unwrap_or(0) + 1;
+        if parts >= PARTS_MAX {
+            self.parts.remove(id);
+            return true;
+        }
+        self.parts.insert(*id, parts);
+        false
     }
 
     /// The chunk, if it is here.
     pub fn get(&self, id: &ChunkId) -> Option<Bytes> {
-        self.0.get(id)
+        self.chunks.get(id)
     }
 
     /// Keeps a chunk that has been verified.
     pub fn insert(&self, id: ChunkId, chunk: Bytes) {
-        self.0.insert(id, chunk);
+        self.chunks.insert(id, chunk);
     }
 
     /// Forgets a chunk.
     pub fn remove(&self, id: &ChunkId) {
-        self.0.remove(id);
+        self.chunks.remove(id);
     }
 
     /// What is kept now, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.0.weight()
+        self.chunks.weight()
     }
 }
 
@@ -67,5 +86,18 @@ mod tests {
         }
         cache.remove(&hot);
         assert_eq!(cache.get(&hot), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_and_again_is_wanted_whole() {
+        let cache = ChunkCache::new(64 << 20);
+        let hot = ChunkId::of(b"hot");
+        for round in 0..2 {
+            for n in 1..PARTS_MAX {
+                assert!(!cache.wants_whole(&hot), "round {round}, {n}");
+                assert!(!cache.wants_whole(&ChunkId::of(&[round, n])), "asked for once");
+            }
+            assert!(cache.wants_whole(&hot));
+        }
     }
 }

@@ -21,6 +21,7 @@ mod recover;
 mod scan;
 mod store;
 mod stored;
+mod tree;
 pub(crate) mod varint;
 mod write;
 
@@ -32,3 +33,4 @@ pub use record::{CHUNK_BYTES_MAX, Codec, RECORD_HEADER_BYTES, RecordHeader, deco
 pub use recover::{DamagedPack, RecoveredPack, Recovery};
 pub use store::{OnVerified, PackInfo, PackOptions, PackStore};
 pub use stored::StoredChunk;
+pub use tree::ChunkTree;

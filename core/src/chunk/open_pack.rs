@@ -205,7 +205,8 @@ mod tests {
 
     fn put(pack: &OpenPack, raw: &[u8], offset: u64) -> IndexEntry {
         let length = raw.len() as u32;
-        let header = RecordHeader { codec: Codec::Raw, id: ChunkId::of(raw), raw: length, stored: length };
+        let header =
+            RecordHeader { codec: Codec::Raw, id: ChunkId::of(raw), raw: length, stored: length, has_tree: false };
         pack.file.write_at(&[IoSlice::new(&header.encode()), IoSlice::new(raw)], offset).unwrap();
         IndexEntry { id: header.id, offset, stored: length, raw: length }
     }

@@ -25,7 +25,9 @@ pub(super) const ENTRY_BYTES: u64 = 48;
 
 const PACK_MAGIC: &[u8; 8] = b"TMBLPACK";
 const SEAL_MAGIC: &[u8; 8] = b"TMBLSEAL";
-const VERSION: u32 = 1;
+/// What is written. Packs of version 1 have no records with hashes of their parts, and are read as well.
+const VERSION: u32 = 2;
+const VERSION_MIN: u32 = 1;
 
 /// One record of a pack, as its index lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,9 +110,9 @@ fn checked<'a>(bytes: &'a [u8], magic: &[u8; 8], what: &str) -> Result<&'a [u8]>
 
 fn check_version(fields: &mut &[u8]) -> Result<()> {
     let (version, flags) = (fields.get_u32_le(), fields.get_u32_le());
-    if version != VERSION || flags != 0 {
+    if !(VERSION_MIN..=VERSION).contains(&version) || flags != 0 {
         return Err(Error::invalid(format!(
-            "the pack has format version {version}, flags {flags}; this build reads version {VERSION} without flags"
+            "the pack has format version {version}, flags {flags}; this build reads versions {VERSION_MIN} to {VERSION} without flags"
         )));
     }
     Ok(())
@@ -250,11 +252,15 @@ mod tests {
             assert!(check_pack_header(&flipped, &segment, 7).is_err(), "bit {bit}");
         }
         let mut newer = bytes;
-        newer[8] = 2;
+        newer[8] = 3;
         let sum = checksum(&newer[..56]);
         newer[56..].copy_from_slice(&sum);
         let error = check_pack_header(&newer, &segment, 7).unwrap_err();
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
+        newer[8] = 1;
+        let sum = checksum(&newer[..56]);
+        newer[56..].copy_from_slice(&sum);
+        check_pack_header(&newer, &segment, 7).unwrap();
     }
 
     #[test]

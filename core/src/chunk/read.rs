@@ -4,10 +4,12 @@ use super::location::Location;
 use super::pack::{IndexEntry, PACK_HEADER_BYTES, TRAILER_BYTES, pack_name, read_trailer};
 use super::record::{RECORD_HEADER_BYTES, RecordHeader, decode_header, decode_payload};
 use super::stored::StoredChunk;
+use super::tree::ChunkTree;
 use crate::disk::{File, Mapping};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
 use bytes::{Bytes, BytesMut};
+use std::ops::Range;
 
 pub(super) fn no_pack(number: u64) -> Error {
     Error::not_found(Subject::Pack, format!("there is no pack {}", pack_name(number)))
@@ -57,6 +59,37 @@ pub(super) fn read_stored(file: &dyn File, id: &ChunkId, location: &Location) ->
 pub(super) fn map_stored(map: &Mapping, id: &ChunkId, location: &Location) -> Result<StoredChunk> {
     let (header, payload, _) = decode_record(mapped_bytes(map, location, true)?, id, location)?;
     Ok(StoredChunk { id: *id, codec: header.codec, raw_bytes: header.raw, payload })
+}
+
+/// Reads a part of a chunk by way of `bytes_at`, which gives the pack's bytes from an offset on. `None` if the record is not what `id` and `location` say, has no hashes of its
+/// parts, or something does not match them: the whole chunk decides then.
+pub(super) fn read_part(
+    bytes_at: impl Fn(u64, usize) -> Result<Bytes>,
+    id: &ChunkId,
+    location: &Location,
+    part: Range<u32>,
+) -> Option<Bytes> {
+    if part.start >= part.end || part.end > location.raw {
+        return None;
+    }
+    let header = decode_header(&bytes_at(location.offset, RECORD_HEADER_BYTES).ok()?).ok()?;
+    let is_it = header.id == *id && header.raw == location.raw && header.stored == location.stored;
+    if !is_it || !header.has_tree {
+        return None;
+    }
+    let payload = location.offset + RECORD_HEADER_BYTES as u64;
+    let stored = bytes_at(payload + u64::from(header.stored), header.tree_bytes()).ok()?;
+    let tree = ChunkTree::decode(&stored, id, header.raw).ok()?;
+    let around = ChunkTree::around(&part, header.raw);
+    let bytes = bytes_at(payload + u64::from(around.start), (around.end - around.start) as usize).ok()?;
+    let wanted = (part.start - around.start) as usize..(part.end - around.start) as usize;
+    tree.has(around.start, &bytes).then(|| bytes.slice(wanted))
+}
+
+/// A copy of the bytes of a map from `offset` on.
+pub(super) fn map_exact(map: &Mapping, offset: u64, length: usize) -> Result<Bytes> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    map.copy(start..start.saturating_add(length))
 }
 
 fn record_bytes(file: &dyn File, location: &Location) -> Result<Bytes> {

@@ -1,14 +1,16 @@
-//! One chunk in a pack: a header of [`RECORD_HEADER_BYTES`], the payload, zeros up to a multiple of [`RECORD_ALIGN`].
+//! One chunk in a pack: a header of [`RECORD_HEADER_BYTES`], the payload, for long chunks the hashes of their parts, zeros up to a
+//! multiple of [`RECORD_ALIGN`].
 //!
 //! ```text
 //! record  = magic "TCHK" | version u8 | codec u8 | flags u16 | raw u32 | stored u32 | id [32] | checksum [8]
-//!           payload [stored] | zeros
+//!           payload [stored] | hash [32] for each group, if flag 1 is set | zeros
 //! ```
 //!
 //! Numbers are little-endian. The checksum is the first 8 bytes of BLAKE3 of the 48 bytes before it. The payload has none of
-//! its own: the id is the hash of what it decodes to.
+//! its own: the id is the hash of what it decodes to. Nor have the hashes: their root is the id (`tree.rs`). What can't be proved by them is proved by the whole.
 
 use super::compress;
+use super::tree::{ChunkTree, TREE_BYTES_MIN};
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use bytes::{Buf, BufMut, Bytes};
@@ -23,6 +25,8 @@ pub(super) const RECORD_ALIGN: u64 = 8;
 pub(super) const RECORD_MAGIC: [u8; 4] = *b"TCHK";
 
 const VERSION: u8 = 1;
+/// The payload is followed by the hashes of its groups.
+const FLAG_TREE: u16 = 1;
 const CHECKED_BYTES: usize = RECORD_HEADER_BYTES - 8;
 
 /// How a payload is compressed.
@@ -68,9 +72,16 @@ pub struct RecordHeader {
     pub raw: u32,
     /// Length of the payload in bytes, 1 to `raw`.
     pub stored: u32,
+    /// Whether the hashes of the chunk's groups follow the payload; only where that is not compressed, and long enough.
+    pub has_tree: bool,
 }
 
 impl RecordHeader {
+    /// Whether a chunk stored so can have a tree.
+    pub(super) fn takes_tree(codec: Codec, raw: u32) -> bool {
+        codec == Codec::Raw && raw as usize > TREE_BYTES_MIN
+    }
+
     /// The header's bytes.
     pub fn encode(&self) -> [u8; RECORD_HEADER_BYTES] {
         let mut out = [0; RECORD_HEADER_BYTES];
@@ -78,7 +89,7 @@ impl RecordHeader {
         body.put_slice(&RECORD_MAGIC);
         body.put_u8(VERSION);
         body.put_u8(self.codec.to_byte());
-        body.put_u16_le(0);
+        body.put_u16_le(if self.has_tree { FLAG_TREE } else { 0 });
         body.put_u32_le(self.raw);
         body.put_u32_le(self.stored);
         body.put_slice(&self.id.0);
@@ -89,9 +100,14 @@ impl RecordHeader {
         out
     }
 
+    /// Length of the hashes behind the payload, in bytes.
+    pub(super) fn tree_bytes(&self) -> usize {
+        if self.has_tree { ChunkTree::stored_bytes(self.raw) } else { 0 }
+    }
+
     /// Length of the whole record with header and padding, in bytes.
     pub fn record_bytes(&self) -> u64 {
-        (RECORD_HEADER_BYTES as u64 + u64::from(self.stored)).next_multiple_of(RECORD_ALIGN)
+        (RECORD_HEADER_BYTES as u64 + u64::from(self.stored) + self.tree_bytes() as u64).next_multiple_of(RECORD_ALIGN)
     }
 }
 
@@ -111,21 +127,22 @@ pub fn decode_header(bytes: &[u8]) -> Result<RecordHeader> {
     let version = fields.get_u8();
     let codec = fields.get_u8();
     let flags = fields.get_u16_le();
-    if version != VERSION || flags != 0 {
+    if version != VERSION || flags & !FLAG_TREE != 0 {
         return Err(Error::invalid(format!(
-            "a record has format version {version}, flags {flags}; this build reads version {VERSION} without flags"
+            "a record has format version {version}, flags {flags}; this build reads version {VERSION} with flag {FLAG_TREE} or none"
         )));
     }
+    let has_tree = flags & FLAG_TREE != 0;
     let codec = Codec::from_byte(codec).ok_or_else(|| {
         Error::invalid(format!("a record is compressed with codec {codec}, which this build does not know"))
     })?;
     let (raw, stored) = (fields.get_u32_le(), fields.get_u32_le());
     let id = ChunkId::from_slice(fields)?;
     let sound = raw > 0 && raw <= CHUNK_BYTES_MAX && stored > 0 && stored <= raw;
-    if !sound || (codec == Codec::Raw) != (stored == raw) {
+    if !sound || (codec == Codec::Raw) != (stored == raw) || has_tree && !RecordHeader::takes_tree(codec, raw) {
         return Err(Error::damaged(format!("a record of {raw} bytes, {stored} stored as {codec:?}, can't be")));
     }
-    Ok(RecordHeader { codec, id, raw, stored })
+    Ok(RecordHeader { codec, id, raw, stored, has_tree })
 }
 
 /// The chunk behind a payload, decompressed and compared with its id. A raw one is `payload` itself.
@@ -149,7 +166,7 @@ mod tests {
     use super::*;
 
     fn header() -> RecordHeader {
-        RecordHeader { codec: Codec::Lz4, id: ChunkId::of(b"x"), raw: 100_000, stored: 51 }
+        RecordHeader { codec: Codec::Lz4, id: ChunkId::of(b"x"), raw: 100_000, stored: 51, has_tree: false }
     }
 
     #[test]
@@ -167,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_this_build_does_not_know_is_said() {
-        for (at, value, word) in [(4, 2, "version 2"), (5, 9, "codec 9"), (6, 1, "flags 1")] {
+        for (at, value, word) in [(4, 2, "version 2"), (5, 9, "codec 9"), (6, 2, "flags 2")] {
             let mut bytes = header().encode();
             bytes[at] = value;
             let sum = checksum(&bytes[..CHECKED_BYTES]);
@@ -189,6 +206,13 @@ mod tests {
         ] {
             let bad = RecordHeader { codec, raw, stored, ..header() };
             assert!(decode_header(&bad.encode()).is_err(), "{bad:?}");
+        }
+        let long = RecordHeader { codec: Codec::Raw, raw: 70_000, stored: 70_000, has_tree: true, ..header() };
+        assert_eq!(decode_header(&long.encode()).unwrap(), long);
+        assert_eq!(long.record_bytes(), (56 + 70_000 + 3 * 32_u64).next_multiple_of(8));
+        for (codec, raw, stored) in [(Codec::Lz4, 70_000, 100), (Codec::Raw, 65_536, 65_536), (Codec::Raw, 5, 5)] {
+            let bad = RecordHeader { codec, raw, stored, has_tree: true, ..header() };
+            assert!(decode_header(&bad.encode()).is_err(), "{bad:?} has no hashes of parts");
         }
     }
 }

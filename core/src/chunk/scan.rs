@@ -44,7 +44,7 @@ pub(super) fn scan(file: &dyn File) -> Result<Scan> {
             }
         };
         let payload_start = position + RECORD_HEADER_BYTES as u64;
-        let is_whole = payload_start + u64::from(header.stored) <= window.file_bytes && {
+        let is_whole = position + header.record_bytes() <= window.file_bytes && {
             let payload = window.get(payload_start, header.stored as usize)?;
             decode_payload(&header, payload).is_ok()
         };

@@ -18,11 +18,15 @@ use super::location::Location;
 use super::maps::MapCache;
 use super::open_pack::OpenPack;
 use super::pack::pack_name;
-use super::read::{chunk_error, map_record, map_stored, no_pack, pack_error, read_index, read_record, read_stored};
-use super::record::{CHUNK_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader};
+use super::read::{
+    chunk_error, map_exact, map_record, map_stored, no_pack, pack_error, read_exact, read_index, read_part,
+    read_record, read_stored,
+};
+use super::record::{CHUNK_BYTES_MAX, Codec, RECORD_HEADER_BYTES, RecordHeader};
 use super::recover::{Recovery, find_packs};
 use super::scan::scan;
 use super::stored::StoredChunk;
+use super::tree::ChunkTree;
 use crate::disk::{Disk, Mapping};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ChunkId, SegmentId};
@@ -30,6 +34,7 @@ use crate::policy::Compression;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -165,20 +170,39 @@ impl PackStore {
     ///
     /// `NoSpace`: nothing was stored, later appends may succeed. `Failed`: the store takes no more appends.
     pub fn append(&self, id: &ChunkId, raw: &[u8], compression: Compression) -> Result<Location> {
+        self.append_with(id, raw, compression, || ChunkTree::of(raw))
+    }
+
+    /// The same for a chunk whose parts were hashed as well.
+    pub fn append_hashed(&self, tree: &ChunkTree, raw: &[u8], compression: Compression) -> Result<Location> {
+        self.append_with(&tree.id, raw, compression, || tree.clone())
+    }
+
+    fn append_with(
+        &self,
+        id: &ChunkId,
+        raw: &[u8],
+        compression: Compression,
+        tree: impl FnOnce() -> ChunkTree,
+    ) -> Result<Location> {
         if raw.is_empty() || raw.len() > CHUNK_BYTES_MAX as usize {
             return Err(Error::invalid(format!("a chunk of {} bytes; there are 1 to {CHUNK_BYTES_MAX}", raw.len())));
         }
         self.shared.check_failure()?;
         compress::compressed(raw, compression, |codec, payload| {
-            let header = RecordHeader { codec, id: *id, raw: raw.len() as u32, stored: payload.len() as u32 };
-            self.shared.append(&header, payload)
+            let (raw, stored) = (raw.len() as u32, payload.len() as u32);
+            let header = RecordHeader { codec, id: *id, raw, stored, has_tree: RecordHeader::takes_tree(codec, raw) };
+            let tree = if header.has_tree { tree().encode() } else { Vec::new() };
+            self.shared.append(&header, payload, &tree)
         })
     }
 
     /// Stores a chunk as it was stored elsewhere; else like [`PackStore::append`]. The caller has verified it. `Invalid` if its lengths
     /// can't be.
     pub fn append_stored(&self, chunk: &StoredChunk) -> Result<Location> {
-        self.shared.append(&chunk.header()?, &chunk.payload)
+        let header = chunk.header()?;
+        let tree = if header.has_tree { ChunkTree::of(&chunk.payload).encode() } else { Vec::new() };
+        self.shared.append(&header, &chunk.payload, &tree)
     }
 
     /// Makes every append that returned before this call durable. Callers at the same time share the work; with
@@ -199,6 +223,12 @@ impl PackStore {
     /// The same, in memory of its own: it stays as it was verified, whatever happens to the file.
     pub fn read_copy(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
         self.shared.read(id, location, true)
+    }
+
+    /// `part` of a chunk, compared with its id by way of the hashes of the chunk's groups, in memory of its own: costs what the part does, not the chunk. `None`: it has to
+    /// be read whole, which also tells what is wrong if something is.
+    pub fn read_part(&self, id: &ChunkId, location: &Location, part: Range<u32>) -> Result<Option<Bytes>> {
+        self.shared.read_part(id, location, part)
     }
 
     /// A chunk as it is stored, after its bytes were compared with its id. Errors are those of [`PackStore::read`].
@@ -335,6 +365,22 @@ impl Shared {
             None => Err(no_pack(location.pack)),
         };
         outcome.map_err(|error| chunk_error(id, location, error))
+    }
+
+    fn read_part(&self, id: &ChunkId, location: &Location, part: Range<u32>) -> Result<Option<Bytes>> {
+        if !RecordHeader::takes_tree(Codec::Raw, location.raw) || location.stored != location.raw {
+            return Ok(None);
+        }
+        match self.source(location.pack) {
+            Some(Source::Open(pack)) => {
+                Ok(read_part(|at, length| read_exact(&*pack.file, at, length), id, location, part))
+            }
+            Some(Source::Sealed) => {
+                let map = self.map(location.pack)?;
+                Ok(read_part(|at, length| map_exact(&map, at, length), id, location, part))
+            }
+            Some(Source::Damaged) | None => Ok(None),
+        }
     }
 
     fn read_stored(&self, id: &ChunkId, location: &Location) -> Result<StoredChunk> {

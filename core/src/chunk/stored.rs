@@ -42,7 +42,8 @@ impl StoredChunk {
         if !is_possible || (self.codec == Codec::Raw) != (stored == self.raw_bytes) {
             return Err(impossible());
         }
-        Ok(RecordHeader { codec: self.codec, id: self.id, raw: self.raw_bytes, stored })
+        let has_tree = RecordHeader::takes_tree(self.codec, self.raw_bytes);
+        Ok(RecordHeader { codec: self.codec, id: self.id, raw: self.raw_bytes, stored, has_tree })
     }
 }
 

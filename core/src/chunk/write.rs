@@ -15,15 +15,17 @@ use std::sync::atomic::Ordering;
 const LANE_BYTES_MIN: u64 = 64 << 10;
 
 impl Shared {
-    pub(super) fn append(&self, header: &RecordHeader, payload: &[u8]) -> Result<Location> {
+    /// `tree`: the hashes that follow the payload, if the header says so.
+    pub(super) fn append(&self, header: &RecordHeader, payload: &[u8], tree: &[u8]) -> Result<Location> {
         let bytes = header.record_bytes();
         let (pack, offset) = self.reserve(bytes)?;
         let head = header.encode();
         let padding = [0; RECORD_ALIGN as usize];
-        let padding_bytes = bytes as usize - head.len() - payload.len();
+        let padding_bytes = bytes as usize - head.len() - payload.len() - tree.len();
         let parts = [
             IoSlice::new(&head),
             IoSlice::new(payload),
+            IoSlice::new(tree),
             IoSlice::new(padding.get(..padding_bytes).unwrap_or_default()),
         ];
         if let Err(error) = pack.file.write_at(&parts, offset) {

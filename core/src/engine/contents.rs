@@ -10,15 +10,16 @@
 use super::cache::Cache;
 use super::fetch::Fetches;
 use super::lock::DirectoryLock;
+use super::nodes::NodeCache;
 use super::packs::{Packs, Residence};
 use super::pool::{Pool, received};
 use super::touched::Touched;
-use crate::chunk::{ChunkCache, Location, StoredChunk};
+use crate::chunk::{ChunkCache, ChunkTree, Location, StoredChunk};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
 use crate::kv::{Space, Store};
-use crate::manifest::{Manifest, NodeStore};
+use crate::manifest::{Manifest, Node, NodeStore};
 use crate::namespace::{ContentBarrier, Txn, keys};
 use crate::policy::Compression;
 use async_trait::async_trait;
@@ -38,7 +39,8 @@ pub(crate) struct Contents {
     packs: Packs,
     disk: Arc<dyn Disk>,
     store: Arc<dyn Store>,
-    cache: ChunkCache,
+    pub(super) cache: ChunkCache,
+    nodes: NodeCache,
     pub(crate) disk_cache: Cache,
     pub(crate) pool: Pool,
     pub(crate) touched: Touched,
@@ -92,6 +94,7 @@ impl Contents {
         disk: Arc<dyn Disk>,
         store: Arc<dyn Store>,
         cache: ChunkCache,
+        nodes: NodeCache,
         disk_cache: Cache,
         pool: Pool,
         reserve_bytes: u64,
@@ -101,6 +104,7 @@ impl Contents {
             disk,
             store,
             cache,
+            nodes,
             disk_cache,
             pool,
             touched: Touched::new(),
@@ -188,9 +192,9 @@ impl Contents {
 
     /// Stores a chunk unless it is stored already. Blocks; for the pool.
     fn store_chunk(&self, raw: &[u8], compression: Compression, session: &Session) -> Result<ChunkId> {
-        let id = ChunkId::of(raw);
-        self.keep(&id, raw.len() as u64, session, |to| self.packs.append(to, &id, raw, compression))?;
-        Ok(id)
+        let tree = ChunkTree::of(raw);
+        self.keep(&tree.id, raw.len() as u64, session, |to| self.packs.append_hashed(to, &tree, raw, compression))?;
+        Ok(tree.id)
     }
 
     /// Has `session` rely on a chunk of `raw_bytes`, which `append` stores if it is not stored already where it stays as long as the session wants it to,
@@ -572,6 +576,14 @@ impl NodeStore for ReadNodes {
 
     async fn write_node(&self, _: Bytes) -> Result<ChunkId> {
         Err(no_writer())
+    }
+
+    fn decoded(&self, id: &ChunkId) -> Option<Arc<Node>> {
+        self.0.nodes.get(id)
+    }
+
+    fn keep_decoded(&self, id: &ChunkId, node: &Arc<Node>) {
+        self.0.nodes.insert(id, node);
     }
 }
 

@@ -4,12 +4,13 @@
 //! ones above it, never on those below: so a whole pack of the cache can go without asking who needs it (P11). Whoever keeps or pins what lies in the cache
 //! has it copied up.
 
-use crate::chunk::{Location, PackInfo, PackOptions, PackStore, StoredChunk};
+use crate::chunk::{ChunkTree, Location, PackInfo, PackOptions, PackStore, StoredChunk};
 use crate::disk::{Disk, SystemDisk};
 use crate::error::Result;
 use crate::id::{ChunkId, SegmentId};
 use crate::policy::Compression;
 use bytes::Bytes;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -112,6 +113,16 @@ impl Packs {
         self.of(residence).append(id, raw, compression)
     }
 
+    pub(crate) fn append_hashed(
+        &self,
+        residence: Residence,
+        tree: &ChunkTree,
+        raw: &[u8],
+        compression: Compression,
+    ) -> Result<Location> {
+        self.of(residence).append_hashed(tree, raw, compression)
+    }
+
     pub(crate) fn append_stored(&self, residence: Residence, chunk: &StoredChunk) -> Result<Location> {
         self.of(residence).append_stored(chunk)
     }
@@ -130,6 +141,10 @@ impl Packs {
 
     pub(crate) fn read_copy(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
         self.with(location.pack).read_copy(id, location)
+    }
+
+    pub(crate) fn read_part(&self, id: &ChunkId, location: &Location, part: Range<u32>) -> Result<Option<Bytes>> {
+        self.with(location.pack).read_part(id, location, part)
     }
 
     pub(crate) fn read_stored(&self, id: &ChunkId, location: &Location) -> Result<StoredChunk> {

@@ -207,13 +207,20 @@ impl Feed {
             }
             match extent.source {
                 Source::Hole => self.hole_bytes = extent.length,
-                Source::Chunk { id, offset, .. } => {
+                Source::Chunk { id, offset, raw } => {
                     let start = offset as usize;
                     let part = start..start + usize::try_from(extent.length).unwrap_or(usize::MAX - start);
                     let keep = self.is_partial;
                     let contents = contents.clone();
                     let piece = if self.ahead.is_empty() && self.window_bytes == 1 {
                         // The first chunk is wanted at once.
+                        if keep {
+                            let end = offset.saturating_add(u32::try_from(extent.length).unwrap_or(u32::MAX));
+                            let bytes = contents.read_part(&id, raw, offset..end).await?;
+                            self.ahead.push_back((Piece::Here(bytes), extent.length));
+                            self.ahead_bytes += extent.length;
+                            continue;
+                        }
                         let chunk = contents.read_chunk(&id, keep).await?;
                         Piece::Here(self.cut(&chunk, part)?)
                     } else {

@@ -4,6 +4,7 @@ use super::cache::Cache;
 use super::contents::{Contents, Session};
 use super::fs::OpenNodes;
 use super::lock::DirectoryLock;
+use super::nodes::NodeCache;
 use super::packs::{Packs, Residence};
 use super::pool::Pool;
 use super::writer::PERMIT_BYTES;
@@ -38,7 +39,7 @@ pub struct CreateOptions {
 /// How to open a segment.
 #[derive(Clone)]
 pub struct OpenOptions {
-    /// Memory for verified chunks, in bytes.
+    /// Memory for verified chunks and what lists them, in bytes.
     pub chunk_cache_bytes: usize,
     /// Room on the disk for chunks that readers fetched from linked segments and that nothing is to keep here, in bytes; at least 4 MiB. Lowered to a quarter
     /// of small file systems. Less than 16 MiB for each reader at a time makes them fetch in vain.
@@ -91,6 +92,8 @@ struct Identity {
     cluster: String,
 }
 
+/// One part in so many of the memory for chunks is for decoded manifest nodes.
+const NODES_SHARE: usize = 16;
 const FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "segment.json";
 
@@ -205,7 +208,8 @@ impl Segment {
             packs,
             disk,
             store.clone(),
-            ChunkCache::new(options.chunk_cache_bytes),
+            ChunkCache::new(options.chunk_cache_bytes - options.chunk_cache_bytes / NODES_SHARE),
+            NodeCache::new((options.chunk_cache_bytes / NODES_SHARE) as u64),
             disk_cache,
             Pool::new(options.workers)?,
             reserve,

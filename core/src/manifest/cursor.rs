@@ -6,7 +6,7 @@ use super::{Manifest, NodeStore, Root};
 use crate::error::Result;
 use crate::id::ChunkId;
 use std::ops::Range;
-use std::vec;
+use std::sync::Arc;
 
 /// Goes through the extents of a range in order. Reads a node when it gets there, and only those that the range
 /// touches; holds the entries of one path.
@@ -15,7 +15,8 @@ pub struct Cursor<S> {
     range: Range<u64>,
     /// Where the next extent or node starts in the content.
     position: u64,
-    leaf: vec::IntoIter<Extent>,
+    /// The leaf at hand, and its extent that comes next.
+    leaf: Option<(Arc<Node>, usize)>,
     /// Nodes to come, the next one last, with their levels.
     waiting: Vec<(Child, u8)>,
 }
@@ -24,22 +25,28 @@ impl Manifest {
     /// A cursor over `range`, cut to the size. `store` may be borrowed, or an `Arc` for a cursor that lives by itself.
     pub fn extents<S: NodeStore>(&self, store: S, range: Range<u64>) -> Cursor<S> {
         let (leaf, waiting) = match &self.root {
-            Root::Empty => (Vec::new(), Vec::new()),
-            Root::Extents(extents) => (extents.clone(), Vec::new()),
-            Root::Tree { id, depth } => {
-                (Vec::new(), vec![(Child { length: self.size, id: *id }, depth.saturating_sub(1))])
-            }
+            Root::Empty => (None, Vec::new()),
+            Root::Extents(extents) => (Some((Arc::new(Node::Leaf(extents.clone())), 0)), Vec::new()),
+            Root::Tree { id, depth } => (None, vec![(Child { length: self.size, id: *id }, depth.saturating_sub(1))]),
         };
         let range = range.start..range.end.min(self.size);
-        Cursor { store, range, position: 0, leaf: leaf.into_iter(), waiting }
+        Cursor { store, range, position: 0, leaf, waiting }
     }
 }
 
 impl<S> Cursor<S> {
+    /// The next extent of the leaf at hand, whole.
+    fn extent(&self) -> Option<Extent> {
+        match self.leaf.as_ref().map(|(node, next)| (&**node, *next)) {
+            Some((Node::Leaf(extents), next)) => extents.get(next).copied(),
+            _ => None,
+        }
+    }
+
     /// Passes over the node that comes next: one that [`Cursor::next`] could not read. Its id, and the part of the content that it
     /// stands for; `None` if the next thing is not a node.
     pub fn skip_node(&mut self) -> Option<(ChunkId, Range<u64>)> {
-        if !self.leaf.as_slice().is_empty() {
+        if self.extent().is_some() {
             return None;
         }
         let (child, _) = self.waiting.pop()?;
@@ -54,7 +61,10 @@ impl<S: NodeStore> Cursor<S> {
     /// the cursor may be asked again: it tries the same node once more.
     pub async fn next(&mut self) -> Result<Option<(u64, Extent)>> {
         while self.position < self.range.end {
-            if let Some(extent) = self.leaf.next() {
+            if let Some(extent) = self.extent() {
+                if let Some((_, next)) = &mut self.leaf {
+                    *next += 1;
+                }
                 let start = self.position;
                 self.position = start.saturating_add(extent.length);
                 let from = self.range.start.saturating_sub(start);
@@ -72,12 +82,12 @@ impl<S: NodeStore> Cursor<S> {
                 self.waiting.pop();
                 continue;
             }
-            let node = Node::read(&self.store, &child, level).await?;
+            let node = Node::read_shared(&self.store, &child, level).await?;
             self.waiting.pop();
-            match node {
-                Node::Leaf(extents) => self.leaf = extents.into_iter(),
+            match &*node {
+                Node::Leaf(_) => self.leaf = Some((node, 0)),
                 Node::Inner { children, .. } => {
-                    self.waiting.extend(children.into_iter().rev().map(|child| (child, level - 1)));
+                    self.waiting.extend(children.iter().rev().map(|child| (*child, level - 1)));
                 }
             }
         }

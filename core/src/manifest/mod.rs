@@ -48,6 +48,12 @@ pub trait NodeStore: Send + Sync {
     async fn read_node(&self, id: &ChunkId) -> Result<Bytes>;
     /// Stores a node of at most [`NODE_BYTES_MAX`] bytes; durable when the metadata that refers to it is.
     async fn write_node(&self, data: Bytes) -> Result<ChunkId>;
+    /// A node as it was given to [`NodeStore::keep_decoded`]; a store need not keep any.
+    fn decoded(&self, _: &ChunkId) -> Option<Arc<Node>> {
+        None
+    }
+    /// A node that was read and decoded, for those who will read it again.
+    fn keep_decoded(&self, _: &ChunkId, _: &Arc<Node>) {}
 }
 
 #[async_trait]
@@ -59,6 +65,14 @@ impl<T: NodeStore + ?Sized> NodeStore for &T {
     async fn write_node(&self, data: Bytes) -> Result<ChunkId> {
         (**self).write_node(data).await
     }
+
+    fn decoded(&self, id: &ChunkId) -> Option<Arc<Node>> {
+        (**self).decoded(id)
+    }
+
+    fn keep_decoded(&self, id: &ChunkId, node: &Arc<Node>) {
+        (**self).keep_decoded(id, node);
+    }
 }
 
 #[async_trait]
@@ -69,6 +83,14 @@ impl<T: NodeStore + ?Sized> NodeStore for Arc<T> {
 
     async fn write_node(&self, data: Bytes) -> Result<ChunkId> {
         (**self).write_node(data).await
+    }
+
+    fn decoded(&self, id: &ChunkId) -> Option<Arc<Node>> {
+        (**self).decoded(id)
+    }
+
+    fn keep_decoded(&self, id: &ChunkId, node: &Arc<Node>) {
+        (**self).keep_decoded(id, node);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::chunk::varint;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// The longest node, in bytes.
 pub const NODE_BYTES_MAX: usize = 64 << 10;
@@ -177,10 +178,26 @@ impl Node {
         let id = child.id;
         let node = Node::decode(&store.read_node(&id).await?)
             .map_err(|error| Error::new(error.kind(), format!("manifest node {id} can't be decoded")).because(error))?;
-        if node.level() != level || node.length()? != child.length {
-            return Err(Error::damaged(format!("manifest node {id} is not what the node above it says")));
-        }
+        node.must_be(child, level)?;
         Ok(node)
+    }
+
+    /// The same for who only looks: the store may have it decoded already.
+    pub(super) async fn read_shared(store: &dyn NodeStore, child: &Child, level: u8) -> Result<Arc<Node>> {
+        if let Some(node) = store.decoded(&child.id) {
+            node.must_be(child, level)?;
+            return Ok(node);
+        }
+        let node = Arc::new(Node::read(store, child, level).await?);
+        store.keep_decoded(&child.id, &node);
+        Ok(node)
+    }
+
+    fn must_be(&self, child: &Child, level: u8) -> Result<()> {
+        if self.level() != level || self.length()? != child.length {
+            return Err(Error::damaged(format!("manifest node {} is not what the node above it says", child.id)));
+        }
+        Ok(())
     }
 
     /// Stores the node.

@@ -248,25 +248,27 @@ impl Writer {
             let mut next = Some(first);
             while let Some(out) = next {
                 let Reply { head, data } = &out.reply;
-                let padding = data.len().wrapping_neg() % 4;
-                let length = head.len() + data.len() + padding;
+                let data_bytes: usize = data.iter().map(Bytes::len).sum();
+                let padding = data_bytes.wrapping_neg() % 4;
+                let length = head.len() + data_bytes + padding;
                 gathered.extend_from_slice(&(0x8000_0000 | u32::try_from(length).unwrap_or_default()).to_be_bytes());
                 gathered.extend_from_slice(head);
-                if data.len() >= GATHERED_BYTES / 4 {
+                if data_bytes >= GATHERED_BYTES / 4 {
                     // Large data goes from where it is.
                     let zeros = [0; 4];
                     let end = zeros.get(..padding).unwrap_or_default();
-                    self.piece([&gathered, data, end]).await?;
+                    let parts = [&gathered[..]].into_iter().chain(data.iter().map(|piece| &piece[..])).chain([end]);
+                    self.piece(parts.map(IoSlice::new).collect()).await?;
                     gathered.clear();
                     held.clear();
                 } else {
-                    gathered.extend_from_slice(data);
+                    data.iter().for_each(|piece| gathered.extend_from_slice(piece));
                     gathered.resize(gathered.len() + padding, 0);
                     held.push(out);
                 }
                 next = if gathered.len() < GATHERED_BYTES { outgoing.try_recv().ok() } else { None };
             }
-            self.piece([&gathered, &[], &[]]).await?;
+            self.piece(vec![IoSlice::new(&gathered)]).await?;
             gathered.clear();
             held.clear();
         }
@@ -274,7 +276,7 @@ impl Writer {
     }
 
     /// Writes all of it, if the client takes it in time.
-    async fn piece(&mut self, parts: [&[u8]; 3]) -> Result<()> {
+    async fn piece(&mut self, parts: Vec<IoSlice<'_>>) -> Result<()> {
         match timeout(self.patience, write_all(&mut self.stream, parts)).await {
             Ok(written) => {
                 self.presence.touch();
@@ -289,9 +291,8 @@ impl Writer {
     }
 }
 
-async fn write_all(writer: &mut OwnedWriteHalf, parts: [&[u8]; 3]) -> Result<()> {
-    let mut slices = parts.map(IoSlice::new);
-    let mut slices = &mut slices[..];
+async fn write_all(writer: &mut OwnedWriteHalf, mut parts: Vec<IoSlice<'_>>) -> Result<()> {
+    let mut slices = &mut parts[..];
     while slices.iter().any(|slice| !slice.is_empty()) {
         let written = writer.write_vectored(slices).await?;
         if written == 0 {

@@ -44,8 +44,8 @@ fn must(at: &At, attributes: &FileAttributes, wanted: &[Access]) -> Outcome<()> 
 pub(crate) async fn read(shared: &Shared, at: &At, offset: u64, count: u32) -> Outcome<Done> {
     let (file, attributes) = open(shared, at).await?;
     must(at, &attributes, &[Access::READ, Access::EXECUTE])?;
-    let data = file.read_at(offset, (count as usize).min(DATA_BYTES_MAX)).await?;
-    let length = u32::try_from(data.len()).unwrap_or_default();
+    let data = file.read_pieces_at(offset, (count as usize).min(DATA_BYTES_MAX)).await?;
+    let length = u32::try_from(data.iter().map(Bytes::len).sum::<usize>()).unwrap_or_default();
     let mut encoder = Encoder::default();
     encoder.put(&nfsstat3::NFS3_OK);
     encoder.put(&post(at.opened.file_system(), &attributes));

@@ -191,7 +191,7 @@ impl NfsDoor {
             Err(refusal) => refusal?,
         };
         let mut whole = reply.head.to_vec();
-        whole.extend_from_slice(&reply.data);
+        reply.data.iter().for_each(|piece| whole.extend_from_slice(piece));
         whole.resize(whole.len().next_multiple_of(4), 0);
         Some(whole.into())
     }

@@ -43,12 +43,12 @@ pub(crate) fn changes(procedure: u32) -> bool {
 /// Results, and data behind them.
 pub(crate) struct Done {
     pub(crate) encoder: Encoder,
-    pub(crate) data: Bytes,
+    pub(crate) data: Vec<Bytes>,
 }
 
 impl From<Encoder> for Done {
     fn from(encoder: Encoder) -> Done {
-        Done { encoder, data: Bytes::new() }
+        Done { encoder, data: Vec::new() }
     }
 }
 

@@ -108,7 +108,7 @@ mod tests {
             let run = async {
                 tokio::task::yield_now().await;
                 let number = done.fetch_add(1, Ordering::Relaxed) as u8;
-                Reply { head: vec![number].into(), data: Bytes::new() }
+                Reply { head: vec![number].into(), data: Vec::new() }
             };
             replies.reply(key, run).await.head[0]
         };

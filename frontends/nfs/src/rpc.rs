@@ -38,18 +38,18 @@ pub(crate) struct Call {
     pub(crate) arguments: Decoder,
 }
 
-/// A reply: bytes, and perhaps data behind them that is not copied.
+/// A reply: bytes, and perhaps data behind them, in pieces that are not copied.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reply {
     pub(crate) head: Bytes,
-    pub(crate) data: Bytes,
+    pub(crate) data: Vec<Bytes>,
 }
 
 /// What a procedure makes of a call.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     /// Its results, and data behind them (which the last result's length has announced).
-    Done(Vec<u8>, Bytes),
+    Done(Vec<u8>, Vec<Bytes>),
     /// No such program here.
     NoProgram,
     /// The program has other versions: these.
@@ -62,7 +62,7 @@ pub(crate) enum Answer {
 
 impl From<Encoder> for Answer {
     fn from(encoder: Encoder) -> Answer {
-        Answer::Done(encoder.0, Bytes::new())
+        Answer::Done(encoder.0, Vec::new())
     }
 }
 
@@ -120,7 +120,7 @@ fn denied(xid: u32, why: &[u32]) -> Reply {
     for word in [xid, REPLY, 1].iter().chain(why) {
         encoder.u32(*word);
     }
-    Reply { head: encoder.0.into(), data: Bytes::new() }
+    Reply { head: encoder.0.into(), data: Vec::new() }
 }
 
 /// The reply to an accepted call.
@@ -144,7 +144,7 @@ pub(crate) fn reply(xid: u32, answer: Answer) -> Reply {
         Answer::NoProcedure => encoder.u32(3),
         Answer::Garbage => encoder.u32(4),
     }
-    Reply { head: encoder.0.into(), data: Bytes::new() }
+    Reply { head: encoder.0.into(), data: Vec::new() }
 }
 
 #[cfg(test)]

@@ -62,6 +62,59 @@ fn chunks_come_back_from_open_and_sealed_packs() {
     assert!(places.iter().all(|(_, location)| location.pack < next.pack));
 }
 
+/// Parts of a long chunk prove themselves; one that can't is left to the whole, which says what is wrong.
+#[test]
+fn parts_of_chunks_are_read_by_themselves() {
+    let disk = FaultyDisk::new();
+    let (store, _) = open(&disk, inline(1 << 20));
+    let (long, short, text) = (noise(1, 200_000), noise(2, 50_000), vec![b'a'; 200_000]);
+    let (id, location) = append(&store, &long);
+    let other = append(&store, &short);
+    let packed = append(&store, &text);
+    let hashed = ChunkTree::of(&noise(3, 100_000));
+    let third = store.append_hashed(&hashed, &noise(3, 100_000), Compression::Lz4).unwrap();
+    let check = |store: &PackStore| {
+        for part in [0..1, 5..4_101, 30_000..40_000, 32_768..65_536, 190_000..200_000, 0..200_000] {
+            let read = store.read_part(&id, &location, part.clone()).unwrap().unwrap();
+            assert!(read == long[part.start as usize..part.end as usize], "{part:?}");
+        }
+        assert!(store.read(&id, &location).unwrap() == long);
+        assert_eq!(store.read_part(&id, &location, 199_999..200_001).unwrap(), None, "beyond its end");
+        assert_eq!(store.read_part(&other.0, &other.1, 0..10).unwrap(), None, "too short to have parts");
+        assert_eq!(store.read_part(&packed.0, &packed.1, 0..10).unwrap(), None, "compressed");
+        assert!(store.read_part(&hashed.id, &third, 99_000..99_010).unwrap().is_some());
+        assert_eq!(store.read_part(&other.0, &location, 0..10).unwrap(), None, "another chunk");
+    };
+    check(&store);
+    store.seal_active().unwrap();
+    check(&store);
+    drop(store);
+    let (store, _) = open(&disk, inline(1 << 20));
+    check(&store);
+    let stored = store.read_stored(&id, &location).unwrap();
+    let again = store.append_stored(&stored).unwrap();
+    assert!(
+        store.read_part(&id, &again, 100..200).unwrap().unwrap() == long[100..200],
+        "what travelled has parts as well"
+    );
+
+    // A byte of the payload, then one of the hashes.
+    let payload = location.offset + RECORD_HEADER_BYTES as u64;
+    disk.damage(&pack_name(location.pack), |bytes| bytes[(payload + 100_000) as usize] ^= 1);
+    drop(store);
+    let (store, _) = open(&disk, inline(1 << 20));
+    assert_eq!(store.read_part(&id, &location, 99_990..100_010).unwrap(), None);
+    assert!(store.read_part(&id, &location, 0..10).unwrap().is_some(), "that part is as it was");
+    assert_eq!(store.read(&id, &location).unwrap_err().kind(), ErrorKind::Damaged);
+    disk.damage(&pack_name(third.pack), |bytes| {
+        bytes[(third.offset + RECORD_HEADER_BYTES as u64 + 100_000 + 40) as usize] ^= 1
+    });
+    drop(store);
+    let (store, _) = open(&disk, inline(1 << 20));
+    assert_eq!(store.read_part(&hashed.id, &third, 0..10).unwrap(), None);
+    assert!(store.read(&hashed.id, &third).is_ok(), "the chunk itself is as it was");
+}
+
 #[test]
 fn what_was_synced_is_there_after_a_crash_without_sealing() {
     let disk = FaultyDisk::new();

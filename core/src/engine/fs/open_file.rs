@@ -4,7 +4,7 @@ use super::body::{Body, Part};
 use super::caller::{GROUP_EXECUTE, SET_GID, SET_UID};
 use super::open_nodes::OpenNodes;
 use super::overlay::Piece;
-use super::read::Reader;
+use super::read::{Reader, join};
 use super::{Access, Caller, FileAttributes, FileSystem, Locks};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
@@ -140,10 +140,19 @@ impl OpenFile {
 
     /// Up to `length` bytes at `offset`; fewer only at the end.
     pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
+        Ok(join(self.read_pieces_at(offset, length).await?))
+    }
+
+    /// The same in pieces that follow each other, for who can send them without putting them together.
+    pub async fn read_pieces_at(&self, offset: u64, length: usize) -> Result<Vec<Bytes>> {
         self.must(self.flags.read, "reading")?;
         self.body.refresh().await?;
-        let plan = self.body.state().plan(offset..offset.saturating_add(length as u64));
-        self.reader.read(offset, plan).await.map_err(|error| self.explain(error))
+        let (range, plan) = {
+            let state = self.body.state();
+            let range = offset..offset.saturating_add(length as u64).min(state.size.max(offset));
+            (range.clone(), state.plan(range))
+        };
+        self.reader.read(range, plan).await.map_err(|error| self.explain(error))
     }
 
     /// Writes; visible through every handle when it returns, durable after [`OpenFile::fsync`].

@@ -23,8 +23,10 @@ use tokio::sync::OnceCell;
 const AHEAD_BYTES: Range<u64> = (512 << 10)..(4 << 20);
 /// How many times as far chunks are asked for that are not in this segment.
 const ABSENT_AHEAD_FACTOR: u64 = 4;
-/// How far requests of a sequential reader may be out of order, in bytes.
+/// How far requests of a sequential reader may be out of order, in bytes, and in requests of the same length: clients have several under way, which are taken up
+/// in any order.
 const STRAY_BYTES: u64 = 1 << 20;
+const STRAY_REQUESTS: u64 = 8;
 /// The most extents that are remembered.
 const EXTENTS_MAX: usize = 256;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -65,11 +67,12 @@ impl Reader {
         Reader { contents, budget, memory: Mutex::default() }
     }
 
-    /// Reads what `plan` says; it begins at `offset`.
-    pub(super) async fn read(&self, offset: u64, plan: Plan) -> Result<Bytes> {
+    /// Reads what `plan` says, of `range` or what there is of it, in pieces.
+    pub(super) async fn read(&self, range: Range<u64>, plan: Plan) -> Result<Vec<Bytes>> {
         let ahead_bytes = {
             let mut memory = self.memory.lock();
-            let is_next = offset.abs_diff(memory.next) <= STRAY_BYTES;
+            let stray_bytes = STRAY_BYTES.max((range.end - range.start).saturating_mul(STRAY_REQUESTS));
+            let is_next = range.start.abs_diff(memory.next) <= stray_bytes;
             memory.ahead_bytes = match memory.ahead_bytes {
                 _ if !is_next => 0,
                 0 => AHEAD_BYTES.start,
@@ -80,6 +83,7 @@ impl Reader {
                 memory.asking = None;
                 memory.in_hand_bytes = 0;
             }
+            memory.next = if is_next { memory.next.max(range.end) } else { range.end };
             memory.ahead_bytes
         };
         let Plan { parts, _hold } = plan;
@@ -90,14 +94,12 @@ impl Reader {
                 Part::Zeros(length) => out.push_zeros(length)?,
                 Part::Stored(Source::Hole, length) => out.push_zeros(length)?,
                 Part::Stored(Source::Chunk { id, offset, raw }, length) => {
-                    let chunk = self.chunk(&id, raw.into(), ahead_bytes > 0).await?;
-                    out.push(cut(&chunk, offset, length)?);
+                    out.push(self.part(&id, raw, offset, length, ahead_bytes > 0).await?);
                 }
                 Part::Content(content, range) => self.read_content(&content, range, ahead_bytes, &mut out).await?,
             }
         }
-        self.memory.lock().next = offset + out.length as u64;
-        Ok(out.join())
+        Ok(out.0)
     }
 
     async fn read_content(
@@ -134,8 +136,7 @@ impl Reader {
                 None => {}
                 Some((Source::Hole, length)) => out.push_zeros(length)?,
                 Some((Source::Chunk { id, offset, raw }, length)) => {
-                    let chunk = self.chunk(&id, raw.into(), ahead_bytes > 0).await?;
-                    out.push(cut(&chunk, offset, length)?);
+                    out.push(self.part(&id, raw, offset, length, ahead_bytes > 0).await?);
                 }
             }
         }
@@ -195,16 +196,17 @@ impl Reader {
         Ok(extents)
     }
 
-    /// The verified bytes of a chunk.
-    async fn chunk(&self, id: &ChunkId, bytes: u64, is_sequential: bool) -> Result<Bytes> {
+    /// The verified bytes of a part of a chunk of `raw` bytes.
+    async fn part(&self, id: &ChunkId, raw: u32, offset: u32, length: u64, is_sequential: bool) -> Result<Bytes> {
         if !is_sequential {
-            // Who reads here and there will come back.
-            return self.contents.read_chunk(id, true).await;
+            let end = offset.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
+            return self.contents.read_part(id, raw, offset..end).await;
         }
-        match self.in_hand(id, bytes) {
-            Some(chunk) => chunk.get_or_try_init(|| self.contents.read_chunk(id, false)).await.cloned(),
-            None => self.contents.read_chunk(id, true).await,
-        }
+        let chunk = match self.in_hand(id, raw.into()) {
+            Some(chunk) => chunk.get_or_try_init(|| self.contents.read_chunk(id, false)).await.cloned()?,
+            None => self.contents.read_chunk(id, true).await?,
+        };
+        cut(&chunk, offset, length)
     }
 
     /// The place in hand for a chunk; `None`: there is no share of the budget left for it.
@@ -245,7 +247,8 @@ impl Reader {
 
 /// All that `plan` covers in one piece, without read-ahead.
 pub(super) async fn gather(contents: &Arc<Contents>, plan: Plan) -> Result<Bytes> {
-    Reader::new(contents.clone(), Budget::new(1)).read(u64::MAX / 2, plan).await
+    let nowhere = u64::MAX / 2;
+    Ok(join(Reader::new(contents.clone(), Budget::new(1)).read(nowhere..nowhere, plan).await?))
 }
 
 fn cut(chunk: &Bytes, offset: u32, length: u64) -> Result<Bytes> {
@@ -257,18 +260,14 @@ fn cut(chunk: &Bytes, offset: u32, length: u64) -> Result<Bytes> {
     }
 }
 
-/// Pieces of an answer; one piece is handed on as it is.
+/// Pieces of an answer.
 #[derive(Default)]
-struct Pieces {
-    pieces: Vec<Bytes>,
-    length: usize,
-}
+struct Pieces(Vec<Bytes>);
 
 impl Pieces {
     fn push(&mut self, bytes: Bytes) {
-        self.length += bytes.len();
         if !bytes.is_empty() {
-            self.pieces.push(bytes);
+            self.0.push(bytes);
         }
     }
 
@@ -281,17 +280,17 @@ impl Pieces {
         }
         Ok(())
     }
+}
 
-    fn join(self) -> Bytes {
-        let mut pieces = self.pieces;
-        match pieces.len() {
-            0 => Bytes::new(),
-            1 => pieces.pop().unwrap_or_default(),
-            _ => {
-                let mut out = BytesMut::with_capacity(self.length);
-                pieces.iter().for_each(|piece| out.extend_from_slice(piece));
-                out.freeze()
-            }
+/// Pieces put together; a single one is handed on as it is.
+pub(super) fn join(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        0 => Bytes::new(),
+        1 => pieces.pop().unwrap_or_default(),
+        _ => {
+            let mut out = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+            pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+            out.freeze()
         }
     }
 }
