@@ -1,9 +1,12 @@
 //! The engine through its public calls: objects, versions, listings, uploads, files, snapshots, collection, reopening.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
 
 use bytes::Bytes;
+use std::sync::{Arc, Mutex, mpsc};
 use tempfile::TempDir;
+use tombolo_core::kv::{Space, memory::MemoryStore};
+use tombolo_core::namespace::{ContentBarrier, Ledger};
 use tombolo_core::*;
 
 struct World {
@@ -411,4 +414,48 @@ async fn quotas_and_users() {
     catalog.delete_user(&tenant, "ann").await.unwrap();
     assert!(catalog.find_key(&user.access_key).await.unwrap().is_none());
     assert_eq!(catalog.delete_tenant(&tenant).await.unwrap_err().kind(), ErrorKind::NotEmpty);
+}
+
+/// A disk whose syncs take as long as the test wants.
+struct Gate {
+    begun: mpsc::Sender<()>,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl ContentBarrier for Gate {
+    fn sync(&self) -> Result<()> {
+        self.begun.send(()).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+        Ok(())
+    }
+}
+
+/// Group commit: while one is under way, however many come, they wait for the next, and that is one.
+#[tokio::test]
+async fn those_who_wait_for_a_commit_under_way_go_together() {
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    let gate = Arc::new(Gate { begun, go_on: Mutex::new(may_go_on) });
+    let store = Arc::new(MemoryStore::new());
+    let ledger = Ledger::open(SegmentId([1; 16]), store, gate, Environment::default()).await.unwrap();
+    let mut commits: Vec<_> = (0..64u8)
+        .map(|n| {
+            let mut txn = ledger.begin();
+            txn.put(Space::Meta, Bytes::from(vec![n]), Bytes::new());
+            txn.refers_to_new_chunks();
+            Box::pin(ledger.commit(txn))
+        })
+        .collect();
+    let mut rest = commits.split_off(1);
+    assert!(futures::poll!(commits[0].as_mut()).is_pending());
+    has_begun.recv().unwrap();
+    for commit in &mut rest {
+        assert!(futures::poll!(commit.as_mut()).is_pending());
+    }
+    go_on.send(()).unwrap();
+    go_on.send(()).unwrap();
+    commits.extend(rest);
+    futures::future::join_all(commits).await.into_iter().for_each(|done| assert!(done.is_ok()));
+    assert_eq!(ledger.counters().0, 2);
+    ledger.close().await.unwrap();
 }

@@ -3,6 +3,7 @@
 //! The tests know nothing of the pack format. They store contents that do not compress, find those bytes in the files of the
 //! stopped segment, and damage them there.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -64,6 +65,24 @@ fn place(site: &Site, number: u64) -> (PathBuf, u64) {
         }
     }
     panic!("object {number} lies in no file: is it stored compressed?");
+}
+
+/// The objects of which something lies in no file any more. The chunks of one object may lie in several packs, as several are appended to side by side: so a sample of each chunk
+/// is looked for, and the end.
+fn lost(site: &Site) -> Vec<u64> {
+    const SAMPLE_BYTES: usize = 16;
+    let mut missing: HashMap<Vec<u8>, u64> = HashMap::new();
+    for number in 0..2 * OBJECTS {
+        let bytes = content(number).bytes();
+        let starts = (0..bytes.len()).step_by(CHUNK_BYTES_MIN).chain([bytes.len() - SAMPLE_BYTES]);
+        missing.extend(starts.map(|at| (bytes[at..at + SAMPLE_BYTES].to_vec(), number)));
+    }
+    for path in files(&site.dir()) {
+        for window in fs::read(path).unwrap().windows(SAMPLE_BYTES) {
+            missing.remove(window);
+        }
+    }
+    missing.into_values().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Reads every object through S3 and the command line: `damaged` ones must fail on both with an error of their own, the
@@ -134,15 +153,8 @@ fn a_truncated_pack() {
     let site = stored();
     let (path, at) = place(&site, 3);
     fs::File::options().write(true).open(&path).unwrap().set_len(at).unwrap();
-    // Whatever lies in that file behind the cut is gone; what lies before it is not.
-    let is_lost = |number: &u64| {
-        let bytes = content(*number).bytes();
-        !files(&site.dir()).iter().any(|path| {
-            let data = fs::read(path).unwrap();
-            data.windows(64).any(|window| window == &bytes[bytes.len() - 64..])
-        })
-    };
-    let damaged: Vec<_> = (0..2 * OBJECTS).filter(is_lost).collect();
+    // Whatever lies in that file behind the cut is gone; what lies before it, or in another, is not.
+    let damaged = lost(&site);
     assert!(damaged.contains(&3) && damaged.len() < 2 * OBJECTS as usize, "{damaged:?}");
     only_these_are_damaged(&site, &damaged);
 }
@@ -152,14 +164,7 @@ fn a_deleted_pack() {
     let site = stored();
     let (path, _) = place(&site, 0);
     fs::remove_file(path).unwrap();
-    // The chunks of one object may lie in several packs.
-    let rest: Vec<_> = files(&site.dir()).iter().map(|path| fs::read(path).unwrap()).collect();
-    let is_lost = |number: &u64| {
-        let bytes = content(*number).bytes();
-        let mut samples = bytes.chunks(CHUNK_BYTES_MIN).map(|piece| &piece[..piece.len().min(64)]);
-        !samples.all(|sample| rest.iter().any(|data| data.windows(sample.len()).any(|window| window == sample)))
-    };
-    let damaged: Vec<_> = (0..2 * OBJECTS).filter(is_lost).collect();
+    let damaged = lost(&site);
     assert!(damaged.contains(&0) && damaged.len() < 2 * OBJECTS as usize, "{damaged:?}");
     only_these_are_damaged(&site, &damaged);
 }

@@ -295,6 +295,7 @@ impl Segment {
 
     /// Flushes and stops: later writes through clones fail, reads go on while a clone is held.
     pub async fn close(&self) -> Result<()> {
+        self.0.open_nodes.stop_recutting().await;
         let saved = self.0.open_nodes.save_all().await;
         self.set_chunk_source(None);
         self.0.ledger.close().await?;
@@ -468,6 +469,7 @@ impl Segment {
         let (groups, transactions, conflicts) = self.0.ledger.counters();
         let load = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed) as f64;
         let gc = self.0.gc_counters.lock().clone();
+        let recut = self.0.open_nodes.recut_so_far();
         vec![
             ("tombolo_commit_groups_total", "Group commits", true, groups as f64),
             ("tombolo_transactions_total", "Transactions committed", true, transactions as f64),
@@ -478,6 +480,13 @@ impl Segment {
                 "Bytes of chunks that were stored already",
                 true,
                 load(&counters.deduplicated_bytes),
+            ),
+            ("tombolo_recut_bytes_total", "Bytes of fragmented files that were cut anew", true, recut.bytes as f64),
+            (
+                "tombolo_recut_extents_total",
+                "Extents that files lost by that",
+                true,
+                recut.extents_before.saturating_sub(recut.extents_after) as f64,
             ),
             ("tombolo_read_bytes_total", "Bytes of chunks read and verified", true, load(&counters.read_bytes)),
             ("tombolo_chunk_cache_hits_total", "Chunks found in the cache", true, load(&counters.cache_hits)),

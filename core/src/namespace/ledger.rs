@@ -16,6 +16,7 @@
 //!
 //! After a crash the store holds a prefix of the groups, whole; counters continue from the row `clock` written with each group.
 
+use super::UNSEEN;
 use super::bucket_watch::{BucketWatch, BucketWatchers};
 use super::keys::BucketNumber;
 use super::txn::{Txn, UsageDelta};
@@ -465,7 +466,7 @@ impl Ledger {
         for (space, key, _) in &writes {
             state.recent.insert(row_hash(*space, key), sequenced.commit);
         }
-        if !self.watchers.lock().is_empty() {
+        if origin != UNSEEN && !self.watchers.lock().is_empty() {
             let watched = writes.iter().filter(|(space, ..)| matches!(space, Space::Entries | Space::Nodes));
             state.pending.changed.extend(watched.map(|(space, key, _)| (*space, key.clone(), origin)));
         }

@@ -67,7 +67,7 @@ pub use loser::{Conflict, conflicts};
 pub use pin::{Pin, list_keys, note_pass, pin, pins, pins_row, unpin, want_pinned};
 pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
-pub use replace::{NewContent, replace};
+pub use replace::{NewContent, recut, replace};
 pub use resolve::{Resolution, resolve};
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
@@ -96,6 +96,9 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The origin of a commit that changes nothing that anybody sees: watchers of rows are not told.
+pub const UNSEEN: u32 = u32::MAX;
 
 /// A bucket as transactions need it.
 #[derive(Debug)]

@@ -78,6 +78,21 @@ pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: Ne
     Ok(Some(dot))
 }
 
+/// Puts `content`, the same bytes of other chunks, in place of what the write `dot` of `node` carries. False, and nothing is changed: that is not the file's
+/// content any more, or others may have seen it. To them a write is what it carries: they would ask for chunks that nothing refers to here any more.
+pub async fn recut(txn: &mut Txn, bucket: &BucketState, node: &NodeId, dot: &Dot, content: Content) -> Result<bool> {
+    let row = txn.node(bucket.number, node).await?;
+    let is_current = row.current(&bucket.rules()).is_some_and(|write| write.dot == *dot);
+    if bucket.is_shared() || row.names.is_empty() || !is_current {
+        return Ok(false);
+    }
+    let row = txn.edit_node(bucket.number, node).await?;
+    if let Some(version) = row.content.value_mut(dot) {
+        version.content = content;
+    }
+    Ok(true)
+}
+
 /// Ties a time that was set by hand to the content written at `written_ns`. When it was set is known already.
 async fn set_by_hand(
     txn: &mut Txn,

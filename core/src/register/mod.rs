@@ -223,6 +223,11 @@ impl<V> Register<V> {
         self.live.iter().any(|write| write.dot == *dot)
     }
 
+    /// The value of a live write, for giving it another form. What it says must stay the same: a write is known by its dot.
+    pub fn value_mut(&mut self, dot: &Dot) -> Option<&mut V> {
+        self.live.iter_mut().find(|write| write.dot == *dot).and_then(|write| write.value.as_mut())
+    }
+
     /// Takes a write away that is known to have been replaced elsewhere, and dropped. Nothing is left of a register without live writes that `known`, where
     /// that was dropped, covers.
     pub fn drop_write(&mut self, dot: &Dot, known: &VersionVector) {

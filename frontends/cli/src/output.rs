@@ -232,6 +232,10 @@ pub(crate) fn bucket_json(record: &BucketRecord) -> Value {
             "quota-objects": policy.quota_objects,
             "conflicts": policy.conflicts,
             "etag": policy.etag,
+            "uid": policy.uid,
+            "gid": policy.gid,
+            "file-mode": format!("{:o}", policy.file_mode),
+            "directory-mode": format!("{:o}", policy.directory_mode),
         },
     });
     if let (Some(map), Some(usage)) = (value.as_object_mut(), record.usage) {

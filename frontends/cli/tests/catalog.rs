@@ -70,7 +70,8 @@ fn bucket_policy_is_set_and_shown() {
         let made = site.json(&["bucket", "create", "Test/lab/p", "--set", "versioning=on", "--set", "etag=opaque"]);
         assert_eq!(made["policy"]["versioning"], "on");
         site.run(&["bucket", "set", "Test/lab/p", "compression=zstd", "chunking=fixed:4096"]).ok();
-        site.run(&["bucket", "set", "Test/lab/p", "--set", "quota-objects=1"]).ok();
+        site.run(&["bucket", "set", "Test/lab/p", "--set", "quota-objects=1", "--set", "uid=1000"]).ok();
+        site.run(&["bucket", "set", "Test/lab/p", "gid=1001", "file-mode=0640", "directory-mode=2750"]).ok();
         let shown = site.json(&["bucket", "show", "Test/lab/p"]);
         assert_eq!(shown["path"], "Test/lab/p");
         assert_eq!(shown["policy"]["versioning"], "on");
@@ -78,6 +79,11 @@ fn bucket_policy_is_set_and_shown() {
         assert_eq!(shown["policy"]["compression"], "zstd");
         assert_eq!(shown["policy"]["chunking"], "fixed:4096");
         assert_eq!(shown["policy"]["quota-objects"], 1);
+        assert_eq!((&shown["policy"]["uid"], &shown["policy"]["gid"]), (&1000.into(), &1001.into()));
+        assert_eq!(
+            (&shown["policy"]["file-mode"], &shown["policy"]["directory-mode"]),
+            (&"640".into(), &"2750".into())
+        );
         assert_eq!(shown["usage"]["objects"], 0);
         assert!(site.run(&["bucket", "show", "Test/lab/p"]).text().contains("zstd"));
         site.run(&["bucket", "set", "Test/lab/p", "compression=brotli"]).fails(2, "lz4");

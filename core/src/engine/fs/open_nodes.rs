@@ -15,6 +15,7 @@ use super::body::Body;
 use super::budget::{Budget, Taken};
 use super::locks::LockTable;
 use super::overlay::PIECE_BYTES;
+use super::recutter::Recutter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::NodeId;
 use crate::kv::Space;
@@ -39,7 +40,7 @@ const SAVES_MAX: usize = 64;
 /// Of how many files it is remembered why what was written to them is lost.
 const LOST_MAX: usize = 4096;
 
-type Key = (BucketNumber, NodeId);
+pub(super) type Key = (BucketNumber, NodeId);
 
 /// See the module.
 pub(in crate::engine) struct OpenNodes {
@@ -55,6 +56,7 @@ pub(in crate::engine) struct OpenNodes {
     /// Those whose bytes a row keeps against a crash.
     protected: Mutex<HashMap<Key, Weak<Body>>>,
     pub(super) locks: Arc<LockTable>,
+    pub(super) recutter: Recutter,
     /// Memory for written bytes.
     pub(super) written: Arc<Budget>,
     /// Memory for chunks that sequential readers have in hand.
@@ -83,13 +85,14 @@ impl OpenNodes {
             lost: Mutex::default(),
             protected: Mutex::default(),
             locks: Arc::default(),
+            recutter: Recutter::default(),
             written: Budget::new(bytes),
             read: Budget::new(bytes / 2),
             stored_bytes: STORED_BYTES.min(bytes / 4),
         }
     }
 
-    fn get(&self, bucket: BucketNumber, node: &NodeId) -> Option<Arc<Body>> {
+    pub(super) fn get(&self, bucket: BucketNumber, node: &NodeId) -> Option<Arc<Body>> {
         self.bodies.lock().get(&(bucket, *node)).cloned()
     }
 

@@ -101,10 +101,11 @@ impl Body {
             state.fold_limit = None;
             return Ok(());
         };
-        let pin = match &new.content {
-            Content::Manifest(manifest) => Some(self.bucket.contents().pin(manifest)),
+        let manifest = match &new.content {
+            Content::Manifest(manifest) => Some(manifest.clone()),
             Content::Inline(_) => None,
         };
+        let pin = manifest.as_ref().map(|manifest| self.bucket.contents().pin(manifest));
         let hold = Arc::new(Hold { pin, session: None, others: Vec::new() });
         let mut state = self.state();
         let working = match new.content {
@@ -129,6 +130,9 @@ impl Body {
         drop(state);
         moment.session.committed(rows);
         self.changed.notify_waiters();
+        if let Some(manifest) = manifest {
+            self.note_wear(&manifest, &moment.pieces);
+        }
         Ok(())
     }
 }

@@ -265,7 +265,7 @@ impl Body {
         let mut state = self.state();
         let hold = moment.hold_of_all();
         state.hold = hold.clone();
-        let working = Working::Stored(Arc::new(HeldContent { manifest, hold }));
+        let working = Working::Stored(Arc::new(HeldContent { manifest: manifest.clone(), hold }));
         state.limit = state.fold_limit.take().unwrap_or(u64::MAX).min(working.size());
         state.working = working;
         state.hole_bytes = hole_bytes;
@@ -273,6 +273,8 @@ impl Body {
             // Memory of that age in between was not stored.
             state.overlay.drop_stored(*start..*start + piece.length, moment.stamp);
         }
+        drop(state);
+        self.note_wear(&manifest, &moment.pieces);
         Ok(())
     }
 
