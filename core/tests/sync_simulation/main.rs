@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, unreachable_pub, reason = "a test program")]
 
+mod between;
 mod forgetting;
 mod link;
 mod machine;
@@ -130,6 +131,14 @@ fn linked_segments_converge_and_nothing_is_lost() {
 #[test]
 fn a_hand_over_is_never_a_conflict() {
     check_all("handed over", seeds().div_ceil(4), true);
+}
+
+/// Schedules that broke a promise once, as long as operations draw the same choices. 1009: six segments that each waited for another.
+#[test]
+fn what_was_mended_holds() {
+    for seed in [1009] {
+        check(&schedule_of(seed, false));
+    }
 }
 
 /// One schedule, from the environment.
