@@ -130,7 +130,7 @@ impl Catalog {
                     Error::new(ErrorKind::NotEmpty, format!("the bucket {path} is not empty")).about(Subject::Bucket)
                 );
             }
-            txn.delete(Space::Meta, number_row(&state.id).into());
+            take_number(&mut txn, &state.id, state.number).await?;
             remove(&mut txn, catalog::bucket_key(path), Subject::Bucket, &path.to_string()).await?
         })?;
         state.set_deleted();
@@ -393,6 +393,16 @@ fn bucket_id(path: &BucketPath, replaces: &[Dot]) -> BucketId {
     BucketId(first_16(hasher.finalize()))
 }
 
+/// Takes a bucket's number away; its rows are garbage from then on.
+pub(super) async fn take_number(txn: &mut Txn, id: &BucketId, number: BucketNumber) -> Result<()> {
+    // Whoever else may have it may bring it back.
+    if txn.read(Space::Meta, &shared_row(id)).await?.is_some() {
+        namespace::retire(txn, number, id).await?;
+    }
+    txn.delete(Space::Meta, number_row(id).into());
+    Ok(())
+}
+
 /// Gives a bucket its number in this segment.
 pub(super) async fn give_number(txn: &mut Txn, id: &BucketId) -> Result<()> {
     let number = match txn.read(Space::Meta, NEXT_BUCKET_ROW).await? {
@@ -405,7 +415,7 @@ pub(super) async fn give_number(txn: &mut Txn, id: &BucketId) -> Result<()> {
     };
     txn.put(Space::Meta, Bytes::from_static(NEXT_BUCKET_ROW), (number + 1).to_be_bytes().to_vec());
     txn.put(Space::Meta, number_row(id).into(), number.to_be_bytes().to_vec());
-    Ok(())
+    namespace::take_up(txn, number, id).await
 }
 
 /// Writes a register of the catalog. `None` removes it: with a tombstone if another segment may have seen it.

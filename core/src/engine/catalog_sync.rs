@@ -267,7 +267,7 @@ impl Catalog {
                     change::write(txn, key.clone(), before).await?;
                     self.revive_above(txn, path).await?;
                 } else {
-                    txn.delete(Space::Meta, number_row(&old).into());
+                    change::take_number(txn, &old, number).await?;
                     changes.removed.push(path.clone());
                     changes.erased.push(number);
                 }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::id::{BucketId, SegmentId};
 use crate::kv::Space;
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Keeping, Resolution, Summary, Txn, Wanted};
+use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Resolution, Summary, Txn, Wanted};
 use crate::policy::BucketPolicy;
 use crate::register::VersionVector;
 use bytes::Bytes;
@@ -73,64 +73,11 @@ impl Bucket {
             self.require(&mut txn).await?;
             namespace::apply(&mut txn, self.state(), delta).await?
         })?;
-        if here.comparing.is_some() && delta.is_whole {
+        self.state().patience(namespace::Patience::renew);
+        if here.ends_with(delta) {
             self.end_comparison(delta).await?;
         }
         Ok(changed)
-    }
-
-    /// Whether all data of the bucket is to be here. From when this returns with `true`, all versions whose bytes may not be here are listed by [`Bucket::wanted`], those
-    /// included that came by name before; the first time this passes over the bucket's metadata. With `false` nothing that comes is listed.
-    pub async fn keep_data(&self, all: bool) -> Result<()> {
-        self.alive()?;
-        if self.keeping().await? == if all { Keeping::Listed } else { Keeping::NamesOnly } {
-            return Ok(());
-        }
-        let number = self.state().number;
-        let is_to_list = {
-            // A delta that is being taken in was told that nothing is to be listed; the pass must see what it brings.
-            let _turn = self.state().deltas().await;
-            let (is_to_list, _) = transact!(self.segment(), txn, {
-                self.require(&mut txn).await?;
-                namespace::keep(&mut txn, number, all).await?
-            })?;
-            is_to_list
-        };
-        if !is_to_list {
-            return Ok(());
-        }
-        for space in [Space::Nodes, Space::History] {
-            let mut after = None;
-            loop {
-                let (last, _) = transact!(self.segment(), txn, {
-                    namespace::list_page(&mut txn, self.segment().ledger(), self.state(), space, after.clone()).await?
-                })?;
-                after = last;
-                if after.is_none() {
-                    break;
-                }
-            }
-        }
-        transact!(self.segment(), txn, { namespace::listed(&mut txn, number).await? })?;
-        Ok(())
-    }
-
-    /// Data is to be here of what comes from now on: [`Bucket::wanted`] lists that, and what it listed before. What came by name alone stays so.
-    pub async fn keep_new_data(&self) -> Result<()> {
-        self.alive()?;
-        if self.keeping().await? != Keeping::Later {
-            let _turn = self.state().deltas().await;
-            transact!(self.segment(), txn, {
-                self.require(&mut txn).await?;
-                namespace::keep_later(&mut txn, self.state().number).await?
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Whether all data is to be here, and whether all that may be missing is listed.
-    pub async fn keeping(&self) -> Result<Keeping> {
-        namespace::keeping(&self.segment().store().snapshot().await?, self.state().number).await
     }
 
     /// Versions whose bytes may not be here, at most `limit`, in the order of the segments and changes that made them; `after`: from the one behind that key
@@ -157,7 +104,7 @@ impl Bucket {
     }
 
     /// The highest vector at or below which no version is wanted: [`Bucket::vector`], but for each segment below the first of its versions whose bytes may
-    /// not be here. Only this segment's own changes, unless [`Bucket::keeping`] says [`Keeping::Listed`].
+    /// not be here. Only this segment's own changes, unless [`Bucket::keeping`] says [`Keeping::Listed`](crate::Keeping::Listed).
     pub async fn data_vector(&self) -> Result<VersionVector> {
         self.alive()?;
         let snapshot = self.segment().store().snapshot().await?;

@@ -112,11 +112,9 @@ impl Bucket {
         if here.comparing.is_none() {
             return Ok(());
         }
-        let number = self.state().number;
-        while transact!(self.segment(), txn, { namespace::forget_differing(&mut txn, number).await? })?.0 {}
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
-            here.compare_with_others(&mut txn, number);
+            here.compare_with_others(&mut txn, self.state().number);
         })?;
         Ok(())
     }
@@ -227,20 +225,47 @@ impl Bucket {
             !here.known.dominates(&delta.floor)
                 && namespace::holds_below(ledger, &snapshot, number, &delta.floor).await?
         };
-        match here.admits(delta, holds_below) {
-            namespace::Admission::Merge => Ok(()),
-            namespace::Admission::Wait(reason) => Err(wait(reason)),
-            namespace::Admission::Compare(floor) => {
-                transact!(self.segment(), txn, {
-                    self.require(&mut txn).await?;
-                    here.compare(&mut txn, number, &floor);
-                })?;
-                tracing::warn!(bucket = %self.path(), "what others deleted while this segment was away is forgotten there: it compares all that it holds");
-                Err(wait(
-                    "it was away for longer than deletions are remembered, and compares all that it holds with what there is",
-                ))
+        let is_enough = || self.state().patience(namespace::Patience::turn_away);
+        let (floor, abandons) = match here.admits(delta, holds_below) {
+            namespace::Admission::Merge => return Ok(()),
+            namespace::Admission::Wait(reason) => return Err(wait(reason)),
+            namespace::Admission::Compare(floor) => (floor, false),
+            namespace::Admission::Other(floor) if is_enough() => (floor, false),
+            namespace::Admission::Other(_) => {
+                return Err(wait("this segment compares what it holds with another one"));
             }
+            namespace::Admission::Abandon(floor) if is_enough() => (floor, true),
+            namespace::Admission::Abandon(_) => {
+                return Err(wait("the sender has not heard yet what was dropped elsewhere"));
+            }
+        };
+        self.begin_comparison(here, &floor, abandons).await?;
+        Err(wait(
+            "it was away for longer than deletions are remembered, and compares all that it holds with what there is",
+        ))
+    }
+
+    /// `abandons`: this segment does not go on to where others have dropped something.
+    async fn begin_comparison(&self, here: &Standing, floor: &VersionVector, abandons: bool) -> Result<()> {
+        let number = self.state().number;
+        if here.leaves(floor) || abandons {
+            // First, so that a crash on the way does not leave a comparison behind that has forgotten what it has noted.
+            transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                here.compare_with_others(&mut txn, number);
+            })?;
+            while transact!(self.segment(), txn, { namespace::forget_differing(&mut txn, number).await? })?.0 {}
         }
+        transact!(self.segment(), txn, {
+            self.require(&mut txn).await?;
+            match abandons {
+                true => here.clone().abandoned(&mut txn, number).compare(&mut txn, number, floor),
+                false => here.compare(&mut txn, number, floor),
+            }
+        })?;
+        self.state().patience(namespace::Patience::renew);
+        tracing::warn!(bucket = %self.path(), "what others deleted while this segment was away is forgotten there: it compares all that it holds");
+        Ok(())
     }
 
     /// Notes what this segment holds and a delta, which is about to be merged, should have and has not.

@@ -34,6 +34,7 @@ mod forgetting;
 pub mod fs;
 mod gather;
 mod gc;
+mod keeping;
 mod lock;
 mod multipart;
 mod nodes;

@@ -33,6 +33,7 @@ mod place;
 mod remove;
 mod replace;
 mod resolve;
+mod retired;
 mod rows;
 mod show;
 mod standing;
@@ -69,12 +70,13 @@ pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, recut, replace};
 pub use resolve::{Resolution, resolve};
+pub use retired::{retire, take_up};
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
-pub use standing::{Admission, Comparing, Standing, holds_below, standing, standing_rows, tight};
+pub use standing::{Admission, Comparing, Patience, Standing, holds_below, standing, standing_rows, tight};
 pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
 pub use txn::{Field, Row, Txn, UsageDelta};
 pub use verify::verify;
@@ -95,7 +97,7 @@ use keys::BucketNumber;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The origin of a commit that changes nothing that anybody sees: watchers of rows are not told.
 pub const UNSEEN: u32 = u32::MAX;
@@ -119,6 +121,8 @@ pub struct BucketState {
     witnesses: Mutex<HashMap<NodeId, Bytes>>,
     deltas: tokio::sync::Mutex<()>,
     passes: tokio::sync::Mutex<()>,
+    keepings_ended: AtomicU64,
+    patience: Mutex<Patience>,
 }
 
 /// How many directories have a remembered witness.
@@ -147,6 +151,8 @@ impl BucketState {
             witnesses: Mutex::new(HashMap::new()),
             deltas: tokio::sync::Mutex::new(()),
             passes: tokio::sync::Mutex::new(()),
+            keepings_ended: AtomicU64::new(0),
+            patience: Mutex::default(),
         }
     }
 
@@ -172,6 +178,21 @@ impl BucketState {
     /// Whoever passes over what is pinned waits for the one before.
     pub(crate) async fn pass(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.passes.lock().await
+    }
+
+    /// With those that this segment compares with; as long as the bucket is open.
+    pub(crate) fn patience<T>(&self, with: impl FnOnce(&mut Patience) -> T) -> T {
+        with(&mut self.patience.lock())
+    }
+
+    /// How often keeping all data has ended since the bucket was opened: a pass that was begun before does not say what is here now.
+    pub(crate) fn keepings_ended(&self) -> u64 {
+        self.keepings_ended.load(Ordering::Acquire)
+    }
+
+    /// Keeping all data has ended.
+    pub(crate) fn end_keeping(&self) {
+        self.keepings_ended.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Its policy now.

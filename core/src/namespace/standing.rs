@@ -5,6 +5,9 @@
 //! * Each segment keeps a *floor*: all that was ever dropped lies at or below it, and nothing live here was dropped below it elsewhere. A delta that was
 //!   cut above a floor which this segment has not reached does not say what was dropped meanwhile. Then it begins anew, at the empty vector, and *compares*:
 //!   what it holds in a range of the change index, and the sender does not, is gone. Its own changes that the sender has never seen stay.
+//!
+//! Who can be waited for: a sender that stands above its own floor can be compared with at once, and goes on being one while it compares with somebody itself. So no two
+//! segments that can reach each other wait for each other; one that waits for a segment which it can't reach any more turns to another (`Patience`).
 
 use super::delta::Delta;
 use super::keys::{self, BucketNumber};
@@ -29,8 +32,46 @@ pub struct Standing {
     pub position: VersionVector,
     /// See the module.
     pub floor: VersionVector,
+    /// The part of the floor that was taken over from others, as long as this segment does not stand above it.
+    pub approaching: VersionVector,
     /// Set while this segment compares.
     pub comparing: Option<Comparing>,
+}
+
+/// How often a segment that compares turns others away before it leaves those that it compares with: they may be gone for good.
+#[derive(Debug)]
+pub struct Patience {
+    turned_away: u32,
+    limit: u32,
+}
+
+/// At first. What a sender is refused it offers again after a quarter of a second, then after longer and longer, so this is a minute of one sender.
+const PATIENCE: u32 = 8;
+const PATIENCE_MAX: u32 = 1 << 20;
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { turned_away: 0, limit: PATIENCE }
+    }
+}
+
+impl Patience {
+    /// The comparison has got on.
+    pub fn renew(&mut self) {
+        self.turned_away = 0;
+    }
+
+    /// Another one was turned away. Returns whether that is enough; then it takes twice as many the next time, so that however slow those are that could
+    /// be left, one of them is not in the end.
+    pub fn turn_away(&mut self) -> bool {
+        self.turned_away += 1;
+        if self.turned_away < self.limit {
+            return false;
+        }
+        self.turned_away = 0;
+        self.limit = self.limit.saturating_mul(2).min(PATIENCE_MAX);
+        true
+    }
 }
 
 /// A comparison that is under way.
@@ -53,6 +94,11 @@ pub enum Admission {
     Wait(&'static str),
     /// This segment was away too long for it, and has to compare with those who have this floor.
     Compare(VersionVector),
+    /// This segment compares with others. If those are not to be had, it can compare with those who have this floor.
+    Other(VersionVector),
+    /// This segment is on the way to where others have dropped something that the sender has not heard of. If those are not to be had, it can begin with nothing,
+    /// and compare with those who have this floor.
+    Abandon(VersionVector),
 }
 
 fn row(prefix: &[u8], bucket: BucketNumber) -> Bytes {
@@ -101,7 +147,7 @@ async fn read_vector(snapshot: &Arc<dyn Snapshot>, key: &Bytes) -> Result<Versio
 /// Where a bucket stands in a snapshot of the store.
 pub async fn standing(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<Standing> {
     let mut position = read_vector(snapshot, &vector_row(bucket)).await?;
-    let floor = read_vector(snapshot, &floor_row(bucket)).await?;
+    let floors = snapshot.get(Space::Meta, &floor_row(bucket)).await?;
     let comparing = match snapshot.get(Space::Meta, &comparing_row(bucket)).await? {
         Some(row) => {
             let mut input = row.as_ref();
@@ -125,7 +171,38 @@ pub async fn standing(ledger: &Ledger, snapshot: &Arc<dyn Snapshot>, bucket: Buc
             known.clone()
         }
     };
-    Ok(Standing { known, settled, position, floor, comparing })
+    let (floor, approaching) = match floors {
+        Some(row) => {
+            let mut input = row.as_ref();
+            let floor = VersionVector::decode(&mut input)?;
+            let approaching = match input {
+                // As it was written before there was a part.
+                [] => floor.clone(),
+                _ => VersionVector::decode(&mut input)?,
+            };
+            (floor, if known.dominates(&approaching) { VersionVector::new() } else { approaching })
+        }
+        None => Default::default(),
+    };
+    Ok(Standing { known, settled, position, floor, approaching, comparing })
+}
+
+/// The same as a transaction has it, which fails if that changes.
+pub(super) async fn standing_in(txn: &mut Txn, bucket: BucketNumber) -> Result<Standing> {
+    for row in [vector_row(bucket), floor_row(bucket), comparing_row(bucket)] {
+        txn.watch(Space::Meta, &row);
+    }
+    let ledger = txn.ledger().clone();
+    standing(&ledger, &ledger.store().snapshot().await?, bucket).await
+}
+
+/// A bucket without rows stands at `known`, above this floor.
+pub(super) fn put_standing(txn: &mut Txn, bucket: BucketNumber, mut known: VersionVector, floor: &VersionVector) {
+    let approaching = if known.dominates(floor) { VersionVector::new() } else { floor.clone() };
+    txn.put(Space::Meta, floor_row(bucket), bytes_of(&[floor, &approaching]));
+    // This segment's own number stands elsewhere.
+    known.remove(&txn.own().clone());
+    txn.put(Space::Meta, vector_row(bucket), bytes_of(&[&known]));
 }
 
 /// Whether anything is here of what lies at or below `floor`, be it from beyond the vector.
@@ -156,30 +233,49 @@ impl Standing {
         if is_above(&theirs) && is_above(ours) {
             theirs.merge(ours);
         }
-        let is_sender_clean = self.known.dominates(&self.floor) || is_above(&self.floor) || theirs == self.floor;
-        match &self.comparing {
-            Some(comparing) if comparing.floor.is_empty() => return Admission::Compare(delta.knows.clone()),
-            Some(comparing) if theirs == comparing.floor => {
-                if !self.position.dominates(&delta.from) {
-                    return Admission::Wait("this segment compares all that it holds, and has not come this far");
-                }
+        // Nor does who has taken that floor over.
+        if !is_above(&self.approaching) && !delta.floor.dominates(&self.approaching) {
+            return match is_above(&delta.floor) {
+                true => Admission::Abandon(theirs),
+                false => Admission::Wait("the sender has not heard yet what was dropped elsewhere"),
+            };
+        }
+        let compare = |floor| {
+            if is_above(&delta.floor) {
+                Admission::Compare(floor)
+            } else {
+                // It has not got all that is left where something was dropped, and can't say of all that is here whether that was.
+                Admission::Wait("the sender is still on the way to where others have dropped something")
             }
-            Some(comparing) if theirs.dominates(&comparing.floor) => return Admission::Compare(theirs),
-            Some(_) => return Admission::Wait("this segment compares what it holds with another one"),
-            None if self.known.dominates(&delta.floor) || theirs == self.floor || !holds_below => {}
-            None => return Admission::Compare(theirs),
+        };
+        match &self.comparing {
+            Some(comparing) if comparing.floor.is_empty() => compare(delta.knows.clone()),
+            Some(comparing) if theirs == comparing.floor && self.position.dominates(&delta.from) => Admission::Merge,
+            Some(comparing) if theirs == comparing.floor => {
+                Admission::Wait("this segment compares all that it holds, and has not come this far")
+            }
+            Some(comparing) if theirs.dominates(&comparing.floor) => compare(theirs),
+            Some(_) if is_above(&delta.floor) => Admission::Other(theirs),
+            Some(_) => Admission::Wait("this segment compares what it holds with another one"),
+            None if self.known.dominates(&delta.floor) || theirs == self.floor => Admission::Merge,
+            // Whoever has a floor of its own would stand above one part of what it has then, and wait for others to stand above both.
+            None if !holds_below && self.floor.is_empty() => Admission::Merge,
+            None => compare(theirs),
         }
-        if is_sender_clean {
-            Admission::Merge
-        } else {
-            Admission::Wait("the sender has not heard yet what was dropped elsewhere")
-        }
+    }
+
+    /// Whether a delta that this admits, and that its sender has nothing after, is the last one of the comparison.
+    pub fn ends_with(&self, delta: &Delta) -> bool {
+        let is_above = |comparing: &Comparing| delta.knows.dominates(&comparing.floor);
+        delta.is_whole && self.comparing.as_ref().is_some_and(is_above)
     }
 
     /// Notes where the bucket stands when a delta that this admits has been merged.
     pub(super) fn moved(&self, txn: &mut Txn, bucket: BucketNumber, delta: &Delta) {
         let own = *txn.own();
+        let mut known = self.known.clone();
         if self.position.dominates(&delta.from) {
+            known.merge(&delta.to);
             let mut position = self.position.clone();
             position.merge(&delta.to);
             if self.comparing.is_none() {
@@ -188,17 +284,48 @@ impl Standing {
             }
             txn.put(Space::Meta, vector_row(bucket), bytes_of(&[&position]));
         }
-        let mut floor = self.floor.clone();
-        if self.comparing.is_none() && floor.merge(&delta.floor) {
-            txn.put(Space::Meta, floor_row(bucket), bytes_of(&[&floor]));
+        if self.comparing.is_some() {
+            return;
         }
+        let (mut floor, mut approaching) = (self.floor.clone(), self.approaching.clone());
+        floor.merge(&delta.floor);
+        if !known.dominates(&delta.floor) && !self.floor.dominates(&delta.floor) {
+            approaching.merge(&delta.floor);
+        }
+        if known.dominates(&approaching) {
+            approaching = VersionVector::new();
+        }
+        if floor != self.floor || approaching != self.approaching {
+            txn.put(Space::Meta, floor_row(bucket), bytes_of(&[&floor, &approaching]));
+        }
+    }
+
+    /// Whether to compare with segments that have this floor is to leave those that this segment compares with now: what was noted must be forgotten before.
+    pub fn leaves(&self, floor: &VersionVector) -> bool {
+        let goes_on = |now: &Comparing| !now.floor.is_empty() && floor.dominates(&now.floor);
+        self.comparing.as_ref().is_some_and(|comparing| !goes_on(comparing))
     }
 
     /// Begins to compare with segments that have this floor.
     pub fn compare(&self, txn: &mut Txn, bucket: BucketNumber, floor: &VersionVector) {
-        let before = self.comparing.as_ref().map_or(&self.known, |comparing| &comparing.before);
+        let (before, reached) = match &self.comparing {
+            // It stands where it stood. What it has come to know since, of what those that it leaves had dropped, the others don't know, and may send.
+            Some(comparing) if self.leaves(floor) => (&comparing.before, &comparing.before),
+            Some(comparing) => (&comparing.before, &self.known),
+            None => (&self.known, &self.known),
+        };
         txn.delete(Space::Meta, vector_row(bucket));
-        txn.put(Space::Meta, comparing_row(bucket), bytes_of(&[floor, before, &self.known]));
+        txn.put(Space::Meta, comparing_row(bucket), bytes_of(&[floor, before, reached]));
+    }
+
+    /// Where this segment stands when it gives up a floor that it is on the way to: nowhere, above nothing.
+    pub fn abandoned(mut self, txn: &mut Txn, bucket: BucketNumber) -> Standing {
+        let empty = VersionVector::new();
+        txn.put(Space::Meta, floor_row(bucket), bytes_of(&[&empty, &empty]));
+        (self.known, self.floor, self.approaching) = (empty.clone(), empty.clone(), empty.clone());
+        self.comparing =
+            self.comparing.map(|_| Comparing { floor: empty.clone(), before: empty.clone(), reached: empty });
+        self
     }
 
     /// All is compared, and what differed was dropped: the bucket stands where it stood, and where those stand that it was compared with.
@@ -207,7 +334,11 @@ impl Standing {
         let mut vector = self.known.clone();
         vector.remove(txn.own());
         txn.put(Space::Meta, vector_row(bucket), bytes_of(&[&vector]));
-        self.raise_floor(txn, bucket, &comparing.floor);
+        let mut floor = self.floor.clone();
+        floor.merge(&comparing.floor);
+        let is_there = self.known.dominates(&self.approaching);
+        let approaching = if is_there { VersionVector::new() } else { self.approaching.clone() };
+        txn.put(Space::Meta, floor_row(bucket), bytes_of(&[&floor, &approaching]));
         txn.delete(Space::Meta, comparing_row(bucket));
     }
 
@@ -222,7 +353,7 @@ impl Standing {
     pub fn raise_floor(&self, txn: &mut Txn, bucket: BucketNumber, dropped: &VersionVector) {
         let mut floor = self.floor.clone();
         if floor.merge(dropped) {
-            txn.put(Space::Meta, floor_row(bucket), bytes_of(&[&floor]));
+            txn.put(Space::Meta, floor_row(bucket), bytes_of(&[&floor, &self.approaching]));
         }
     }
 }

@@ -281,3 +281,218 @@ async fn two_that_forgot_each_other_meet_again() {
     assert_eq!(a.shows().await.into_keys().collect::<Vec<_>>(), ["after-x", "after-y", "z"]);
     assert_eq!(a.shows().await, b.shows().await);
 }
+
+/// One step of what the other has, if it can be taken in.
+async fn step(to: &Site, from: &Site) {
+    let limit = DeltaLimit { registers: 1, bytes: usize::MAX };
+    let step = from.bucket.changes_since_up_to(&to.bucket.position().await.unwrap(), limit).await.unwrap();
+    match to.bucket.apply(&step).await {
+        Err(error) if error.kind() == ErrorKind::Precondition => {}
+        applied => drop(applied.unwrap()),
+    }
+    to.check("a step").await;
+}
+
+async fn forget(at: &Site, other: &Site) {
+    at.bucket.forget_carrier(&other.bucket.segment().id()).await.unwrap();
+}
+
+/// X had a file that A has deleted and dropped. It heard of that from J, which had come half the way to where A stands: X compared with J, stood above A's
+/// floor as far as anybody could tell, and kept what lay beyond. So nobody is compared with before it has all.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_half_way_is_not_compared_with() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("half-way", 3, &BucketPolicy::default()).await;
+    let (a, x, j) = (&sites[0], &sites[1], &sites[2]);
+    for key in ["one", "two", "three", "gone"] {
+        put(a, key, key).await;
+    }
+    x.pull(a).await;
+    tell(a, x).await;
+    put(x, "mine", "mine").await;
+    delete(a, "gone").await;
+    forget(a, x).await;
+    assert!(drop_all(a).await > 0);
+    step(j, a).await;
+    for _ in 0..3 {
+        x.pull(j).await;
+        j.pull(x).await;
+    }
+    assert!(!x.bucket.is_comparing().await.unwrap(), "J can't say yet what was dropped");
+    for _ in 0..3 {
+        j.pull(a).await;
+        x.pull(j).await;
+        j.pull(x).await;
+        a.pull(j).await;
+    }
+    let expected = ["mine", "one", "three", "two"];
+    for site in &sites {
+        assert_eq!(site.shows().await.into_keys().collect::<Vec<_>>(), expected);
+        assert!(!site.bucket.is_comparing().await.unwrap());
+    }
+}
+
+/// Each has dropped something by itself before they met, and what they send comes in steps over a hub: some were half way to where one had dropped something, others compared with those, and
+/// all waited for one that stood above what the others had dropped together.
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_that_dropped_something_apart_come_together_in_steps() {
+    let all = Sites::new(4).await;
+    let sites = all.bucket("apart-in-steps", 4, &BucketPolicy::default()).await;
+    for (at, site) in sites.iter().enumerate() {
+        for key in 0..3 {
+            put(site, &format!("{at}-{key}"), "content").await;
+        }
+        put(site, "all", format!("{at}")).await;
+        for key in [format!("{at}-0"), "all".into()] {
+            delete(site, &key).await;
+        }
+        assert!(drop_all(site).await > 0);
+    }
+    let is_done = async || {
+        let shows = sites[0].shows().await;
+        for site in &sites {
+            if site.bucket.is_comparing().await.unwrap() || site.shows().await != shows {
+                return false;
+            }
+        }
+        shows.len() == 8
+    };
+    let mut rounds = 0;
+    while !is_done().await {
+        for other in &sites[1..] {
+            step(&sites[0], other).await;
+            step(other, &sites[0]).await;
+        }
+        rounds += 1;
+        assert!(rounds < 500, "they wait for each other");
+    }
+}
+
+/// C began to compare with A, which was gone before it had all. D could not help: it had not heard of what A had dropped. C waited for ever. It turns to D after a while,
+/// holds what D holds, also what A had dropped and C had come to cover by A's word; and when A is back, that goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_compares_with_one_that_is_gone_turns_to_another() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("turns", 3, &BucketPolicy::default()).await;
+    let (a, c, d) = (&sites[0], &sites[1], &sites[2]);
+    for key in ["gone", "stays"] {
+        put(a, key, key).await;
+    }
+    c.pull(a).await;
+    // Not at C: D's word.
+    put(d, "late", "late").await;
+    a.pull(d).await;
+    d.pull(a).await;
+    tell(a, d).await;
+    tell(a, c).await;
+    for key in ["gone", "late"] {
+        delete(a, key).await;
+    }
+    put(a, "more", "more").await;
+    for other in [c, d] {
+        forget(a, other).await;
+    }
+    assert!(drop_all(a).await > 0);
+    put(c, "of-c", "of-c").await;
+    for _ in 0..4 {
+        step(c, a).await;
+    }
+    assert!(c.bucket.is_comparing().await.unwrap());
+    let mut rounds = 0;
+    while c.bucket.is_comparing().await.unwrap() {
+        step(c, d).await;
+        rounds += 1;
+        assert!(rounds < 1000, "it waits for A for ever");
+    }
+    sync(c, d).await;
+    let (shows, shows_here) = (d.shows().await, c.shows().await);
+    assert_eq!(shows.keys().collect::<Vec<_>>(), ["gone", "late", "of-c", "stays"]);
+    // What it had from A before goes on from C when A is back, or never.
+    assert!(shows.iter().all(|(key, content)| shows_here.get(key) == Some(content)), "{shows_here:?}");
+    // A is back.
+    for _ in 0..3 {
+        sync(a, c).await;
+        sync(c, d).await;
+    }
+    for site in &sites {
+        assert_eq!(site.shows().await.into_keys().collect::<Vec<_>>(), ["more", "of-c", "stays"]);
+    }
+}
+
+/// N had come half the way to where A had dropped something, and A was gone. It took nothing from D any more, which could not know of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_half_way_to_one_that_is_gone_turns_to_another() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("half-gone", 3, &BucketPolicy::default()).await;
+    let (a, n, d) = (&sites[0], &sites[1], &sites[2]);
+    for key in ["gone", "one", "two"] {
+        put(a, key, key).await;
+    }
+    d.pull(a).await;
+    tell(a, d).await;
+    delete(a, "gone").await;
+    forget(a, d).await;
+    assert!(drop_all(a).await > 0);
+    step(n, a).await;
+    put(n, "of-n", "of-n").await;
+    let mut rounds = 0;
+    while n.shows().await.len() < 4 {
+        n.pull(d).await;
+        rounds += 1;
+        assert!(rounds < 1000, "it waits for A for ever");
+    }
+    for _ in 0..3 {
+        sync(n, d).await;
+    }
+    assert_eq!(n.shows().await, d.shows().await);
+    for _ in 0..3 {
+        sync(a, n).await;
+        sync(n, d).await;
+    }
+    for site in &sites {
+        assert_eq!(site.shows().await.into_keys().collect::<Vec<_>>(), ["of-n", "one", "two"]);
+        assert!(!site.bucket.is_comparing().await.unwrap());
+    }
+}
+
+/// Takes in the names and policies that the other has.
+async fn take_catalog(to: &Segment, from: &Segment) {
+    let exported = from.catalog().export(&|_| true).await.unwrap();
+    to.catalog().import(&exported, &|_| true).await.unwrap();
+}
+
+/// A deleted what it had in a bucket, and the bucket. B had renamed one of A's files meanwhile, so the bucket came back; but A stood at its own number, and nobody sent it
+/// what it had written itself: B's new name was one of nothing. What A had deleted goes at B, what B made of it stays, at both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_was_deleted_and_comes_back_has_the_same_everywhere() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("again", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0].bucket.segment().clone(), &sites[1]);
+    let path = b.bucket.path().clone();
+    for key in ["renamed", "gone", "edited", "d/x"] {
+        put(&sites[0], key, format!("{key} of old")).await;
+    }
+    b.pull(&sites[0]).await;
+    b.bucket.rename("renamed", "other").await.unwrap();
+    put(b, "edited", "edited by B").await;
+    put(b, "new", "new").await;
+    for key in ["renamed", "gone", "edited", "d/x"] {
+        delete(&sites[0], key).await;
+    }
+    a.catalog().delete_bucket(&path).await.unwrap();
+    take_catalog(b.bucket.segment(), a).await;
+    take_catalog(a, b.bucket.segment()).await;
+    let again = Site { bucket: a.bucket(&path).await.unwrap() };
+    for _ in 0..3 {
+        sync(&again, b).await;
+    }
+    let expected = [("edited", "edited by B"), ("new", "new"), ("other", "renamed of old")];
+    let expected = BTreeMap::from(expected.map(|(key, content)| (key.into(), content.into())));
+    assert_eq!((again.shows().await, b.shows().await), (expected.clone(), expected));
+    assert!(!again.bucket.is_comparing().await.unwrap() && !b.bucket.is_comparing().await.unwrap());
+    // Both go on from there.
+    put(&again, "gone", "made again").await;
+    put(b, "d/x", "made again").await;
+    sync(&again, b).await;
+    assert_eq!((again.shows().await.len(), again.shows().await), (5, b.shows().await));
+}

@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, unreachable_pub, reason = "a test program")]
 
+mod between;
 mod forgetting;
 mod link;
 mod machine;
@@ -130,6 +131,12 @@ fn linked_segments_converge_and_nothing_is_lost() {
 #[test]
 fn a_hand_over_is_never_a_conflict() {
     check_all("handed over", seeds().div_ceil(4), true);
+}
+
+/// A schedule whose six segments each waited for another, as long as operations draw the same choices.
+#[test]
+fn segments_that_compare_do_not_wait_for_each_other() {
+    check(&schedule_of(1009, false));
 }
 
 /// One schedule, from the environment.

@@ -3,6 +3,7 @@
 //! A schedule is a seed, a number of sites and the steps of it that are taken. Each step draws its choices from (seed, step), whatever came before, so leaving
 //! steps out is how a failing schedule shrinks. One thing happens at a time, and each is awaited to its end, so the seed decides what happens.
 
+use crate::between::Taken;
 use crate::link::{BOTH, Link};
 use crate::operation::{is_diary, operate};
 use crate::random::Random;
@@ -64,6 +65,7 @@ pub struct World {
     diaries: BTreeMap<(usize, usize, u64), Vec<u64>>,
     /// Answers to the question where a peer stands: who asked, about which bucket, and the answer.
     stood: Vec<(usize, usize, VersionVector)>,
+    pub snapshots: Vec<Taken>,
     pub outcome: Outcome,
     pub trace: Vec<String>,
 }
@@ -120,6 +122,7 @@ impl World {
             copied: BTreeSet::new(),
             diaries: BTreeMap::new(),
             stood: Vec::new(),
+            snapshots: Vec::new(),
             outcome: Outcome::default(),
             trace: Vec::new(),
         };
@@ -158,6 +161,7 @@ impl World {
         self.settle().await?;
         self.check_settled(schedule.handover).await?;
         self.drop_all().await?;
+        self.check_snapshots().await?;
         self.check_settled(schedule.handover).await
     }
 
@@ -184,7 +188,8 @@ impl World {
                 Ok(())
             }
             96..98 => self.tick(1 + random.below(1000) as u64).await,
-            _ => self.probe(random.below(self.links.len())).await,
+            98 => self.probe(random.below(self.links.len())).await,
+            _ => self.between(step, random).await,
         }
     }
 

@@ -309,6 +309,7 @@ fn admit(
         deltas: Arc::new(Semaphore::new(hub.limits.delta_bytes)),
         version: greeting.version_max.min(*wire::VERSIONS.end()),
         comparing: Default::default(),
+        questions: Default::default(),
         paced: Default::default(),
     });
     hub.register(&peer)?;

@@ -2,6 +2,7 @@
 
 use crate::hub::{Hub, Input, Payload, Peer};
 use crate::links::Link;
+use crate::outbox::Hold;
 use crate::rate::Amount;
 use crate::status::distance;
 use crate::wire::{self, Body, Packed, Place};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tombolo_core::sync::{Action, Event, Machine, Piece, Terms};
+use tombolo_core::sync::{Action, Event, Machine, Message, Piece, Terms};
 use tombolo_core::{
     BucketId, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch, VersionVector,
 };
@@ -115,8 +116,7 @@ impl Driver {
         if self.catalog_due.is_some_and(|due| due <= Instant::now()) {
             self.catalog_due = None;
             for peer in self.hub.peers() {
-                self.send_catalog(&peer).await;
-                self.share(&peer).await;
+                self.offer(&peer).await;
             }
             // A bucket that is new may be one to gather, or to bring.
             self.hub.wanted.notify_one();
@@ -142,8 +142,7 @@ impl Driver {
                 // It may take the place of a connection whose end has not been noticed.
                 self.disconnected(&peer.id);
                 self.handle(Event::Connected { peer: peer.id });
-                self.send_catalog(&peer).await;
-                self.share(&peer).await;
+                self.offer(&peer).await;
                 self.hub.wanted.notify_one();
             }
             Input::Disconnected(peer) => {
@@ -174,11 +173,10 @@ impl Driver {
                     (None, None) => {}
                 }
             }
-            Input::CatalogProbe(peer, nonce) => {
-                self.send_catalog(&peer).await;
-                // What the peer asks about next goes over the link by then.
-                self.share(&peer).await;
-                peer.say(Body::Stand(Place { nonce, ..Place::default() }));
+            Input::CatalogDue(peer) => {
+                if self.is_current(&peer) {
+                    self.offer(&peer).await;
+                }
             }
             Input::Forgotten => {
                 let buckets: Vec<_> = self.shares.keys().map(|(_, bucket)| *bucket).collect();
@@ -235,18 +233,35 @@ impl Driver {
             if self.hub.link(&peer.id).is_none() {
                 peer.close("the link is paused or deleted");
             } else {
-                self.send_catalog(&peer).await;
-                self.share(&peer).await;
+                self.offer(&peer).await;
             }
         }
         self.hub.wanted.notify_one();
     }
 
-    /// Tells `peer` of the clusters, tenants and buckets that the link covers.
-    async fn send_catalog(&self, peer: &Peer) {
+    /// Tells `peer` of the clusters, tenants and buckets that the link covers, now or when what it was told before is written, and brings what goes over the link up to date.
+    async fn offer(&mut self, peer: &Arc<Peer>) {
+        let Some(offer) = peer.questions.offer() else { return self.share(peer).await };
+        self.send_catalog(peer, offer.hold).await;
+        // What the peer asks about next goes over the link by then.
+        self.share(peer).await;
+        for (nonce, hold) in offer.asked {
+            peer.control.say(Body::Stand(Place { nonce, ..Place::default() }), hold);
+        }
+        let (hub, peer) = (self.hub.clone(), peer.clone());
+        self.tasks.spawn(async move {
+            if peer.questions.written().await {
+                // The door may be closing.
+                let _ = hub.input.send(Input::CatalogDue(peer)).await;
+            }
+            None
+        });
+    }
+
+    async fn send_catalog(&self, peer: &Peer, hold: Hold) {
         let Some(link) = self.hub.link(&peer.id).filter(|link| link.direction.sends()) else { return };
         match self.hub.segment.catalog().export(&|name| covers(&link, name)).await {
-            Ok(exported) => peer.say(Body::Catalog(Packed::pack(exported))),
+            Ok(exported) => peer.control.say(Body::Catalog(Packed::pack(exported)), hold),
             Err(error) => self.hub.trouble(&peer.id, format!("the catalog could not be read: {error}")),
         }
     }
@@ -318,8 +333,11 @@ impl Driver {
         match action {
             Action::Send { peer, message } => {
                 let Some(peer) = hub.peer(&peer) else { return };
-                let mut hold = None;
-                let message = message.map(|payload| {
+                let mut hold = match &message {
+                    Message::Stand { .. } => peer.questions.answer_about_bucket(),
+                    _ => None,
+                };
+                let message = message.map(|payload: Payload| {
                     hold = payload.hold;
                     payload.packed
                 });
@@ -493,5 +511,51 @@ mod tests {
             apply(&receiver, &sender.segment.id(), &id, payload(delta)).await.unwrap();
         }
         assert!(to.get("second", GetOptions::default()).await.is_ok());
+    }
+
+    /// P12, P13: a peer that asks for the catalog again and again, and takes no answer, had as many copies of it in memory as it liked. There is one, and each question is
+    /// answered when the peer reads.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_peer_that_asks_and_does_not_read_fills_no_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut hub, _bucket) = hub(dir.path(), "a").await;
+        let (sender, input) = mpsc::channel(16);
+        hub.input = sender.clone();
+        let hub = Arc::new(hub);
+        let (scope, direction) = (crate::Scope::parse(["C"]).unwrap(), crate::Direction::Both);
+        let link = Link { scope, direction, ..crate::links::tests::link(9, "peer") };
+        let id = link.peer;
+        hub.links.put(link).unwrap();
+        let (control, mut queues) = crate::outbox::Outbox::new();
+        let peer = Arc::new(Peer::for_test(id, control));
+        hub.register(&peer).unwrap();
+        tokio::spawn(run(hub.clone(), input));
+        sender.send(Input::Connected(peer.clone())).await.unwrap();
+        let questions = crate::questions::QUESTIONS_MAX as u64;
+        for nonce in 0..questions {
+            peer.questions.ask_for_catalog(nonce).unwrap();
+            sender.send(Input::CatalogDue(peer.clone())).await.unwrap();
+        }
+        assert!(peer.questions.ask().is_err(), "it has enough open");
+        // All that came before this is done.
+        let (answer, lanes) = oneshot::channel();
+        sender.send(Input::Lanes(answer)).await.unwrap();
+        lanes.await.unwrap();
+        let mut waiting = Vec::new();
+        while let Some(said) = queues.said() {
+            waiting.push(said);
+        }
+        let catalogs = |said: &[(Body, Hold)]| said.iter().filter(|(body, _)| matches!(body, Body::Catalog(_))).count();
+        assert_eq!(catalogs(&waiting), 1, "{} frames wait", waiting.len());
+        let is_answer = |body: &Body| matches!(body, Body::Stand(_));
+        // It reads. Those that it asked before the catalog was sent are answered by that one.
+        let mut answered = waiting.iter().filter(|(body, _)| is_answer(body)).count() as u64;
+        assert!(answered < questions, "nobody was kept waiting");
+        drop(waiting);
+        while answered < questions {
+            let said = tokio::time::timeout(Duration::from_secs(60), queues.hear()).await.unwrap().unwrap();
+            answered += u64::from(is_answer(&said.0));
+        }
+        assert!(peer.questions.ask().is_ok());
     }
 }

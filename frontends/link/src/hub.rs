@@ -65,8 +65,8 @@ pub(crate) enum Input {
     Disconnected(Arc<Peer>),
     Names(Arc<Peer>, Message<Payload>),
     Catalog(Arc<Peer>, Packed),
-    /// A peer asks for the catalog, and to be told when it has all of it.
-    CatalogProbe(Arc<Peer>, u64),
+    /// A peer asks for the catalog, and to be told when it has all of it; or one that it was sent is written, and another is due.
+    CatalogDue(Arc<Peer>),
     /// The answer to such a question.
     CatalogStand(u64),
     /// A segment was forgotten here.
@@ -106,11 +106,33 @@ pub(crate) struct Peer {
     /// The highest version of the protocol that both speak.
     pub(crate) version: u32,
     pub(crate) comparing: crate::compare::Comparing,
+    pub(crate) questions: crate::questions::Questions,
     /// When the next bulk bytes may go, if the link has a rate.
     pub(crate) paced: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
 
 impl Peer {
+    /// One that nobody has connected.
+    #[cfg(test)]
+    pub(crate) fn for_test(id: SegmentId, control: Outbox) -> Peer {
+        Peer {
+            id,
+            name: "peer".into(),
+            control,
+            bulk: Mutex::default(),
+            run: 1,
+            is_dialled: true,
+            address: ([127, 0, 0, 1], 1).into(),
+            traffic: Arc::default(),
+            cuts: Arc::new(Semaphore::new(1)),
+            deltas: Arc::new(Semaphore::new(1)),
+            version: 1,
+            comparing: Default::default(),
+            questions: Default::default(),
+            paced: Default::default(),
+        }
+    }
+
     pub(crate) fn say(&self, body: Body) {
         self.control.say(body, None);
     }

@@ -32,6 +32,7 @@ pub mod invite;
 pub mod links;
 mod outbox;
 mod passes;
+mod questions;
 mod rate;
 mod rotate;
 pub mod scope;

@@ -444,11 +444,11 @@ pub(crate) fn replace_json(dir: &Path, name: &str, value: &impl Serialize) -> Re
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn link(number: u8, name: &str) -> Link {
+    pub(crate) fn link(number: u8, name: &str) -> Link {
         Link {
             peer: SegmentId([number; 16]),
             name: name.into(),

@@ -49,6 +49,25 @@ pub(crate) struct Queues {
     bulk: mpsc::Receiver<Bytes>,
 }
 
+#[cfg(test)]
+impl Queues {
+    /// What was said next, if anything.
+    pub(crate) fn said(&mut self) -> Option<(Body, Hold)> {
+        let (frame, hold) = self.names.try_recv().ok()?;
+        Some((Queues::body(&frame), hold))
+    }
+
+    /// Waits for what is said next.
+    pub(crate) async fn hear(&mut self) -> Option<(Body, Hold)> {
+        let (frame, hold) = self.names.recv().await?;
+        Some((Queues::body(&frame), hold))
+    }
+
+    fn body(frame: &[u8]) -> Body {
+        <Frame as prost::Message>::decode(&frame[4..]).unwrap().body.unwrap()
+    }
+}
+
 impl Outbox {
     pub(crate) fn new() -> (Outbox, Queues) {
         let (names, names_out) = mpsc::unbounded_channel();

@@ -51,7 +51,7 @@ pub(crate) async fn read(
         peer.traffic.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(body) = frame_read.body {
             match body {
-                Body::Ping(sent) => outbox.say(Body::Pong(sent), None),
+                Body::Ping(sent) => outbox.say(Body::Pong(sent), peer.questions.ask()?),
                 Body::Pong(sent) => outbox.ponged(sent),
                 Body::Chunks(chunks) => outbox.answered(chunks).await,
                 Body::Bye(reason) => {
@@ -104,7 +104,10 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
         Body::Catalog(packed) => Input::Catalog(peer.clone(), packed),
         Body::NewKey(key) => return rotate::heard(hub, peer, &key).await,
         Body::KeyTaken(key) => return rotate::taken(hub, peer, &key).await,
-        Body::Probe(place) if place.bucket.is_empty() => Input::CatalogProbe(peer.clone(), place.nonce),
+        Body::Probe(place) if place.bucket.is_empty() => {
+            peer.questions.ask_for_catalog(place.nonce)?;
+            Input::CatalogDue(peer.clone())
+        }
         Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(place.nonce),
         Body::Gathers(place) => Input::Gathers(peer.clone(), wire::bucket_and_vector(&place)?.0),
         Body::Holds(place) => {
@@ -113,6 +116,9 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
         }
         body => {
             let Some(message) = wire::to_message(&body)? else { return Ok(()) };
+            if matches!(message, tombolo_core::sync::Message::Probe { .. }) {
+                peer.questions.ask_about_bucket()?;
+            }
             let hold = match &message {
                 tombolo_core::sync::Message::Delta { .. } => {
                     let share = u32::try_from(bytes.min(hub.limits.delta_bytes)).unwrap_or(u32::MAX);
