@@ -58,6 +58,7 @@ fn step(bucket: BucketId, from: SegmentId, first: u64, count: u64) -> Delta {
             is_marker: false,
             at: (NodeId::ROOT, name.clone()),
             deleted: None,
+            lenders: Vec::new(),
         };
         let entry = register(Dot::new(from, 2 * i + 1), EntryValue::file(node));
         registers.push(DeltaRegister::Entry(NodeId::ROOT, name, entry));

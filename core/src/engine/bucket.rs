@@ -11,8 +11,8 @@ use crate::id::{NodeId, VersionId};
 use crate::kv::Space;
 use crate::namespace::{self, BucketState, Content, NewVersion, Sequenced, Shown, Stored, Txn, Version, View};
 use crate::object::{
-    BucketInfo, CopyOptions, DeleteOptions, Deleted, GetOptions, ListOptions, ListPage, ListVersionsOptions, Metadata,
-    ObjectInfo, PutOptions, Tags, Usage, VersionPage,
+    BucketInfo, Condition, CopyOptions, DeleteOptions, Deleted, GetOptions, ListOptions, ListPage, ListVersionsOptions,
+    Metadata, ObjectInfo, PutOptions, Tags, Usage, VersionPage,
 };
 use crate::path::{BucketPath, check_key};
 use bytes::Bytes;
@@ -145,6 +145,7 @@ impl Bucket {
                 id: None,
                 is_marker: false,
                 deleted: None,
+                lenders: Vec::new(),
                 at: (NodeId::ROOT, Bytes::new()),
             },
             attributes: options.attributes.clone(),
@@ -175,7 +176,9 @@ impl Bucket {
             Content::Inline(_) => None,
         };
         drop(gate);
-        Ok(Object::new(info, content, self.contents().clone(), pin))
+        let is_live = info.is_current && options.snapshot.is_none();
+        let source = is_live.then_some((self.state.number, info.node));
+        Ok(Object::new(info, content, self.contents().clone(), source, pin))
     }
 
     /// One version's info.
@@ -315,7 +318,8 @@ impl Bucket {
         deleted.collect()
     }
 
-    /// Copies a version, opened by [`Bucket::get`] in any bucket of the segment, to `key` here. Shares the content.
+    /// Copies a version, opened by [`Bucket::get`] in any bucket of the segment, to `key` here. Shares the content. What is not here is brought first unless it is
+    /// what shows in this bucket: only of that others keep the bytes until they have heard of the copy.
     pub async fn copy(&self, source: &Object, key: impl AsRef<[u8]>, options: CopyOptions) -> Result<ObjectInfo> {
         let key = checked(key)?;
         let info = source.info();
@@ -325,42 +329,69 @@ impl Bucket {
         self.contents().check_space(4096)?;
         self.settle_files().await;
         let checksums = options.checksums.unwrap_or_else(|| info.checksums.clone());
-        // A multipart tag names parts that the copy does not have; without an MD5 of the whole, the tag stays as it is.
-        let etag = info.etag.clone();
         // What the copy shares must not go because it was only cached.
         let import = self.segment.chunk_import();
+        let mut is_here = !self.contents().was_shared() || matches!(source.content(), Content::Inline(_));
         if let Content::Manifest(manifest) = source.content()
             && self.contents().packs().of(Residence::Cached).stored_bytes() > 0
         {
-            import.adopt(manifest).await?;
+            is_here = import.adopt(manifest).await?.is_none();
         }
-        let (stored, sequenced) = transact!(self.segment, txn, {
-            self.require(&mut txn).await?;
-            let version = Version {
-                size: info.size,
-                modified_ns: self.segment.now_ns(),
-                hole_bytes: info.size.saturating_sub(info.allocated_bytes),
-                file_type: info.file_type,
-                etag: etag.clone(),
-                content: source.content().clone(),
-                metadata: metadata.clone(),
-                checksums: checksums.clone(),
-                part_sizes: info.part_sizes.clone(),
-                tags: tags.clone(),
-                is_null: false,
-                id: None,
-                is_marker: false,
-                deleted: None,
-                at: (NodeId::ROOT, Bytes::new()),
-            };
-            let new = NewVersion { version, attributes: None };
-            let stored = namespace::put(&mut txn, &self.state, &key, new, &options.condition).await?;
-            namespace::want_copy(&mut txn, &self.state, stored.dot, &stored.version).await?;
-            self.settle(&mut txn).await?;
-            stored
-        })?;
+        let version = Version {
+            size: info.size,
+            modified_ns: self.segment.now_ns(),
+            hole_bytes: info.size.saturating_sub(info.allocated_bytes),
+            file_type: info.file_type,
+            // A multipart tag names parts that the copy does not have; without an MD5 of the whole, the tag stays as it is.
+            etag: info.etag.clone(),
+            content: source.content().clone(),
+            metadata,
+            checksums,
+            part_sizes: info.part_sizes.clone(),
+            tags,
+            is_null: false,
+            id: None,
+            is_marker: false,
+            deleted: None,
+            lenders: Vec::new(),
+            at: (NodeId::ROOT, Bytes::new()),
+        };
+        let (stored, sequenced) = loop {
+            let (stored, sequenced) = transact!(self.segment, txn, {
+                self.require(&mut txn).await?;
+                let lenders = match is_here {
+                    true => Some(Vec::new()),
+                    false => match source.lender(&mut txn, self.state.number).await? {
+                        Some(lender) => self.segment.lenders(source.content(), vec![lender]).await?,
+                        None => None,
+                    },
+                };
+                match lenders {
+                    Some(lenders) => {
+                        let version = Version { lenders, ..version.clone() };
+                        Some(self.put_copy(&mut txn, &key, version, &options.condition).await?)
+                    }
+                    None => None,
+                }
+            })?;
+            match (stored, source.content()) {
+                (Some(stored), _) => break (stored, sequenced),
+                // It has been replaced: whoever has its bytes may drop them.
+                (None, Content::Manifest(manifest)) => import.complete(manifest).await?,
+                (None, Content::Inline(_)) => {}
+            }
+            is_here = true;
+        };
         self.segment.announce(&self.state, &key);
         Ok(stored_info(&self.segment, key, stored, &sequenced))
+    }
+
+    async fn put_copy(&self, txn: &mut Txn, key: &Bytes, version: Version, condition: &Condition) -> Result<Stored> {
+        let new = NewVersion { version, attributes: None };
+        let stored = namespace::put(txn, &self.state, key, new, condition).await?;
+        namespace::want_copy(txn, &self.state, stored.dot, &stored.version).await?;
+        self.settle(txn).await?;
+        Ok(stored)
     }
 
     /// Replaces the tags of a version.

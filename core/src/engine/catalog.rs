@@ -160,7 +160,7 @@ impl Catalog {
             namespace::rules_row,
             namespace::gathers_row,
             namespace::receipts_prefix,
-            namespace::promised_row,
+            namespace::promised_prefix,
             namespace::given_row,
         ];
         for row in rows.into_iter().map(|row| row(number)).chain(namespace::standing_rows(number)) {

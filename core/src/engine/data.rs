@@ -10,10 +10,10 @@ use super::pool::received;
 use super::reader::Object;
 use super::segment::Segment;
 use crate::chunk::StoredChunk;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::ChunkId;
-use crate::manifest::{Manifest, NodeStore, Reference, Source};
-use crate::namespace::Content;
+use crate::manifest::{Manifest, NodeStore, Reference, Root, Source};
+use crate::namespace::{Content, LENDERS_MAX, Lender};
 use crate::policy::Compression;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -73,6 +73,26 @@ impl Segment {
         self.chunk_import().import(chunks).await
     }
 
+    /// What a version has to say of those its bytes are taken from: nothing of those whose bytes are all here. `None`: more than it can say, so that its bytes have to be
+    /// brought.
+    pub(super) async fn lenders(&self, of: &Content, found: Vec<Lender>) -> Result<Option<Vec<Manifest>>> {
+        let mut lenders: Vec<Manifest> = Vec::new();
+        if !matches!(of, Content::Manifest(manifest) if matches!(manifest.root(), Root::Tree { .. })) {
+            // All that it refers to is in its record.
+            return Ok(Some(lenders));
+        }
+        for Lender { contents, is_here } in found {
+            for content in contents.into_iter().filter(|_| !is_here) {
+                // Of the same content nodes tell as much.
+                let is_same = matches!(of, Content::Manifest(manifest) if *manifest == content);
+                if !is_same && !lenders.contains(&content) && !is_kept(self.contents(), &content).await? {
+                    lenders.push(content);
+                }
+            }
+        }
+        Ok((lenders.len() <= LENDERS_MAX).then_some(lenders))
+    }
+
     /// What is missing of a manifest's content now, by as much of the manifest as is here; see [`Object::missing_chunks`].
     pub async fn missing_chunks(&self, manifest: &Manifest, max: usize) -> Result<Vec<ChunkId>> {
         Ok(self.missing(manifest, 0..manifest.size(), max).await?.chunks)
@@ -91,6 +111,10 @@ impl Segment {
 
 /// Chunks that are in memory at a time while a content is adopted.
 const ADOPTED_TOGETHER: usize = 16;
+/// Chunks that are asked for together while a content is completed.
+const COMPLETED_TOGETHER: usize = 64;
+/// How often what is missing of a content is brought.
+const COMPLETING_TRIES: u32 = 3;
 
 /// Chunks on their way here from another segment. While it is held no collection drops what it imported.
 pub struct ChunkImport {
@@ -145,15 +169,7 @@ impl ChunkImport {
     /// there is any.
     pub async fn adopt(&self, manifest: &Manifest) -> Result<Option<ChunkId>> {
         let contents = self.segment.contents();
-        let mut nodes = Vec::new();
-        manifest
-            .for_each_reference(&LocalNodes(contents.clone()), &mut |_| false, &mut |reference| {
-                if let Reference::Node(id) = reference {
-                    nodes.push(id);
-                }
-                Ok(())
-            })
-            .await?;
+        let nodes = nodes_of(contents, manifest).await?;
         let mut missing = self.adopt_chunks(&nodes).await?;
         let mut walk = Walk::new(contents, manifest, 0..u64::MAX);
         while let Some(step) = walk.next().await? {
@@ -166,6 +182,45 @@ impl ChunkImport {
             }
         }
         Ok(missing)
+    }
+
+    /// Brings what is missing of a content here, to stay for as long as what this import brings. [`ErrorKind::Offline`] if nobody who has it can be reached.
+    pub(crate) async fn complete(&self, manifest: &Manifest) -> Result<()> {
+        let mut tries = 0;
+        // What was brought for it may be evicted before it is adopted.
+        while let Some(missing) = self.adopt(manifest).await? {
+            tries += 1;
+            if tries > COMPLETING_TRIES {
+                return Err(Error::new(ErrorKind::Offline, format!("chunk {missing} was brought and is not here")));
+            }
+            loop {
+                let nodes = self.segment.missing_nodes(manifest, COMPLETED_TOGETHER).await?;
+                if nodes.is_empty() {
+                    break;
+                }
+                self.bring(&nodes).await?;
+            }
+            let mut from = 0;
+            while from < manifest.size() {
+                let found = self.segment.missing(manifest, from..manifest.size(), COMPLETED_TOGETHER).await?;
+                self.bring(&found.chunks).await?;
+                if found.until <= from && found.chunks.is_empty() {
+                    break;
+                }
+                from = found.until.max(from);
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring(&self, ids: &[ChunkId]) -> Result<()> {
+        let contents = self.segment.contents();
+        contents.ask(ids).await?;
+        for id in ids {
+            contents.read_chunk(id, false).await?;
+        }
+        self.adopt_chunks(ids).await?;
+        Ok(())
     }
 
     async fn adopt_chunks(&self, ids: &[ChunkId]) -> Result<Option<ChunkId>> {
@@ -248,6 +303,44 @@ impl Object {
 enum Wanted {
     Nodes,
     All,
+}
+
+/// Whether every byte of a content is here, to stay as long as anything refers to it. Ends with the first that is not.
+async fn is_kept(contents: &Arc<Contents>, manifest: &Manifest) -> Result<bool> {
+    let mut walk = Walk::new(contents, manifest, 0..u64::MAX);
+    while let Some(step) = walk.next().await? {
+        let Step::Extents(extents) = step else { return Ok(false) };
+        let ids: Vec<ChunkId> = extents.into_iter().filter_map(|(id, _)| id).collect();
+        if !are_kept(contents, &ids).await? {
+            return Ok(false);
+        }
+    }
+    let nodes = nodes_of(contents, manifest).await?;
+    are_kept(contents, &nodes).await
+}
+
+async fn are_kept(contents: &Arc<Contents>, ids: &[ChunkId]) -> Result<bool> {
+    for (id, is_here) in ids.iter().zip(contents.are_here(ids).await?) {
+        let location = contents.locate(id).await?.filter(|_| is_here);
+        if location.is_none_or(|location| Packs::residence(location.pack) != Residence::Kept) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The nodes of a manifest, as far as those above them are here.
+async fn nodes_of(contents: &Arc<Contents>, manifest: &Manifest) -> Result<Vec<ChunkId>> {
+    let mut nodes = Vec::new();
+    manifest
+        .for_each_reference(&LocalNodes(contents.clone()), &mut |_| false, &mut |reference| {
+            if let Reference::Node(id) = reference {
+                nodes.push(id);
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(nodes)
 }
 
 async fn missing(
@@ -350,7 +443,7 @@ struct HeldNodes(Arc<Contents>);
 impl NodeStore for HeldNodes {
     async fn read_node(&self, id: &ChunkId) -> Result<Bytes> {
         if !self.0.absent(std::slice::from_ref(id)).await?.is_empty() {
-            return Err(crate::error::Error::new(ErrorKind::Offline, format!("the manifest node {id} is not here")));
+            return Err(Error::new(ErrorKind::Offline, format!("the manifest node {id} is not here")));
         }
         LocalNodes(self.0.clone()).read_node(id).await
     }

@@ -183,6 +183,7 @@ impl Bucket {
     /// After a change of a shared bucket: what shows where registers are in conflict depends on more than what was changed.
     pub(super) async fn settle(&self, txn: &mut Txn) -> Result<()> {
         if self.state().is_shared() {
+            txn.keep_replaced(self.state().number);
             namespace::show(txn, self.state()).await?;
             namespace::want_pinned(txn, self.state()).await?;
         }

@@ -51,6 +51,12 @@ impl Bucket {
     pub async fn learn_carriers(&self, told: &Carriers) -> Result<bool> {
         self.share().await?;
         let own = self.segment().id();
+        let number = self.state().number;
+        let mut known = namespace::carriers(&self.segment().store().snapshot().await?, number).await?;
+        known.merge(told);
+        if known.get(&own).is_some_and(Carrier::is_forgotten) {
+            transact!(self.segment(), txn, { namespace::forget_receipts(&mut txn, number).await? })?;
+        }
         self.change_carriers(|carriers| {
             let mut told = told.clone();
             // Where this segment stands it knows best.
@@ -158,6 +164,16 @@ impl Bucket {
                 }
             }
             let number = self.state().number;
+            let floor = self.standing().await?.floor;
+            let mut after = None;
+            loop {
+                (after, _) = transact!(self.segment(), txn, {
+                    namespace::drop_replaced(&mut txn, number, &mark, &floor, after.clone()).await?
+                })?;
+                if after.is_none() {
+                    break;
+                }
+            }
             transact!(self.segment(), txn, { txn.delete(Space::Meta, namespace::mark_row(number)) })?;
             if is_new {
                 break;

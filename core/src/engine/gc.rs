@@ -23,7 +23,7 @@ use crate::id::{BucketId, ChunkId};
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::manifest::{Manifest, Reference};
 use crate::namespace::keys::{self, BucketNumber};
-use crate::namespace::{Content, HistoryRow, Hold, Holds, NodeRow, upload_content};
+use crate::namespace::{self, Content, HistoryRow, Hold, Holds, NodeRow, Version};
 use crate::object::GcReport;
 use crate::policy::Compression;
 use bytes::Bytes;
@@ -141,9 +141,15 @@ impl Segment {
             loop {
                 let page = snapshot.scan(space, range, BATCH_ROWS, false).await?;
                 for (key, row) in &page.rows {
-                    for (content, hold) in self.contents_of(space, key, row.clone(), &mut buckets).await? {
-                        if let Content::Manifest(manifest) = content {
-                            marker.manifest(&manifest, hold).await?;
+                    for (version, hold) in self.contents_of(space, key, row.clone(), &mut buckets).await? {
+                        if let Content::Manifest(manifest) = &version.content {
+                            marker.manifest(manifest, hold).await?;
+                            // Without all of its nodes here it can't be told what it takes of these.
+                            if !version.lenders.is_empty() && !self.missing_nodes(manifest, 1).await?.is_empty() {
+                                for lender in &version.lenders {
+                                    marker.manifest(lender, hold).await?;
+                                }
+                            }
                         }
                     }
                 }
@@ -158,16 +164,16 @@ impl Segment {
         Ok(marker.marked)
     }
 
-    /// All contents, live in whatever way, of a row, and how long they stay.
+    /// All versions, live in whatever way, of a row, and how long their contents stay.
     async fn contents_of(
         &self,
         space: Space,
         key: &[u8],
         row: Bytes,
         buckets: &mut Buckets<'_>,
-    ) -> Result<Vec<(Content, Hold)>> {
+    ) -> Result<Vec<(Version, Hold)>> {
         let own = self.id();
-        let needed = |content: Content| (content, Hold::Needed);
+        let needed = |version: Version| (version, Hold::Needed);
         Ok(match space {
             Space::Nodes => {
                 let row = NodeRow::decode(row, &own)?;
@@ -181,22 +187,29 @@ impl Segment {
                     };
                     // What a snapshot shows is asked of nobody else.
                     let hold = if hold == Hold::GivenUp && is_in_snapshot { Hold::Needed } else { hold };
-                    found.push((version.content.clone(), hold));
+                    found.push((version.clone(), hold));
                 }
                 found
             }
             Space::Past if keys::parse_past(key)?.0 == Space::Nodes as u8 => {
                 let row = NodeRow::decode(row, &own)?;
-                row.content.live_values().map(|(_, v)| needed(v.content.clone())).collect()
+                row.content.live_values().map(|(_, v)| needed(v.clone())).collect()
             }
             Space::History => {
                 let row = HistoryRow::decode(row, &own)?;
                 let holds = buckets.holds(key).await?;
                 let hold = |write| holds.map_or(Hold::Needed, |holds| holds.of_write(write));
-                row.register.live_values().map(|(write, v)| (v.content.clone(), hold(write))).collect()
+                row.register.live_values().map(|(write, v)| (v.clone(), hold(write))).collect()
             }
-            Space::Uploads => vec![needed(upload_content(&row)?)],
-            Space::Meta => super::fs::protect::content_of(key, row)?.into_iter().map(needed).collect(),
+            Space::Uploads => vec![needed(namespace::decode_upload(&row)?)],
+            Space::Meta => {
+                if let Some((bucket, write)) = namespace::replaced_content(key, &row)? {
+                    let holds = buckets.holds(&bucket.to_be_bytes()).await?;
+                    let hold = holds.map_or(Hold::Needed, |holds| holds.of_replaced(&write));
+                    return Ok(write.value.into_iter().map(|version| (version, hold)).collect());
+                }
+                super::fs::protect::version_of(key, row)?.into_iter().map(needed).collect()
+            }
             _ => Vec::new(),
         })
     }
@@ -358,7 +371,7 @@ impl Buckets<'_> {
             let holds = match bucket {
                 Ok(bucket) if bucket.state().is_shared() => {
                     let now_ns = self.segment.now_ns();
-                    Some(Holds::new(self.snapshot, self.segment.id(), bucket.state(), now_ns).await?)
+                    Some(Holds::new(self.snapshot, self.segment.ledger(), bucket.state(), now_ns).await?)
                 }
                 Ok(_) => None,
                 Err(error) if error.kind() == ErrorKind::NotFound => None,

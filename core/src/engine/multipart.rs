@@ -54,6 +54,7 @@ fn blank(
         id: None,
         is_marker: false,
         deleted: None,
+        lenders: Vec::new(),
         at: (NodeId::ROOT, Bytes::new()),
     }
 }
@@ -212,7 +213,15 @@ impl Bucket {
         let Content::Manifest(manifest) = source.content() else {
             return Err(Error::damaged("a content is neither inline nor in chunks"));
         };
-        let content = Content::Manifest(manifest.slice(&*session, range.clone()).await?);
+        let slice = manifest.slice(&*session, range.clone()).await?;
+        // A part may wait for longer than anybody keeps what it was copied from.
+        let import = self.segment().chunk_import();
+        if self.contents().was_shared() {
+            // Nodes that were made for it are found by their rows.
+            self.segment().commit_rows(&session).await?;
+            import.complete(&slice).await?;
+        }
+        let content = Content::Manifest(slice);
         let info = PartInfo {
             number,
             size: range.end - range.start,

@@ -3,8 +3,10 @@
 use super::contents::{Contents, Pin, ReadNodes};
 use super::fetch::Asking;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::NodeId;
 use crate::manifest::{Cursor, Source};
-use crate::namespace::Content;
+use crate::namespace::keys::BucketNumber;
+use crate::namespace::{self, Content, Lender, Txn, Which};
 use crate::object::ObjectInfo;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
@@ -29,13 +31,30 @@ struct Open {
     info: ObjectInfo,
     content: Content,
     contents: Arc<Contents>,
+    source: Option<(BucketNumber, NodeId)>,
     _pin: Option<Pin>,
 }
 
 impl Object {
-    /// `pin` must have been taken before a collection could miss the content.
-    pub(super) fn new(info: ObjectInfo, content: Content, contents: Arc<Contents>, pin: Option<Pin>) -> Object {
-        Object(Arc::new(Open { info, content, contents, _pin: pin }))
+    /// `source`: the node whose content it was. `pin` must have been taken before a collection could miss the content.
+    pub(super) fn new(
+        info: ObjectInfo,
+        content: Content,
+        contents: Arc<Contents>,
+        source: Option<(BucketNumber, NodeId)>,
+        pin: Option<Pin>,
+    ) -> Object {
+        Object(Arc::new(Open { info, content, contents, source, _pin: pin }))
+    }
+
+    /// What it lends if it is live in `bucket` still; the commit fails if that changes before. Of older versions and snapshots that is not known.
+    pub(super) async fn lender(&self, txn: &mut Txn, bucket: BucketNumber) -> Result<Option<Lender>> {
+        match &self.0.source {
+            Some((number, node)) if *number == bucket => {
+                namespace::lender(txn, bucket, node, Which::Content(&self.0.content)).await
+            }
+            _ => Ok(None),
+        }
     }
 
     /// What it is.

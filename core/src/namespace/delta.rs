@@ -94,6 +94,7 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result
     let ledger = txn.ledger().clone();
     let here = standing(&ledger, &ledger.store().snapshot().await?, bucket.number).await?;
     let keeps_data = keeping_in(txn, bucket.number).await? != Keeping::NamesOnly;
+    txn.keep_replaced(bucket.number);
     let mut changed = 0;
     let mut latest = 0;
     let made = txn.ledger().sequence();

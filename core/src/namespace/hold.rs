@@ -5,22 +5,23 @@
 //!
 //! * `gathers/`: that the bucket gathers, after which time and with how many receipts;
 //! * `receipts/`, one for each segment: up to which vector it has promised to hold all data;
-//! * `promised/`: up to which vector this segment has promised that to others; it then gives up nothing of it itself, so two segments can't
-//!   each rely on the other;
+//! * `promised/`, one for each segment: up to which vector this segment has promised that to it; nothing of it is given up here, so two segments can't
+//!   each rely on the other. A promise ends when whom it was given to no longer relies on it ([`release`]), or is declared gone;
 //! * `given/`: that something was given up, so that what was written here is not taken to be here (P8).
 
 use super::keep::{Keeping, keeping};
 use super::keys::{self, BucketNumber};
 use super::pin::{Pin, pins};
 use super::rows::NodeRow;
+use super::standing::{Standing, standing};
 use super::txn::Txn;
 use super::version::Version;
 use super::wanted::pinned_place;
-use super::{BucketState, View};
+use super::{BucketState, Ledger, View};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space};
-use crate::register::{HybridClock, VersionVector, Write};
+use crate::register::{Dot, HybridClock, VersionVector, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 
@@ -62,8 +63,8 @@ pub fn receipts_prefix(bucket: BucketNumber) -> Bytes {
     row("receipts/", bucket)
 }
 
-/// `promised/`, bucket (4).
-pub fn promised_row(bucket: BucketNumber) -> Bytes {
+/// `promised/`, bucket (4): the prefix of all of them.
+pub fn promised_prefix(bucket: BucketNumber) -> Bytes {
     row("promised/", bucket)
 }
 
@@ -138,9 +139,94 @@ pub async fn add_receipt(
     raise(txn, key.into(), vector).await
 }
 
-/// This segment promises others to hold all data up to `vector`.
-pub async fn promise(txn: &mut Txn, bucket: BucketNumber, vector: &VersionVector) -> Result<()> {
-    raise(txn, promised_row(bucket), vector).await
+/// This segment promises `segment` to hold all data up to `vector`.
+pub async fn promise(txn: &mut Txn, bucket: BucketNumber, segment: &SegmentId, vector: &VersionVector) -> Result<()> {
+    let key = [promised_prefix(bucket).as_ref(), &segment.0].concat();
+    raise(txn, key.into(), vector).await
+}
+
+/// `segment` relies no longer on what it was promised.
+pub fn end_promise(txn: &mut Txn, bucket: BucketNumber, segment: &SegmentId) {
+    txn.delete(Space::Meta, [promised_prefix(bucket).as_ref(), &segment.0].concat().into());
+}
+
+/// Vectors by the segments that the rows below a prefix name. Those of segments that are declared gone are left out.
+async fn vectors(
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    prefix: &Bytes,
+) -> Result<Vec<(SegmentId, VersionVector)>> {
+    let carriers = super::carriers(snapshot, bucket).await?;
+    let mut found = Vec::new();
+    for (key, row) in snapshot.scan(Space::Meta, KeyRange::prefix(prefix), usize::MAX, false).await?.rows {
+        // Rows of earlier builds name nobody: what they promise is for everybody, and has no end.
+        let segment = match key.get(prefix.len()..) {
+            None | Some([]) => SegmentId::default(),
+            Some(rest) => SegmentId(rest.try_into().map_err(|_| Error::damaged("a promise is made to no segment"))?),
+        };
+        if !carriers.get(&segment).is_some_and(|carrier| carrier.is_forgotten()) {
+            found.push((segment, decode_vector(Some(row))?));
+        }
+    }
+    Ok(found)
+}
+
+/// What this segment has promised, and to whom.
+pub async fn promises(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<Vec<(SegmentId, VersionVector)>> {
+    vectors(snapshot, bucket, &promised_prefix(bucket)).await
+}
+
+/// What others have promised.
+async fn receipts(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<Vec<(SegmentId, VersionVector)>> {
+    vectors(snapshot, bucket, &receipts_prefix(bucket)).await
+}
+
+/// The receipts that count for a segment that stands at `here`. What a promise covers was there, or had been replaced there; whoever knows all that the promise
+/// knew shows nothing that had been replaced. Whoever only sends never knows that, and takes promises as they are.
+fn that_count(
+    receipts: Vec<(SegmentId, VersionVector)>,
+    own: &SegmentId,
+    here: &Standing,
+) -> Vec<(SegmentId, VersionVector)> {
+    let only_sends = here.known.dots().all(|dot| dot.segment == *own);
+    let is_clear = |(_, vector): &(SegmentId, VersionVector)| {
+        here.comparing.is_none() && (only_sends || here.known.dominates(vector))
+    };
+    receipts.into_iter().filter(is_clear).collect()
+}
+
+/// Whether this segment need not rely on the promise of `holder`: it holds all data up to `held` itself, or enough others have promised what that one has. Then nothing
+/// is given up for it any more. `false`: it still does.
+pub async fn release(txn: &mut Txn, bucket: BucketNumber, holder: &SegmentId, held: &VersionVector) -> Result<bool> {
+    let ledger = txn.ledger().clone();
+    let snapshot = ledger.store().snapshot().await?;
+    let key = Bytes::from([receipts_prefix(bucket).as_ref(), &holder.0].concat());
+    let Some(row) = txn.read(Space::Meta, &key).await? else { return Ok(true) };
+    let promised = decode_vector(Some(row))?;
+    txn.watch(Space::Meta, &gathers_row(bucket));
+    txn.watch(Space::Meta, &super::carriers_row(bucket));
+    let wanted = gather(&snapshot, bucket).await?.map_or(1, |gather| gather.receipts);
+    let here = standing(&ledger, &snapshot, bucket).await?;
+    let others = that_count(receipts(&snapshot, bucket).await?, ledger.own(), &here);
+    let is_held = |dot: Dot| {
+        let holders = others.iter().filter(|(segment, vector)| segment != holder && vector.covers(&dot)).count();
+        held.covers(&dot) || u32::try_from(holders).is_ok_and(|holders| holders >= wanted)
+    };
+    let is_released = promised.dots().all(is_held);
+    if is_released {
+        txn.delete(Space::Meta, key);
+    }
+    Ok(is_released)
+}
+
+/// This segment was declared gone and is back: what others had promised it counted for nothing meanwhile.
+pub async fn forget_receipts(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
+    let snapshot = txn.ledger().store().snapshot().await?;
+    let prefix = receipts_prefix(bucket);
+    for (key, _) in snapshot.scan(Space::Meta, KeyRange::prefix(&prefix), usize::MAX, false).await?.rows {
+        txn.delete(Space::Meta, key);
+    }
+    Ok(())
 }
 
 /// Whether something written here may have been given up.
@@ -168,35 +254,32 @@ pub struct Holds {
     pins: Vec<Pin>,
     gather: Option<Gather>,
     receipts: Vec<VersionVector>,
-    promised: VersionVector,
+    promised: Vec<VersionVector>,
     now_ns: i64,
 }
 
 impl Holds {
     /// As `snapshot` has it. Nothing is given up unless `given/` is there.
-    pub async fn new(snapshot: &Arc<dyn Snapshot>, own: SegmentId, bucket: &BucketState, now_ns: i64) -> Result<Holds> {
+    pub async fn new(
+        snapshot: &Arc<dyn Snapshot>,
+        ledger: &Ledger,
+        bucket: &BucketState,
+        now_ns: i64,
+    ) -> Result<Holds> {
         let number = bucket.number;
-        let mut receipts = Vec::new();
-        let range = KeyRange::prefix(&receipts_prefix(number));
-        let carriers = super::carriers(snapshot, number).await?;
-        for (key, row) in snapshot.scan(Space::Meta, range, usize::MAX, false).await?.rows {
-            // What a segment promised that is declared gone counts for nothing.
-            let holder = key.last_chunk::<16>().and_then(|id| carriers.get(&SegmentId(*id)));
-            if !holder.is_some_and(|holder| holder.is_forgotten()) {
-                receipts.push(decode_vector(Some(row))?);
-            }
-        }
+        let here = standing(ledger, snapshot, number).await?;
+        let receipts = that_count(receipts(snapshot, number).await?, ledger.own(), &here);
         let gather = match is_given(snapshot, number).await? {
             true => gather(snapshot, number).await?,
             false => None,
         };
         Ok(Holds {
-            view: View::new(snapshot.clone(), own, bucket, None),
+            view: View::new(snapshot.clone(), *ledger.own(), bucket, None),
             keeping: keeping(snapshot, number).await?,
             pins: pins(snapshot, number).await?,
             gather,
-            receipts,
-            promised: decode_vector(snapshot.get(Space::Meta, &promised_row(number)).await?)?,
+            receipts: receipts.into_iter().map(|(_, vector)| vector).collect(),
+            promised: promises(snapshot, number).await?.into_iter().map(|(_, vector)| vector).collect(),
             now_ns,
         })
     }
@@ -213,6 +296,13 @@ impl Holds {
         Ok(if pinned { Hold::Needed } else { by_write })
     }
 
+    /// How long a content stays that was replaced: others may have taken bytes from it. Receipts are about what was not replaced.
+    pub fn of_replaced(&self, write: &Write<Version>) -> Hold {
+        let is_own = write.dot.segment == *self.view.own();
+        let is_held = self.keeping != Keeping::NamesOnly || is_own || self.is_promised(&write.dot);
+        if is_held { Hold::Needed } else { Hold::Loose }
+    }
+
     /// How long a version stays that nothing can pin.
     pub fn of_write(&self, write: &Write<Version>) -> Hold {
         let is_own = write.dot.segment == *self.view.own();
@@ -222,7 +312,7 @@ impl Holds {
         } else if !is_deleted && self.is_given_up(write) {
             // What a deletion kept is held by nobody else for sure.
             Hold::GivenUp
-        } else if is_own || self.promised.covers(&write.dot) {
+        } else if is_own || self.is_promised(&write.dot) {
             Hold::Needed
         } else {
             Hold::Loose
@@ -235,7 +325,11 @@ impl Holds {
         let age_ms = self.now_ns.saturating_sub(HybridClock::wall_ns(write.stamp_time)) / 1_000_000;
         holders >= usize::try_from(gather.receipts).unwrap_or(usize::MAX)
             && u64::try_from(age_ms).is_ok_and(|age_ms| age_ms >= gather.delay_ms)
-            && !self.promised.covers(&write.dot)
+            && !self.is_promised(&write.dot)
+    }
+
+    fn is_promised(&self, dot: &Dot) -> bool {
+        self.promised.iter().any(|vector| vector.covers(dot))
     }
 }
 

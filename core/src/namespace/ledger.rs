@@ -19,7 +19,8 @@
 use super::UNSEEN;
 use super::bucket_watch::{BucketWatch, BucketWatchers};
 use super::keys::BucketNumber;
-use super::txn::{Txn, UsageDelta};
+use super::txn::Txn;
+use super::usage_delta::UsageDelta;
 use crate::env::Environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SegmentId;

@@ -32,6 +32,7 @@ mod pin;
 mod place;
 mod remove;
 mod replace;
+mod replaced;
 mod resolve;
 mod retired;
 mod rows;
@@ -39,6 +40,7 @@ mod show;
 mod standing;
 mod summary;
 mod txn;
+mod usage_delta;
 mod verify;
 mod version;
 mod view;
@@ -58,8 +60,8 @@ pub use directory::{
 pub use drop::{Mark, carriers, carriers_row, drop_page, mark_row, put_carriers};
 pub use history::{find_kept, newest_kept};
 pub use hold::{
-    Gather, Hold, Holds, add_receipt, gather, gathers_row, give, given_row, promise, promised_row, receipts_prefix,
-    set_gather,
+    Gather, Hold, Holds, add_receipt, end_promise, forget_receipts, gather, gathers_row, give, given_row, promise,
+    promised_prefix, promises, receipts_prefix, release, set_gather,
 };
 pub use keep::{Keeping, keep, keep_later, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
@@ -69,6 +71,7 @@ pub use pin::{Pin, list_keys, note_pass, pin, pins, pins_row, unpin, want_pinned
 pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, recut, replace};
+pub use replaced::{Lender, Which, drop_replaced, lender, replaced_content, replaced_prefix};
 pub use resolve::{Resolution, resolve};
 pub use retired::{retire, take_up};
 pub use rows::{
@@ -76,11 +79,14 @@ pub use rows::{
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
-pub use standing::{Admission, Comparing, Patience, Standing, holds_below, standing, standing_rows, tight};
+pub use standing::{
+    Admission, Comparing, Patience, Standing, holds_below, holds_beyond, standing, standing_rows, tight,
+};
 pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
-pub use txn::{Field, Row, Txn, UsageDelta};
+pub use txn::{Field, Row, Txn};
+pub use usage_delta::UsageDelta;
 pub use verify::verify;
-pub use version::{Content, INLINE_BYTES_MAX, Version, decode_upload, upload_content};
+pub use version::{Content, INLINE_BYTES_MAX, LENDERS_MAX, Version, decode_upload};
 pub use view::{EntryCursor, Found, View};
 pub use wanted::{Stay, Wanted, data_arrived, data_vector, forget_unwanted, want_copy, wanted, wanted_prefix};
 pub use write::{

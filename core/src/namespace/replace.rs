@@ -6,10 +6,11 @@ use super::history::{drop_null_version, trim};
 use super::rows::{AttributesValue, ShownFile};
 use super::txn::Txn;
 use super::version::{Content, Version};
-use super::wanted::want_retired;
+use super::wanted::{want_copy, want_retired};
 use super::write::{replace_content, retire_current, show_time, version_id};
 use crate::error::Result;
 use crate::id::NodeId;
+use crate::manifest::Manifest;
 use crate::object::{Etag, TimeNs};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
@@ -29,6 +30,10 @@ pub struct NewContent {
     pub by_hand_ns: Option<TimeNs>,
     /// Entity tag.
     pub etag: Etag,
+    /// Whether bytes were taken from other versions than the one before, so that they may not be here.
+    pub is_copied: bool,
+    /// [`Version::lenders`].
+    pub lenders: Vec<Manifest>,
 }
 
 /// Makes `new` the content of the file `node` under all its names; keeps headers, user metadata and tags, and the version before it if the
@@ -65,12 +70,16 @@ pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: Ne
         id: None,
         is_marker: false,
         deleted: None,
+        lenders: new.lenders,
         at: place.clone(),
     };
     let file = ShownFile::of(*node, None, old);
-    let dot = replace_content(txn, bucket, &file, &row, version).await?;
+    let dot = replace_content(txn, bucket, &file, &row, version.clone()).await?;
     // What was not overwritten is as absent as before.
     want_retired(txn, bucket, dot, &current.dot).await?;
+    if new.is_copied {
+        want_copy(txn, bucket, dot, &version).await?;
+    }
     if let Some(time) = new.by_hand_ns {
         set_by_hand(txn, bucket, node, time, new.written_ns).await?;
     }

@@ -124,11 +124,12 @@ pub(super) fn differing_prefix(bucket: BucketNumber) -> Bytes {
     row(b"differing/", bucket)
 }
 
-/// All rows of this module, and of `drop`, that a bucket has: for who erases it.
-pub fn standing_rows(bucket: BucketNumber) -> [Bytes; 6] {
+/// All rows of this module, of `drop` and of `replaced`, that a bucket has: for who erases it.
+pub fn standing_rows(bucket: BucketNumber) -> [Bytes; 7] {
     let carriers = super::drop::carriers_row(bucket);
     let mark = super::drop::mark_row(bucket);
-    [vector_row(bucket), floor_row(bucket), comparing_row(bucket), differing_prefix(bucket), carriers, mark]
+    let replaced = super::replaced::replaced_prefix(bucket);
+    [vector_row(bucket), floor_row(bucket), comparing_row(bucket), differing_prefix(bucket), carriers, mark, replaced]
 }
 
 fn bytes_of(vectors: &[&VersionVector]) -> Vec<u8> {
@@ -221,6 +222,30 @@ pub async fn holds_below(
         }
     }
     Ok(false)
+}
+
+/// Whether anything is here from beyond `known`: registers come whole, and in the middle of a way.
+pub async fn holds_beyond(
+    ledger: &Ledger,
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    known: &VersionVector,
+) -> Result<bool> {
+    let own = ledger.own();
+    let mut range = KeyRange::prefix(&keys::bucket_prefix(bucket));
+    loop {
+        let first = snapshot.scan(Space::Index, range, 1, false).await?.rows.into_iter().next();
+        let Some((key, _)) = first else { return Ok(false) };
+        let (segment, _) = keys::parse_index(own, &key)?;
+        // The last one of this segment, and on with the next segment.
+        let of_segment = KeyRange::prefix(&keys::index_of_segment(bucket, own, &segment));
+        let last = snapshot.scan(Space::Index, of_segment, 1, true).await?.rows.into_iter().next();
+        let Some((key, _)) = last else { return Ok(false) };
+        if !known.covers(&Dot { segment, sequence: keys::parse_index(own, &key)?.1 }) {
+            return Ok(true);
+        }
+        range = KeyRange::prefix_after(&keys::bucket_prefix(bucket), key);
+    }
 }
 
 impl Standing {

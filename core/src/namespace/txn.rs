@@ -6,6 +6,7 @@
 use super::keys::{self, BucketNumber};
 use super::ledger::{Ledger, Sequenced, row_hash};
 use super::rows::{EntryRow, HistoryRow, NodeRow, Shown, row_commit};
+use super::usage_delta::UsageDelta;
 use crate::catalog::CatalogRow;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{NodeId, SegmentId};
@@ -133,39 +134,6 @@ struct Cell<R> {
 
 type Cells<R> = BTreeMap<Bytes, Cell<R>>;
 
-/// How a transaction changes what a bucket holds.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct UsageDelta {
-    /// Objects that show.
-    pub objects: i64,
-    /// Their sizes.
-    pub logical_bytes: i64,
-    /// Older versions and delete markers.
-    pub old_versions: i64,
-    /// The older versions' sizes.
-    pub old_bytes: i64,
-}
-
-impl UsageDelta {
-    /// What takes the change back.
-    pub fn inverse(&self) -> UsageDelta {
-        UsageDelta {
-            objects: -self.objects,
-            logical_bytes: -self.logical_bytes,
-            old_versions: -self.old_versions,
-            old_bytes: -self.old_bytes,
-        }
-    }
-
-    /// Adds the change to what is held.
-    pub fn apply(&self, usage: &mut Usage) {
-        usage.objects = usage.objects.saturating_add_signed(self.objects);
-        usage.logical_bytes = usage.logical_bytes.saturating_add_signed(self.logical_bytes);
-        usage.old_versions = usage.old_versions.saturating_add_signed(self.old_versions);
-        usage.old_bytes = usage.old_bytes.saturating_add_signed(self.old_bytes);
-    }
-}
-
 /// See the module.
 pub struct Txn {
     ledger: Arc<Ledger>,
@@ -184,6 +152,8 @@ pub struct Txn {
     observed: Vec<u64>,
     /// Pending dots of versions whose bytes may not be here.
     copied: Vec<Dot>,
+    /// Buckets whose replaced contents others may use.
+    lending: BTreeSet<BucketNumber>,
     keeps_directories: bool,
     origin: u32,
     slots: u32,
@@ -210,6 +180,7 @@ impl Txn {
             touched: BTreeSet::new(),
             observed: Vec::new(),
             copied: Vec::new(),
+            lending: BTreeSet::new(),
             keeps_directories: false,
             origin: 0,
             slots: 0,
@@ -422,6 +393,11 @@ impl Txn {
         self.copied.push(dot);
     }
 
+    /// What this replaces in the bucket is kept for those who have not heard of it.
+    pub fn keep_replaced(&mut self, bucket: BucketNumber) {
+        self.lending.insert(bucket);
+    }
+
     /// The caller does not wait for the disk.
     pub fn without_sync(&mut self) {
         self.needs_sync = false;
@@ -545,7 +521,7 @@ impl Txn {
         Ok(())
     }
 
-    /// By how much the commit changes how many entries of which directories show, and how many of them are directories, as keys of their counts.
+    /// By how much the commit changes how many entries of which directories show, and how many are directories, by the keys of their counts.
     pub(super) fn directory_deltas(&self) -> Result<Vec<(Bytes, i64)>> {
         let is_directory = |row: &EntryRow| matches!(row.shown, Some(Shown::Directory { .. }));
         let mut deltas: BTreeMap<Bytes, i64> = BTreeMap::new();
@@ -605,13 +581,14 @@ impl Txn {
         let changed = self.entries.iter().filter(|(_, cell)| cell.is_dirty);
         let shown = changed.map(|(key, cell)| (key, cell.old.shown.as_ref(), cell.row.shown.as_ref()));
         super::alias::write(shown, |dot| sequenced.number(&own, dot), &mut writes)?;
-        let nodes = self.nodes.iter().map(|(key, cell)| (Field::Content, key, &cell.row.content));
-        let history = self.history.iter().map(|(key, cell)| (Field::History, key, &cell.row.register));
-        for (field, key, register) in nodes.chain(history).filter(|_| !self.copied.is_empty()) {
-            for (write, _) in register.live_values().filter(|(write, _)| self.copied.contains(&write.dot)) {
-                let row = super::wanted::wanted_key(field, key, &sequenced.number(&own, write.dot));
-                writes.push((Space::Meta, row, Some(Bytes::new())));
-            }
+        if !self.copied.is_empty() || !self.lending.is_empty() {
+            let nodes = self.nodes.iter().filter(|(_, cell)| cell.is_dirty);
+            let nodes = nodes.map(|(key, cell)| (Field::Content, key, &cell.old.content, &cell.row.content));
+            let history = self.history.iter().filter(|(_, cell)| cell.is_dirty);
+            let history = history.map(|(key, cell)| (Field::History, key, &cell.old.register, &cell.row.register));
+            let contents: Vec<_> = nodes.chain(history).collect();
+            super::wanted::write_copied(&self.copied, &contents, |dot| sequenced.number(&own, dot), &mut writes);
+            super::replaced::write(&self.lending, &contents, &own, sequenced, &mut writes);
         }
         seal(self.entries, &own, sequenced, snapshots, &mut writes)?;
         seal(self.nodes, &own, sequenced, snapshots, &mut writes)?;

@@ -57,7 +57,13 @@ pub struct Version {
     /// Set where this is what a file's deletion keeps: the write whose content it was. It counts as no content, unless the file turns out to have a name
     /// that somebody gave it meanwhile, and nothing else to show.
     pub deleted: Option<WriteId>,
+    /// Contents that bytes of this one were taken from where they were not here. Whoever has them, and not all nodes of this one's manifest, can't know which of
+    /// their chunks it refers to, and keeps them all.
+    pub lenders: Vec<Manifest>,
 }
+
+/// The most [`Version::lenders`].
+pub const LENDERS_MAX: usize = 16;
 
 impl Version {
     /// A delete marker.
@@ -78,6 +84,7 @@ impl Version {
             is_marker: true,
             at,
             deleted: None,
+            lenders: Vec::new(),
         }
     }
 
@@ -134,6 +141,7 @@ impl Version {
                 sequence: write.dot.sequence,
                 stamp_time: write.stamp_time,
             }),
+            lenders: self.lenders.iter().map(|lender| lender.encode().into()).collect(),
         };
         out.reserve(record.encoded_len());
         // Encoding into a Vec can't run out of room.
@@ -144,6 +152,9 @@ impl Version {
     pub fn decode(bytes: Bytes) -> Result<Version> {
         let record =
             Record::decode(bytes).map_err(|e| Error::damaged("a version record cannot be decoded").because(e))?;
+        if record.lenders.len() > LENDERS_MAX {
+            return Err(Error::damaged(format!("a version record with {} lenders", record.lenders.len())));
+        }
         let content = match (record.manifest, record.inline) {
             (Some(manifest), None) => Content::Manifest(Manifest::decode(&manifest)?),
             (None, inline) => Content::Inline(inline.unwrap_or_default()),
@@ -179,6 +190,7 @@ impl Version {
             is_marker: record.is_marker,
             at: (NodeId::from_slice(&record.at_parent)?, record.at_name),
             deleted: record.deleted.map(|write| write.decode()).transpose()?,
+            lenders: record.lenders.iter().map(|lender| Manifest::decode(lender)).collect::<Result<_>>()?,
         })
     }
 }
@@ -189,11 +201,6 @@ pub fn decode_upload(row: &Bytes) -> Result<Version> {
         Some(1) => Version::decode(row.slice(1..)),
         _ => Err(Error::damaged("an upload's row has a format that this build does not read")),
     }
-}
-
-/// The content of an upload's row.
-pub fn upload_content(row: &Bytes) -> Result<Content> {
-    Ok(decode_upload(row)?.content)
 }
 
 fn sorted(map: HashMap<String, String>) -> BTreeMap<String, String> {
@@ -288,6 +295,8 @@ struct Record {
     hole_bytes: u64,
     #[prost(message, optional, tag = "18")]
     deleted: Option<WriteRecord>,
+    #[prost(bytes = "bytes", repeated, tag = "19")]
+    lenders: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]

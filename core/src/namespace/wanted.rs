@@ -9,6 +9,7 @@ use super::keep::{Keeping, keeping, keeping_in, keeping_row};
 use super::keys::{self, BucketNumber};
 use super::pin::{Pin, pins, pins_row};
 use super::place::{derived_place, path_of};
+use super::replaced::Changed;
 use super::rows::{HistoryRow, NodeRow, Shown};
 use super::txn::{Field, Row, Txn};
 use super::version::{Content, Version};
@@ -180,6 +181,20 @@ pub async fn want_copy(txn: &mut Txn, bucket: &BucketState, dot: Dot, version: &
     distrust_own(txn, bucket, keeping).await
 }
 
+/// Adds the rows of writes that carry versions of which [`Txn::copied`] was told, by their pending dots.
+pub(super) fn write_copied(
+    copied: &[Dot],
+    changed: &[Changed<'_>],
+    number: impl Fn(Dot) -> Dot,
+    writes: &mut Vec<(Space, Bytes, Option<Bytes>)>,
+) {
+    for (field, key, _, register) in changed.iter().filter(|_| !copied.is_empty()) {
+        for (write, _) in register.live_values().filter(|(write, _)| copied.contains(&write.dot)) {
+            writes.push((Space::Meta, wanted_key(*field, key, &number(write.dot)), Some(Bytes::new())));
+        }
+    }
+}
+
 /// Where not all data is listed, what was written here from what was there is not here for that.
 async fn distrust_own(txn: &mut Txn, bucket: &BucketState, keeping: Keeping) -> Result<()> {
     match keeping {
@@ -188,11 +203,16 @@ async fn distrust_own(txn: &mut Txn, bucket: &BucketState, keeping: Keeping) -> 
     }
 }
 
+/// Whether a version that `write` carries is listed.
+pub(super) async fn is_wanted(txn: &Txn, bucket: BucketNumber, write: &Dot) -> Result<bool> {
+    let prefix = KeyRange::prefix(&wanted_of(bucket, write));
+    let snapshot = txn.ledger().store().snapshot().await?;
+    Ok(!snapshot.scan(Space::Meta, prefix, 1, false).await?.rows.is_empty())
+}
+
 /// The same where `write` of the same bucket carried the version so far, if that is wanted.
 pub(super) async fn want_retired(txn: &mut Txn, bucket: &BucketState, dot: Dot, write: &Dot) -> Result<()> {
-    let prefix = KeyRange::prefix(&wanted_of(bucket.number, write));
-    let snapshot = txn.ledger().store().snapshot().await?;
-    if bucket.is_shared() && !snapshot.scan(Space::Meta, prefix, 1, false).await?.rows.is_empty() {
+    if bucket.is_shared() && is_wanted(txn, bucket.number, write).await? {
         txn.copied(dot);
     }
     if bucket.is_shared() && write.segment != *txn.own() {

@@ -125,7 +125,7 @@ impl VersionVector {
     }
 
     /// Replaces the pending number of `own`, if it is one.
-    pub(super) fn assign(&mut self, own: &SegmentId, first_sequence: u64) {
+    pub(crate) fn assign(&mut self, own: &SegmentId, first_sequence: u64) {
         if let Ok(at) = self.find(own)
             && let Some((segment, sequence)) = self.entries.get_mut(at)
             && let Some(slot) = Dot::new(*segment, *sequence).slot()

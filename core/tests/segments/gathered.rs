@@ -71,10 +71,11 @@ async fn what_was_promised_to_others_does_not_go() {
     let (a, b) = (&sites[0], &sites[1]);
     put(a, "x", 1).await;
     b.pull(a).await;
-    assert_eq!(a.bucket.promise().await.unwrap(), None, "not all data is to be here");
+    let asker = b.bucket.segment().id();
+    assert_eq!(a.bucket.promise(&asker).await.unwrap(), None, "not all data is to be here");
     a.bucket.keep_data(true).await.unwrap();
-    let vector = a.bucket.promise().await.unwrap().unwrap();
-    assert_eq!(vector, a.bucket.vector().await.unwrap());
+    let vector = a.bucket.promise(&asker).await.unwrap().unwrap();
+    assert_eq!(vector.get(&a.bucket.segment().id()), a.bucket.vector().await.unwrap().get(&a.bucket.segment().id()));
     a.bucket.add_receipt(&b.bucket.segment().id(), &vector).await.unwrap();
     a.bucket.keep_data(false).await.unwrap();
     a.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
@@ -82,6 +83,85 @@ async fn what_was_promised_to_others_does_not_go() {
     a.bucket.add_receipt(&b.bucket.segment().id(), &a.bucket.vector().await.unwrap()).await.unwrap();
     assert_eq!(left(a, "x").await, SIZE);
     assert_eq!(left(a, "later").await, 0);
+}
+
+/// A promise never ended: a centre that was to give up its data in its turn kept all that it had ever promised to hold. It ends when whoever it was given to says that it
+/// relies on it no longer, and that says so only when others hold the data, or it holds the data itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promise_ends_when_nobody_relies_on_it() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("ended", 3, &BucketPolicy::default()).await;
+    let (edge, first, second) = (&sites[0], &sites[1], &sites[2]);
+    let id = |site: &Site| site.bucket.segment().id();
+    put(edge, "x", 1).await;
+    for centre in [first, second] {
+        centre.pull(edge).await;
+        centre.bucket.keep_data(true).await.unwrap();
+        let early = centre.bucket.promise(&id(edge)).await.unwrap().unwrap();
+        let keys: Vec<_> = centre.bucket.wanted(None, 9).await.unwrap().into_iter().map(|w| w.key).collect();
+        centre.bucket.data_arrived(&keys).await.unwrap();
+        let now = centre.bucket.promisable().await.unwrap().unwrap();
+        assert!(early.get(&id(edge)) < now.get(&id(edge)), "its data had not come");
+    }
+    assert!(edge.bucket.release(&id(first)).await.unwrap(), "nothing was promised");
+    let promised = first.bucket.promise(&id(edge)).await.unwrap().unwrap();
+    edge.bucket.add_receipt(&id(first), &promised).await.unwrap();
+    assert!(!edge.bucket.release(&id(first)).await.unwrap(), "nobody else has promised");
+    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
+    assert_eq!(left(edge, "x").await, 0);
+
+    let other = second.bucket.promise(&id(edge)).await.unwrap().unwrap();
+    edge.bucket.add_receipt(&id(second), &other).await.unwrap();
+    edge.bucket.set_gather(Some(Gather { receipts: 2, ..AT_ONCE })).await.unwrap();
+    assert!(!edge.bucket.release(&id(first)).await.unwrap(), "two are to hold it");
+    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
+    assert!(edge.bucket.release(&id(first)).await.unwrap());
+    first.bucket.end_promise(&id(edge)).await.unwrap();
+    assert_eq!(first.bucket.promises().await.unwrap(), []);
+    assert_eq!(second.bucket.promises().await.unwrap(), [(id(edge), other)]);
+
+    // The last one stays until all is here again.
+    assert!(!edge.bucket.release(&id(second)).await.unwrap());
+    edge.bucket.keep_data(true).await.unwrap();
+    assert!(!edge.bucket.release(&id(second)).await.unwrap(), "it is still to come");
+    let keys: Vec<_> = edge.bucket.wanted(None, 9).await.unwrap().into_iter().map(|w| w.key).collect();
+    edge.bucket.data_arrived(&keys).await.unwrap();
+    assert!(edge.bucket.release(&id(second)).await.unwrap());
+    // Whoever is declared gone relies on nothing.
+    second.bucket.introduce(&id(edge)).await.unwrap();
+    assert!(second.bucket.forget_carrier(&id(edge)).await.unwrap());
+    assert_eq!(second.bucket.promises().await.unwrap(), []);
+}
+
+/// A centre has seen what replaced an object before its data came, and never fetched that. The edge has not seen it, still shows the object, and gave its data up for
+/// the promise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promise_is_not_about_what_was_replaced_there() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("skipped", 3, &BucketPolicy::default()).await;
+    let (edge, centre, third) = (&sites[0], &sites[1], &sites[2]);
+    put(edge, "x", 1).await;
+    third.pull(edge).await;
+    third.bucket.put("other", "small", PutOptions::default()).await.unwrap();
+    edge.pull(third).await;
+    centre.pull(edge).await;
+    centre.bucket.keep_data(true).await.unwrap();
+    third.bucket.put("x", "small", PutOptions::default()).await.unwrap();
+    centre.pull(third).await;
+    assert_eq!(centre.bucket.wanted(None, 9).await.unwrap(), []);
+    let promised = centre.bucket.promise(&edge.bucket.segment().id()).await.unwrap().unwrap();
+    edge.bucket.add_receipt(&centre.bucket.segment().id(), &promised).await.unwrap();
+    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
+    assert_eq!(left(edge, "x").await, SIZE);
+    // What it gives up next is what it shows when it knows as much as was promised.
+    put(edge, "y", 2).await;
+    edge.pull(centre).await;
+    centre.pull(edge).await;
+    let keys: Vec<_> = centre.bucket.wanted(None, 9).await.unwrap().into_iter().map(|w| w.key).collect();
+    centre.bucket.data_arrived(&keys).await.unwrap();
+    let promised = centre.bucket.promise(&edge.bucket.segment().id()).await.unwrap().unwrap();
+    edge.bucket.add_receipt(&centre.bucket.segment().id(), &promised).await.unwrap();
+    assert_eq!(left(edge, "y").await, 0);
 }
 
 /// What a segment promised that an operator has declared gone counts for nothing.
@@ -129,7 +209,7 @@ async fn a_copy_of_what_is_elsewhere_is_not_promised() {
     b.keep_data(true).await.unwrap();
     let wanted = b.wanted(None, 10).await.unwrap();
     assert!(wanted.iter().any(|w| w.path.as_deref() == Some(b"copy")), "{wanted:?}");
-    assert!(b.promise().await.unwrap().unwrap().get(&own) < sequence);
+    assert!(b.promise(&a.bucket.segment().id()).await.unwrap().unwrap().get(&own) < sequence);
 }
 
 fn many(first: u64) -> VersionVector {

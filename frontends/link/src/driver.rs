@@ -183,14 +183,9 @@ impl Driver {
                 buckets.into_iter().for_each(|bucket| self.tell_carriers(bucket));
             }
             Input::CatalogStand(nonce) => self.answer_probe(nonce, VersionVector::new()),
-            Input::Gathers(peer, bucket) => {
+            Input::Promise(peer, bucket, word) => {
                 if self.is_current(&peer) {
-                    crate::gather::asked(&self.hub, &peer, bucket).await;
-                }
-            }
-            Input::Holds(peer, bucket, vector) => {
-                if self.is_current(&peer) {
-                    crate::gather::promised(&self.hub, &peer, bucket, &vector).await;
+                    crate::gather::hear(&self.hub, &peer, bucket, word).await;
                 }
             }
             Input::Lanes(answer) => {
@@ -203,7 +198,7 @@ impl Driver {
 
     fn disconnected(&mut self, peer: &SegmentId) {
         self.shares.retain(|(id, _), _| id != peer);
-        self.hub.gatherers.lock().retain(|(id, _), _| id != peer);
+        crate::gather::disconnected(&self.hub, peer);
         self.handle(Event::Disconnected { peer: *peer });
     }
 
@@ -472,12 +467,12 @@ fn begin_anew(hub: &Hub) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{Identity, Invites, Links};
     use tombolo_core::{BucketPolicy, CreateOptions, GetOptions, OpenOptions, PutOptions, Segment};
 
-    async fn hub(dir: &std::path::Path, name: &str) -> (Hub, tombolo_core::Bucket) {
+    pub(crate) async fn hub(dir: &std::path::Path, name: &str) -> (Hub, tombolo_core::Bucket) {
         let create = CreateOptions { name: name.into(), cluster: "C".into() };
         let segment = Segment::create(dir.join(name), create, OpenOptions::default()).await.unwrap();
         let path: tombolo_core::BucketPath = "C/t/b".parse().unwrap();

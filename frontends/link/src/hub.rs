@@ -78,10 +78,8 @@ pub(crate) enum Input {
         nonce: u64,
         answer: tokio::sync::oneshot::Sender<VersionVector>,
     },
-    /// A peer gives up data of a bucket, and asks what is held here.
-    Gathers(Arc<Peer>, BucketId),
-    /// A peer promises to hold all data of a bucket up to a vector.
-    Holds(Arc<Peer>, BucketId, VersionVector),
+    /// About who holds data of a bucket for whom.
+    Promise(Arc<Peer>, BucketId, crate::gather::Word),
     Lanes(tokio::sync::oneshot::Sender<Vec<(BucketId, SegmentId, LaneStatus)>>),
 }
 
@@ -168,7 +166,11 @@ pub(crate) struct Hub {
     /// Whether something is pinned, so that changes made here may bring something below a pin. As of the last look.
     pub(crate) has_pins: AtomicBool,
     /// Who asked what is held here, and what was last said to them.
-    pub(crate) gatherers: Mutex<HashMap<(SegmentId, BucketId), VersionVector>>,
+    pub(crate) gatherers: Mutex<HashMap<SegmentId, HashMap<BucketId, VersionVector>>>,
+    /// From whom promises are wanted back, and the number of the question.
+    pub(crate) returning: Mutex<HashMap<(SegmentId, BucketId), u64>>,
+    /// Held while promises are made or ended.
+    pub(crate) promising: tokio::sync::Mutex<()>,
     /// Others have promised to hold what may be given up.
     pub(crate) receipts: Notify,
     /// Why versions' data could not be brought, by their keys.
@@ -205,6 +207,8 @@ impl Hub {
             wanted: Notify::new(),
             has_pins: AtomicBool::new(false),
             gatherers: Mutex::default(),
+            returning: Mutex::default(),
+            promising: Default::default(),
             receipts: Notify::new(),
             failures: Mutex::default(),
         }

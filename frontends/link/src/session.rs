@@ -1,5 +1,6 @@
 //! The receiving side of a connection: frames in, and to whom each is for.
 
+use crate::gather::Word;
 use crate::hub::{Hub, Input, Payload, Peer};
 use crate::outbox::Outbox;
 use crate::rotate;
@@ -12,7 +13,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tombolo_core::{ChunkId, Error, ErrorKind, Result};
+use tombolo_core::{ChunkId, Error, ErrorKind, Result, VersionVector};
 
 /// Requests of one connection that are answered at the same time.
 const ANSWERS_MAX: usize = 8;
@@ -109,11 +110,10 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
             Input::CatalogDue(peer.clone())
         }
         Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(place.nonce),
-        Body::Gathers(place) => Input::Gathers(peer.clone(), wire::bucket_and_vector(&place)?.0),
-        Body::Holds(place) => {
-            let (bucket, vector) = wire::bucket_and_vector(&place)?;
-            Input::Holds(peer.clone(), bucket, vector)
-        }
+        Body::Gathers(place) => promise(peer, &place, |_| Word::Gathers)?,
+        Body::Holds(place) => promise(peer, &place, Word::Holds)?,
+        Body::Returns(place) => promise(peer, &place, |_| Word::Returns(place.nonce))?,
+        Body::Released(place) => promise(peer, &place, |_| Word::Released(place.nonce))?,
         body => {
             let Some(message) = wire::to_message(&body)? else { return Ok(()) };
             if matches!(message, tombolo_core::sync::Message::Probe { .. }) {
@@ -131,6 +131,11 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
         }
     };
     hub.input.send(input).await.map_err(|_| Error::new(ErrorKind::Offline, "the link door is closing"))
+}
+
+fn promise(peer: &Arc<Peer>, place: &wire::Place, word: impl FnOnce(VersionVector) -> Word) -> Result<Input> {
+    let (bucket, vector) = wire::bucket_and_vector(place)?;
+    Ok(Input::Promise(peer.clone(), bucket, word(vector)))
 }
 
 /// Sends what of the wanted chunks is here, or can be brought here.

@@ -90,7 +90,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     pub body: Option<Body>,
 }
 
@@ -154,6 +154,12 @@ pub enum Body {
     /// "I hold all data of this bucket up to this vector, durably, and will."
     #[prost(message, tag = "19")]
     Holds(Place),
+    /// "I want my promise back: say so when you rely on it no longer."
+    #[prost(message, tag = "20")]
+    Returns(Place),
+    /// "I rely on it no longer", with the number of the question.
+    #[prost(message, tag = "21")]
+    Released(Place),
 }
 
 /// Bytes that may be compressed.
@@ -410,6 +416,16 @@ pub fn holds(id: BucketId, vector: &VersionVector) -> Body {
 /// "I give up data of this bucket."
 pub fn gathers(id: BucketId) -> Body {
     Body::Gathers(Place { bucket: Bytes::copy_from_slice(&id.0), ..Place::default() })
+}
+
+/// [`Body::Returns`].
+pub fn returns(id: BucketId, nonce: u64) -> Body {
+    Body::Returns(Place { bucket: Bytes::copy_from_slice(&id.0), nonce, ..Place::default() })
+}
+
+/// [`Body::Released`].
+pub fn released(id: BucketId, nonce: u64) -> Body {
+    Body::Released(Place { bucket: Bytes::copy_from_slice(&id.0), nonce, ..Place::default() })
 }
 
 /// Bucket and vector of a place.

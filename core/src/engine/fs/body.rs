@@ -16,6 +16,7 @@ use super::super::contents::Session;
 use super::FileAttributes;
 use super::budget::Taken;
 use super::hold::Hold;
+use super::origins::Origins;
 use super::overlay::{Data, HeldContent, Overlay, Piece};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
@@ -101,6 +102,10 @@ pub(super) struct State {
     pub(super) last_attributes: Option<FileAttributes>,
     /// The last version was made without waiting for the disk.
     pub(super) is_unsynced: bool,
+    /// Whether the stored content has bytes of the version it was made from.
+    pub(super) is_based: bool,
+    /// Which versions unsaved bytes were taken from.
+    pub(super) origins: Origins,
     /// Who made the changes that no version has; `Some(0)`: several did.
     pub(super) origin: Option<u32>,
     /// The last change that a row keeps against a crash.
@@ -112,6 +117,11 @@ impl State {
     /// Whether something was done that no version has.
     pub(super) fn is_unsaved(&self) -> bool {
         self.stamp != self.saved_stamp
+    }
+
+    /// Whether it has bytes of the version that it was made from.
+    pub(super) fn shows_base(&self) -> bool {
+        self.is_based && !self.overlay.gaps(0..self.limit.min(self.size)).is_empty()
     }
 
     /// A change is `origin`'s.
@@ -167,6 +177,7 @@ impl State {
     pub(super) fn truncate(&mut self, size: u64, now_ns: TimeNs) {
         self.change(now_ns);
         self.overlay.clear(size..u64::MAX);
+        self.is_based &= size > 0;
         self.limit = self.limit.min(size);
         self.grows_from = self.grows_from.min(size);
         self.fold_limit = self.fold_limit.map(|limit| limit.min(size));
@@ -383,6 +394,8 @@ impl Body {
                 last_attributes: None,
                 // It may have been saved, and closed, without waiting for the disk.
                 is_unsynced: true,
+                is_based: true,
+                origins: Origins::default(),
                 origin: None,
                 protected_stamp: None,
                 handles: 0,
@@ -423,6 +436,7 @@ impl Body {
         state.attributes = loaded.attributes.clone();
         if loaded.version != state.version {
             state.version = loaded.version;
+            state.is_based = true;
             state.working = loaded.working();
             state.size = state.working.size();
             state.saved_size = state.size;

@@ -283,6 +283,7 @@ impl FileSystem {
             id: None,
             is_marker: false,
             deleted: None,
+            lenders: Vec::new(),
             at: (NodeId::ROOT, Bytes::new()),
         }
     }

@@ -24,6 +24,7 @@ mod names;
 mod node;
 mod open_file;
 mod open_nodes;
+mod origins;
 mod overlay;
 pub(super) mod protect;
 mod read;

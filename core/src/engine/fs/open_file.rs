@@ -282,6 +282,11 @@ impl OpenFile {
         if !contents {
             return self.copy_bytes(source, source_offset, offset, length).await;
         }
+        let (origin, others) = {
+            let state = source.body.state();
+            let own = (source.files.bucket.state().number, source.body.node, state.version);
+            (state.shows_base().then_some(own), state.origins.clone())
+        };
         let content = source.body.as_content().await?;
         let length = length.min(content.manifest.size().saturating_sub(source_offset));
         if length > 0 {
@@ -289,6 +294,9 @@ impl OpenFile {
             let mut state = self.body.state();
             state.changed_by(self.files.origin);
             state.put(offset, Piece::part_of(content, source_offset, length, 0), now);
+            let stamp = state.stamp;
+            origin.into_iter().for_each(|origin| state.origins.add(origin, stamp));
+            state.origins.add_all(&others, stamp);
         }
         Ok(length)
     }

@@ -291,7 +291,8 @@ impl OpenNodes {
                 Err(error) => {
                     tracing::warn!(%error, node = %body.node, "a closed file could not be saved");
                     // What can't get better is given up; the rest is tried again.
-                    if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Quota | ErrorKind::Busy) {
+                    let passes = [ErrorKind::NoSpace, ErrorKind::Quota, ErrorKind::Busy, ErrorKind::Offline];
+                    if passes.contains(&error.kind()) {
                         body.state().failure = Some((error.kind(), error.to_string()));
                     } else {
                         self.forget(&body, &error);

@@ -52,8 +52,13 @@ impl Row {
         let path = self.bucket.to_string();
         out.put_u16(u16::try_from(path.len()).unwrap_or(u16::MAX));
         out.put_slice(path.as_bytes());
+        self.version().encode(&mut out);
+        out
+    }
+
+    fn version(&self) -> Version {
         let content = &self.content;
-        let version = Version {
+        Version {
             size: content.size,
             modified_ns: content.written_ns,
             hole_bytes: content.hole_bytes,
@@ -68,10 +73,9 @@ impl Row {
             id: None,
             is_marker: false,
             deleted: None,
+            lenders: content.lenders.clone(),
             at: (NodeId::ROOT, Bytes::new()),
-        };
-        version.encode(&mut out);
-        out
+        }
     }
 
     fn decode(mut row: Bytes) -> Result<Row> {
@@ -101,14 +105,17 @@ impl Row {
                 written_ns: version.modified_ns,
                 by_hand_ns: is_by_hand.then_some(by_hand_ns),
                 etag: version.etag,
+                // Nobody knows any more what its bytes were taken from.
+                is_copied: true,
+                lenders: version.lenders,
             },
         })
     }
 }
 
-/// The content that a row of [`Space::Meta`] refers to, if it is one of these.
-pub(in crate::engine) fn content_of(key: &[u8], row: Bytes) -> Result<Option<Content>> {
-    if key.starts_with(PREFIX) { Ok(Some(Row::decode(row)?.content.content)) } else { Ok(None) }
+/// What a row of [`Space::Meta`] is to become, if it is one of these.
+pub(in crate::engine) fn version_of(key: &[u8], row: Bytes) -> Result<Option<Version>> {
+    if key.starts_with(PREFIX) { Ok(Some(Row::decode(row)?.version())) } else { Ok(None) }
 }
 
 impl Body {
@@ -130,24 +137,51 @@ impl Body {
         let content = Content::Manifest(manifest);
         let etag = Etag::Opaque(opaque(&content));
         let (size, written_ns, by_hand_ns) = (moment.size, moment.written_ns, moment.by_hand_ns);
-        let new = NewContent { content, size, hole_bytes, written_ns, by_hand_ns, etag };
-        let row = Row { bucket: self.bucket.path().clone(), base, content: new };
+        let new = NewContent {
+            content,
+            size,
+            hole_bytes,
+            written_ns,
+            by_hand_ns,
+            etag,
+            is_copied: true,
+            lenders: Vec::new(),
+        };
         let mut sessions = Vec::new();
         moment.hold_of_all().sessions(&mut sessions);
         let key = key(self.bucket.state().number, &self.node);
-        let value = Bytes::from(row.encode());
-        let (rows, _) = transact!(self.bucket.segment(), txn, {
+        let (segment, number) = (self.bucket.segment(), self.bucket.state().number);
+        let (rows, _) = transact!(segment, txn, {
             self.bucket.require(&mut txn).await?;
-            let mut rows = 0;
-            for session in &sessions {
-                let count = session.add_rows(&mut txn);
-                if Arc::ptr_eq(session, &moment.session) {
-                    rows = count;
+            let lenders = match self.bucket.contents().was_shared() {
+                true => moment.lenders(&mut txn, number, &self.node).await?,
+                false => Some(Vec::new()),
+            };
+            let lenders = match lenders {
+                Some(lenders) => segment.lenders(&new.content, lenders).await?,
+                None => None,
+            };
+            if let Some(lenders) = lenders {
+                let mut rows = 0;
+                for session in &sessions {
+                    let count = session.add_rows(&mut txn);
+                    if Arc::ptr_eq(session, &moment.session) {
+                        rows = count;
+                    }
                 }
+                let content = NewContent { lenders, ..new.clone() };
+                let row = Row { bucket: self.bucket.path().clone(), base, content };
+                txn.put(Space::Meta, key.clone(), row.encode());
+                Some(rows)
+            } else {
+                None
             }
-            txn.put(Space::Meta, key.clone(), value.clone());
-            rows
         })?;
+        let Some(rows) = rows else {
+            // It is made of what has been replaced: no version can be made of it before its bytes are here, which fsync sees to.
+            self.state().fold_limit = None;
+            return Ok(());
+        };
         moment.session.committed(rows);
         let mut state = self.state();
         state.fold_limit = None;

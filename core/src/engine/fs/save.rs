@@ -13,15 +13,39 @@ use super::hold::Hold;
 use super::overlay::HeldContent;
 use super::protect;
 use super::read::gather;
+use super::store::Moment;
 use crate::error::Result;
+use crate::id::NodeId;
 use crate::kv::Space;
-use crate::namespace::{self, Content, NewContent};
+use crate::namespace::keys::BucketNumber;
+use crate::namespace::{self, Content, Lender, NewContent, Txn, Which};
 use crate::object::Etag;
 use crate::policy::EtagKind;
 use crate::register::Dot;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::sync::Arc;
+
+impl Moment {
+    /// What lends it bytes; `None`: not all of that is live in its bucket. The commit fails if that changes before.
+    pub(super) async fn lenders(
+        &self,
+        txn: &mut Txn,
+        bucket: BucketNumber,
+        node: &NodeId,
+    ) -> Result<Option<Vec<Lender>>> {
+        if txn.node(bucket, node).await?.names.is_empty() {
+            // It becomes no version.
+            return Ok(Some(Vec::new()));
+        }
+        let Some(mut lenders) = self.origins.lenders(txn, bucket).await? else { return Ok(None) };
+        if let Some(base) = &self.base {
+            let Some(lender) = namespace::lender(txn, bucket, node, Which::Write(base)).await? else { return Ok(None) };
+            lenders.push(lender);
+        }
+        Ok(Some(lenders))
+    }
+}
 
 impl Body {
     /// Makes a version of what was done since the last. `is_durable`: it, and the one before, are on disk when this returns.
@@ -71,30 +95,62 @@ impl Body {
         moment.hold_of_all().sessions(&mut sessions);
         let size = moment.size;
         let (written_ns, by_hand_ns) = (moment.written_ns, moment.by_hand_ns);
-        let new = NewContent { content, size, hole_bytes, written_ns, by_hand_ns, etag };
+        let is_copied = !moment.origins.is_empty();
+        let new =
+            NewContent { content, size, hole_bytes, written_ns, by_hand_ns, etag, is_copied, lenders: Vec::new() };
         let segment = self.bucket.segment();
-        let ((dot, rows), sequenced) = transact!(segment, txn, {
-            self.bucket.require(&mut txn).await?;
-            if !is_durable {
-                txn.without_sync();
-            }
-            txn.set_origin(origin);
-            if is_protected {
-                txn.delete(Space::Meta, protect::key(self.bucket.state().number, &self.node));
-            }
-            let dot = namespace::replace(&mut txn, self.bucket.state(), &self.node, new.clone()).await?;
-            self.bucket.settle(&mut txn).await?;
-            let mut rows = 0;
-            if dot.is_some() {
-                for session in &sessions {
-                    let count = session.add_rows(&mut txn);
-                    if Arc::ptr_eq(session, &moment.session) {
-                        rows = count;
+        let number = self.bucket.state().number;
+        let mut is_here = !self.bucket.contents().was_shared() || matches!(new.content, Content::Inline(_));
+        // Held until the version is committed.
+        let import = (!is_here).then(|| segment.chunk_import());
+        let ((dot, rows), sequenced) = loop {
+            let (outcome, sequenced) = transact!(segment, txn, {
+                self.bucket.require(&mut txn).await?;
+                let lenders = match is_here {
+                    true => Some(Vec::new()),
+                    false => match moment.lenders(&mut txn, number, &self.node).await? {
+                        Some(lenders) => segment.lenders(&new.content, lenders).await?,
+                        None => None,
+                    },
+                };
+                if let Some(lenders) = lenders {
+                    let new = NewContent { lenders, ..new.clone() };
+                    if !is_durable {
+                        txn.without_sync();
                     }
+                    txn.set_origin(origin);
+                    if is_protected {
+                        txn.delete(Space::Meta, protect::key(number, &self.node));
+                    }
+                    let dot = namespace::replace(&mut txn, self.bucket.state(), &self.node, new).await?;
+                    self.bucket.settle(&mut txn).await?;
+                    let mut rows = 0;
+                    if dot.is_some() {
+                        for session in &sessions {
+                            let count = session.add_rows(&mut txn);
+                            if Arc::ptr_eq(session, &moment.session) {
+                                rows = count;
+                            }
+                        }
+                    }
+                    Some((dot, rows))
+                } else {
+                    None
                 }
+            })?;
+            if let Some(done) = outcome {
+                break (done, sequenced);
             }
-            (dot, rows)
-        })?;
+            // What it was made from has been replaced: whoever has its bytes may drop them.
+            if let (Some(import), Content::Manifest(manifest)) = (&import, &new.content) {
+                // What was stored for it here is found by its rows.
+                for session in &sessions {
+                    segment.commit_rows(session).await?;
+                }
+                import.complete(manifest).await?;
+            }
+            is_here = true;
+        };
         let Some(dot) = dot else {
             let mut state = self.state();
             state.is_orphan = true;
@@ -116,6 +172,8 @@ impl Body {
         state.hold = hold;
         state.session = None;
         state.saved_stamp = moment.stamp;
+        state.origins.saved(moment.stamp);
+        state.is_based = true;
         state.saved_size = size;
         state.grows_from = size.min(state.size);
         state.unsaved_since_ns = state.is_unsaved().then(|| self.now_ns());

@@ -8,6 +8,7 @@ use super::super::contents::{Contents, Session};
 use super::super::pool::received;
 use super::body::{Body, Plan, Working};
 use super::hold::Hold;
+use super::origins::Origins;
 use super::overlay::{Data, HeldContent, Piece};
 use crate::chunk::Cutter;
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ use crate::manifest::{Builder, Extent, Manifest, NodeStore, Source};
 use crate::namespace::INLINE_BYTES_MAX;
 use crate::object::TimeNs;
 use crate::policy::Chunking;
+use crate::register::Dot;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -47,6 +49,9 @@ pub(super) struct Moment {
     pub(super) small: Option<Plan>,
     pub(super) session: Arc<Session>,
     pub(super) hold: Arc<Hold>,
+    /// The version that it was made from, if it has bytes of it, and those that bytes were taken from.
+    pub(super) base: Option<Dot>,
+    pub(super) origins: Origins,
 }
 
 /// Chunks under way, in order.
@@ -231,6 +236,8 @@ impl Body {
             small: (state.size <= INLINE_BYTES_MAX as u64).then(|| state.plan(0..state.size)),
             session,
             hold: state.hold.clone(),
+            base: state.shows_base().then_some(state.version),
+            origins: state.origins.clone(),
         }
     }
 

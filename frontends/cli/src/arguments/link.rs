@@ -33,6 +33,7 @@ Examples:
   tombolo link accept tombolo1-…
   tombolo link accept - --mode metadata < code
   tombolo link accept tombolo1-… --scope SanFrancisco/lab/raw --direction receive
+  tombolo link accept tombolo1-… --mode gather
 
 It ends with 4 when the segment that made the code can't be reached, with 1 when it refuses the code (used, withdrawn or expired).";
 
@@ -131,7 +132,8 @@ pub(crate) struct InviteArgs {
     /// What the other segment may see and change: clusters, tenants or buckets. Default: everything.
     #[arg(long, value_name = "PATH", num_args = 1.., value_delimiter = ',')]
     pub(crate) scope: Vec<String>,
-    /// What comes over the link: names and data, or names and just the data that is read.
+    /// What comes to the other segment: names and data (full), or names and just the data that is read (metadata); gather: as metadata, and what is written
+    /// there comes here and leaves it.
     #[arg(long, value_name = "MODE", default_value = "full", value_parser = mode())]
     pub(crate) mode: Mode,
     /// Which way changes go, seen from this segment.
@@ -146,7 +148,8 @@ pub(crate) struct InviteArgs {
 pub(crate) struct AcceptArgs {
     /// The code, or - to read it from standard input, where no other process sees it.
     pub(crate) code: String,
-    /// What comes here: names and data, or names and just the data that is read. Default: what the code says.
+    /// What comes here: names and data (full), or names and just the data that is read (metadata); gather: as metadata, and what is written here goes to the
+    /// other segment and leaves this one. Default: what the code says.
     #[arg(long, value_name = "MODE", value_parser = mode())]
     pub(crate) mode: Option<Mode>,
     /// Which way changes go, seen from this segment. Default: what the code says.

@@ -572,9 +572,18 @@ mod tests {
         }
     }
 
+    /// All verbs that do something, as they are typed.
+    fn verbs(command: &clap::Command, path: &str) -> Vec<String> {
+        let below: Vec<_> = command.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
+        if below.is_empty() {
+            return vec![path.trim_start().to_owned()];
+        }
+        below.iter().flat_map(|verb| verbs(verb, &format!("{path} {}", verb.get_name()))).collect()
+    }
+
     #[test]
     fn the_contract_parses() {
-        for line in [
+        let lines = [
             "init --dir d --segment newyork --cluster NewYork",
             "serve --dir d --s3 127.0.0.1:0 --admin 127.0.0.1:0",
             "serve --admin",
@@ -598,7 +607,8 @@ mod tests {
             "link invite --address a.example:7000 --address [::1]:7000 --scope A --scope B/c/d --mode metadata --direction send --valid-for 2d",
             "link invite --scope A B/c /",
             "link accept tombolo1-abc --mode full --direction receive --scope A,B",
-            "link accept -",
+            "link accept - --mode gather",
+            "link invite --mode gather",
             "link invites",
             "link cancel 0011",
             "link list --json",
@@ -608,13 +618,19 @@ mod tests {
             "link resume newyork",
             "link delete newyork",
             "link set newyork passes=initial",
+            "link set newyork mode=gather gather-delay=12h gather-receipts=2",
             "link rotate-key",
             "link rotate-key --now --timeout 0",
             "sync status",
             "sync status A/b/c --json",
             "sync wait",
             "sync wait A --timeout 60s",
+            "sync verify",
             "sync verify A --timeout 5s",
+            "sync forget newyork",
+            "sync pin A/b/c/k",
+            "sync unpin A/b/c/k",
+            "sync persist A/b/c/",
             "sync conflicts list",
             "sync conflicts list A/b/c/k --json",
             "sync conflicts resolve A/b/c/k --take theirs",
@@ -622,10 +638,40 @@ mod tests {
             "ls C/t/b --after AQID --timeout 5s",
             "demo",
             "demo --dir d --port-base 0 --no-mount",
-        ] {
+            "cluster create A",
+            "cluster list",
+            "cluster show A",
+            "cluster delete A",
+            "tenant create A/b",
+            "tenant show A/b",
+            "tenant delete A/b",
+            "bucket list A/b",
+            "bucket show A/b/c",
+            "bucket delete A/b/c",
+            "user list A/b",
+            "user delete A/b u",
+            "stat A/b/c/k",
+            "cp A/b/c/k A/b/c/l",
+            "mv A/b/c/k A/b/c/l",
+            "mount A/b/c d",
+            "umount d",
+            "snapshot create A/b/c s",
+            "snapshot list A/b/c",
+            "snapshot delete A/b/c s",
+            "status",
+            "scrub",
+            "gc",
+        ];
+        for line in lines {
             let parsed = Cli::try_parse_from(std::iter::once("tombolo").chain(line.split(' ')));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
+        // Whoever adds a verb adds its line.
+        let missing: Vec<String> = verbs(&Cli::command(), "")
+            .into_iter()
+            .filter(|verb| !lines.iter().any(|line| line.starts_with(verb)))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
         for line in [
             "",
             "fly",

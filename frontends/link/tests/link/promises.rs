@@ -1,0 +1,69 @@
+//! P11 over real links: who promises to hold data for whom, and when that ends.
+
+use crate::site::{Site, eventually, noise};
+use tombolo_core::{Bucket, BucketPolicy, SegmentId};
+use tombolo_link::Mode;
+
+const DATA: &str = "EDGE/lab/data";
+
+async fn local(bucket: &Bucket, key: &str) -> u64 {
+    bucket.get(key, Default::default()).await.unwrap().local_bytes().await.unwrap().0
+}
+
+async fn promised(site: &Site) -> Vec<SegmentId> {
+    site.bucket(DATA).await.promises().await.unwrap().into_iter().map(|(to, _)| to).collect()
+}
+
+/// A centre that had promised to hold an edge's data was bound by it for ever, though another had promised the same, or the edge held all of it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_ends_when_another_is_made_or_all_is_back() {
+    let (first, second, edge) = (Site::new("first").await, Site::new("second").await, Site::new("edge").await);
+    edge.make_bucket(DATA, BucketPolicy::default()).await;
+    let bucket = edge.bucket(DATA).await;
+    edge.put(DATA, "x", noise(40, 1 << 20)).await;
+    first.link(&edge, Mode::Full).await;
+    first.wait().await;
+    let gathers = |link: &mut tombolo_link::Link| {
+        (link.mode, link.gather_delay_s, link.gather_receipts) = (Mode::Gather, 0, 1);
+    };
+    edge.door.set("first", gathers).await.unwrap();
+    let goes = async || {
+        edge.segment.gc().await.unwrap();
+        local(&bucket, "x").await == 0
+    };
+    eventually("giving up", goes).await;
+    assert_eq!(promised(&first).await, [edge.segment.id()]);
+
+    // It asks for its promise back, and does not get it: nobody else holds the data.
+    first.door.set("edge", |link| link.mode = Mode::Metadata).await.unwrap();
+    first.bucket(DATA).await.keep_data(false).await.unwrap();
+    first.wait().await;
+    assert_eq!(promised(&first).await, [edge.segment.id()]);
+    second.link(&edge, Mode::Full).await;
+    second.wait().await;
+    edge.door.set("second", gathers).await.unwrap();
+    eventually("the promise in its place", async || !promised(&second).await.is_empty()).await;
+    let ends = async || {
+        first.door.look_for_data();
+        promised(&first).await.is_empty()
+    };
+    eventually("the end of the first promise", ends).await;
+    assert_eq!(edge.get(DATA, "x").await.unwrap(), noise(40, 1 << 20));
+
+    // The other one ends when the edge holds all data itself again.
+    for peer in ["first", "second"] {
+        edge.door.set(peer, |link| link.mode = Mode::Full).await.unwrap();
+    }
+    edge.wait().await;
+    assert_eq!(local(&bucket, "x").await, 1 << 20);
+    second.door.set("edge", |link| link.mode = Mode::Metadata).await.unwrap();
+    let ends = async || {
+        second.door.look_for_data();
+        promised(&second).await.is_empty()
+    };
+    eventually("the end of the second promise", ends).await;
+    drop(bucket);
+    for site in [first, second, edge] {
+        site.stop().await;
+    }
+}
