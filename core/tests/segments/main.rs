@@ -17,6 +17,7 @@ mod matrix;
 mod pins;
 mod site;
 mod summaries;
+mod whole;
 mod winners;
 
 use site::{Site, Sites};
