@@ -4,3 +4,4 @@
 
 mod cases;
 mod site;
+mod whole;
