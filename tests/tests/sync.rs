@@ -1,6 +1,7 @@
 //! What an operator or a program asks of linked segments: which conflicts there are and who stays, and to see what was written elsewhere (P5, P6, P7).
 
 use serde_json::Value;
+use tombolo_tests::content::Content;
 use tombolo_tests::linked::{BUCKET, LinkedSite, pair};
 use tombolo_tests::s3::Request;
 use tombolo_tests::wait;
@@ -305,4 +306,62 @@ fn a_continuous_link_leaves_out_the_data_of_the_past() {
     newyork.tombolo(&["link", "set", "sanfrancisco", "passes=both"]);
     newyork.catch_up();
     assert_eq!(newyork.json(&["sync", "status"])["buckets"][0]["data_complete"], true);
+}
+
+/// P3, P7, P8: where versions show with their data, a reader finds every byte of every name that it sees, and no later change without the earlier one; also when
+/// both sides are killed half way. What waits is said.
+#[test]
+fn versions_show_with_their_data() {
+    let (mut sanfrancisco, mut newyork) = pair(&["--visible", "whole"]);
+    let link = newyork.json(&["link", "show", "sanfrancisco"]);
+    assert_eq!((&link["visible"], &link["whole_patience_s"]), (&"whole".into(), &300.into()));
+    assert!(newyork.tombolo(&["link", "show", "sanfrancisco"]).contains("versions show with their data"));
+    assert_eq!(sanfrancisco.json(&["link", "show", "newyork"])["visible"], "early");
+    sanfrancisco.tombolo(&["link", "set", "newyork", "rate=2M"]);
+    let content = Content::new(1, 16 << 20).bytes();
+    sanfrancisco.put(&path("large"), &content);
+    sanfrancisco.put(&path("word"), b"large is there");
+    let seen = |newyork: &LinkedSite| {
+        let listed = newyork.json(&["ls", "-r", "-l", BUCKET]);
+        let items = listed.as_array().unwrap();
+        assert!(items.iter().all(|item| item["local"] == "yes"), "{listed}");
+        let keys: Vec<String> = items.iter().map(|item| item["key"].as_str().unwrap().to_owned()).collect();
+        assert!(keys.is_empty() || keys.contains(&"large".into()), "{keys:?}");
+        keys
+    };
+    let waits = |newyork: &LinkedSite| {
+        wait::until("the version to wait", || {
+            seen(newyork);
+            let status = newyork.json(&["sync", "status"]);
+            (status["buckets"][0]["waiting_objects"] == 1)
+                .then(|| (status["complete"].clone(), status["buckets"][0].clone()))
+        })
+    };
+    let (complete, bucket) = waits(&newyork);
+    assert_eq!((&complete, &bucket["names_complete"], &bucket["whole"]), (&false.into(), &false.into(), &true.into()));
+    assert_eq!((&bucket["missing_objects"], &bucket["waiting_bytes"]), (&0.into(), &(16 << 20).into()), "{bucket}");
+    assert_eq!(bucket["waiting"][0]["key"], "large");
+    assert!(newyork.tombolo(&["sync", "status"]).contains("large (16.0 MiB) waits until its data is here: on its way"));
+    assert_eq!(newyork.metric(&format!("tombolo_sync_waiting_objects{{bucket=\"{BUCKET}\"}}")), Some(1.0));
+
+    newyork.kill();
+    newyork.serve();
+    assert!(seen(&newyork).is_empty());
+    waits(&newyork);
+    let address = sanfrancisco.said()["link"].as_str().unwrap().to_owned();
+    sanfrancisco.kill();
+    assert!(seen(&newyork).is_empty());
+    assert_eq!(newyork.run(&["sync", "wait", "--timeout", "1s"]).code, Some(4));
+    sanfrancisco.serve_with(&["--link", &address]);
+    waits(&newyork);
+    sanfrancisco.tombolo(&["link", "set", "newyork", "rate=none"]);
+    let all = ["large", "word"];
+    wait::until("all of it to show", || (seen(&newyork) == all).then_some(()));
+    newyork.catch_up();
+    assert!(newyork.get(&path("large")) == content);
+    let status = newyork.json(&["sync", "status"]);
+    assert_eq!(status["buckets"][0]["data_complete"], true, "{status}");
+    // As it was before there was a choice.
+    newyork.tombolo(&["link", "set", "sanfrancisco", "visible=early"]);
+    assert_eq!(newyork.json(&["sync", "status"])["buckets"][0]["whole"], false);
 }

@@ -3,6 +3,7 @@
 use super::bucket::{Bucket, checked};
 use super::segment::{Segment, shared_row};
 use super::transact;
+use super::whole::Check;
 use crate::error::Result;
 use crate::id::{BucketId, SegmentId};
 use crate::kv::Space;
@@ -61,6 +62,11 @@ impl Bucket {
     /// changed. Taking a delta in again, late or after others changes nothing about the outcome. `Precondition`: it can't be taken in yet; or, if [`Bucket::is_comparing`] says so
     /// now, this segment was away too long, and the sender has to begin anew at [`Bucket::position`].
     pub async fn apply(&self, delta: &Delta) -> Result<usize> {
+        self.take_in(delta, None).await
+    }
+
+    /// [`Bucket::apply`], unless `check` finds that it lacks data.
+    pub(super) async fn take_in(&self, delta: &Delta, mut check: Option<&mut Check<'_>>) -> Result<usize> {
         self.share().await?;
         // One at a time: two deltas may touch different registers that together decide what shows.
         let _turn = self.state().deltas().await;
@@ -71,7 +77,11 @@ impl Bucket {
         }
         let (changed, _) = transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
-            namespace::apply(&mut txn, self.state(), delta).await?
+            let changed = namespace::apply(&mut txn, self.state(), delta).await?;
+            if let Some(check) = &mut check {
+                check.look(&mut txn).await?;
+            }
+            changed
         })?;
         self.state().patience(namespace::Patience::renew);
         if here.ends_with(delta) {

@@ -48,6 +48,7 @@ mod segment;
 mod snapshot;
 mod token;
 mod touched;
+mod whole;
 mod writer;
 
 pub use bucket::Bucket;
@@ -60,6 +61,7 @@ pub use packs::Residence;
 pub use reader::{Object, ObjectReader};
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};
 pub use token::Token;
+pub use whole::{Lacking, Whole};
 pub use writer::{ObjectWriter, SealedObject};
 
 /// Runs a transaction until it meets no conflict: `transact!(segment, txn, { body using txn, ends with a value })` gives

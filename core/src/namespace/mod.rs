@@ -88,7 +88,9 @@ pub use usage_delta::UsageDelta;
 pub use verify::verify;
 pub use version::{Content, INLINE_BYTES_MAX, LENDERS_MAX, Version, decode_upload};
 pub use view::{EntryCursor, Found, View};
-pub use wanted::{Stay, Wanted, data_arrived, data_vector, forget_unwanted, want_copy, wanted, wanted_prefix};
+pub use wanted::{
+    Stay, Wanted, data_arrived, data_vector, forget_unwanted, leave_out, newly_wanted, want_copy, wanted, wanted_prefix,
+};
 pub use write::{
     NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, file_info, info, put,
     set_attributes, set_modified, set_tags, show_modified,

@@ -144,7 +144,7 @@ pub struct Txn {
     history: Cells<HistoryRow>,
     new_history: Vec<(Bytes, Dot, HistoryRow)>,
     catalog: Cells<CatalogRow>,
-    raw: Vec<(Space, Bytes, Option<Bytes>)>,
+    pub(super) raw: Vec<(Space, Bytes, Option<Bytes>)>,
     /// What is in conflict, by the keys of the rows.
     conflicts: Vec<(Bytes, Vec<Conflict>)>,
     /// Directories whose entries change, by the key of their time's row.

@@ -8,7 +8,7 @@ use super::hold::is_given;
 use super::keep::{Keeping, keeping, keeping_in, keeping_row};
 use super::keys::{self, BucketNumber};
 use super::pin::{Pin, pins, pins_row};
-use super::place::{derived_place, path_of};
+use super::place::{Kin, derived_place, path_of};
 use super::replaced::Changed;
 use super::rows::{HistoryRow, NodeRow, Shown};
 use super::txn::{Field, Row, Txn};
@@ -21,6 +21,7 @@ use crate::manifest::{Manifest, Root};
 use crate::register::{Dot, Register, VersionVector, Write};
 use crate::tree::Rules;
 use bytes::{BufMut, Bytes, BytesMut};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A version whose bytes may not be here.
@@ -304,6 +305,49 @@ pub async fn forget_unwanted(txn: &mut Txn, ledger: &Ledger, bucket: &BucketStat
         }
     }
     Ok(())
+}
+
+/// What a transaction lists that was not listed before: with a delta merged into it, the versions that the delta brings. Paths are those under which they will show.
+pub async fn newly_wanted(txn: &mut Txn, bucket: &BucketState) -> Result<Vec<Wanted>> {
+    let prefix = wanted_prefix(bucket.number);
+    let is_listing = |(space, key, value): &&(Space, Bytes, Option<Bytes>)| {
+        *space == Space::Meta && value.is_some() && key.starts_with(&prefix)
+    };
+    let mut seen = HashSet::new();
+    let keys = txn.raw.iter().filter(is_listing).map(|(_, key, _)| key.clone());
+    let keys: Vec<Bytes> = keys.filter(|key| seen.insert(key.clone())).collect();
+    let keeps_data = keeping_in(txn, bucket.number).await? != Keeping::NamesOnly;
+    let mut kin = Kin::default();
+    let mut found = Vec::new();
+    for key in keys {
+        if txn.ledger().store().get(Space::Meta, &key).await?.is_some() {
+            continue;
+        }
+        let Parsed { dot, is_persisted, field, row_key } = parse(bucket.number, &key)?;
+        let stay = if is_persisted || keeps_data { Stay::ForGood } else { Stay::AsLongAsPinned };
+        let of = |register: &Register<Version>| {
+            let (_, version) = register.live_values().find(|(write, _)| write.dot == dot)?;
+            Some((manifest_of(version)?.clone(), version.size, version.at.clone()))
+        };
+        let (node, version, place) = if field == Field::History {
+            let (parent, name, _) = keys::parse_history(&row_key)?;
+            (None, of(&txn.history(row_key.clone()).await?.register), Some((parent, name)))
+        } else {
+            let (node, _) = keys::parse_entry(&row_key)?;
+            let row = txn.node(bucket.number, &node).await?;
+            (Some(node), of(&row.content), row.names.first().cloned())
+        };
+        let Some((manifest, size, written_at)) = version else { continue };
+        let (parent, name) = place.unwrap_or(written_at);
+        let path = kin.path(txn, bucket, &parent).await?.map(|above| [above, name].concat().into());
+        found.push(Wanted { key, node, dot, manifest, size, path, stay });
+    }
+    Ok(found)
+}
+
+/// The transaction does not list these keys, which nobody has listed before: their bytes are here.
+pub fn leave_out(txn: &mut Txn, keys: &HashSet<Bytes>) {
+    txn.raw.retain(|(space, key, _)| *space != Space::Meta || !keys.contains(key));
 }
 
 /// Reads what rows stand for, at one instant.

@@ -11,6 +11,8 @@ pub struct Terms {
     pub sends: bool,
     /// Changes known there come here.
     pub receives: bool,
+    /// What comes is staged, by [`Action::Stage`](super::Action::Stage), before it is taken in.
+    pub stages: bool,
 }
 
 /// What is known about a lane, for status.
@@ -24,7 +26,7 @@ pub struct LaneStatus {
     pub peer_announced: VersionVector,
     /// Deltas sent and not acknowledged.
     pub in_flight: usize,
-    /// Deltas that came and wait to be taken in.
+    /// Deltas that came and wait to be taken in, staged ones among them.
     pub waiting: usize,
     /// Why it does not get on, if it does not.
     pub problem: Option<String>,
@@ -52,7 +54,13 @@ pub struct Lane<P> {
     cut_is_forced: bool,
     retry_at_ms: u64,
     retry_ms: u64,
-    pub(super) waiting: VecDeque<P>,
+    waiting: VecDeque<P>,
+    /// A delta is being staged, the first that came: under this number.
+    staging: Option<u64>,
+    /// It has been.
+    staged: Option<P>,
+    /// One is being taken in: what comes behind it is not staged before it is.
+    pub(super) is_applying: bool,
     problem: Option<String>,
 }
 
@@ -72,6 +80,9 @@ impl<P> Default for Lane<P> {
             retry_at_ms: 0,
             retry_ms: RETRY_MS,
             waiting: VecDeque::new(),
+            staging: None,
+            staged: None,
+            is_applying: false,
             problem: None,
         }
     }
@@ -89,7 +100,7 @@ impl<P> Lane<P> {
             peer_vector: self.theirs.clone(),
             peer_announced: self.announced.clone(),
             in_flight: self.in_flight,
-            waiting: self.waiting.len(),
+            waiting: self.in_line(),
             problem: self.problem.clone(),
         }
     }
@@ -97,7 +108,7 @@ impl<P> Lane<P> {
     /// The connection is gone, and what was on it. What the peer said it stands at, it still does.
     pub(super) fn disconnected(&mut self) {
         self.peer_receives = None;
-        self.waiting.clear();
+        self.refuse_waiting();
         self.in_flight = 0;
         self.is_dirty = false;
         self.is_forced = false;
@@ -133,7 +144,52 @@ impl<P> Lane<P> {
 
     /// What waits can't be taken in, because something before it was not. Returns how many deltas that are.
     pub(super) fn refuse_waiting(&mut self) -> usize {
-        std::mem::take(&mut self.waiting).len()
+        let count = self.in_line();
+        self.waiting.clear();
+        (self.staging, self.staged) = (None, None);
+        count
+    }
+
+    fn in_line(&self) -> usize {
+        self.waiting.len() + usize::from(self.staging.is_some()) + usize::from(self.staged.is_some())
+    }
+
+    /// A delta has come. Returns whether it is one of those that may be under way.
+    pub(super) fn came(&mut self, payload: P) -> bool {
+        self.waiting.push_back(payload);
+        self.waiting.len() <= WINDOW
+    }
+
+    /// If a delta is to be staged now, as `number`: which.
+    pub(super) fn start_staging(&mut self, number: u64) -> Option<P> {
+        let stages = self.terms.is_some_and(|terms| terms.stages);
+        if !stages || self.is_applying || self.staging.is_some() || self.staged.is_some() {
+            return None;
+        }
+        let first = self.waiting.pop_front()?;
+        self.staging = Some(number);
+        Some(first)
+    }
+
+    /// A delta has been staged; one that was refused meanwhile, or that came by an earlier connection, is let go.
+    pub(super) fn staged(&mut self, number: u64, payload: P) {
+        if self.staging == Some(number) {
+            (self.staging, self.staged) = (None, Some(payload));
+        }
+    }
+
+    /// Whether there is a delta that can be taken in.
+    pub(super) fn has_next(&self) -> bool {
+        let stages = self.terms.is_some_and(|terms| terms.stages);
+        self.staged.is_some() || !stages && self.staging.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Takes it out.
+    pub(super) fn take_next(&mut self) -> Option<P> {
+        if !self.has_next() {
+            return None;
+        }
+        self.staged.take().or_else(|| self.waiting.pop_front())
     }
 
     /// Whether there is nothing in it to remember.

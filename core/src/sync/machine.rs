@@ -1,7 +1,7 @@
 //! [`Machine`]: all lanes of a segment.
 
 use super::lane::{Lane, LaneStatus};
-use super::{Action, Event, Message, UNKNOWN_BUCKETS_MAX, WINDOW};
+use super::{Action, Event, Message, UNKNOWN_BUCKETS_MAX};
 use crate::id::{BucketId, SegmentId};
 use crate::register::VersionVector;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,6 +15,8 @@ pub struct Machine<P> {
     applying: HashMap<BucketId, Option<SegmentId>>,
     /// Whose delta was taken last: others come first now.
     turn: SegmentId,
+    /// Deltas that were given to be staged so far.
+    stagings: u64,
 }
 
 impl<P> Default for Machine<P> {
@@ -25,6 +27,7 @@ impl<P> Default for Machine<P> {
             lanes: BTreeMap::new(),
             applying: HashMap::new(),
             turn: SegmentId([0; 16]),
+            stagings: 0,
         }
     }
 }
@@ -64,6 +67,7 @@ impl<P> Machine<P> {
                 let message = Message::Carry { bucket, vector, receives };
                 self.send(peer, message, actions);
                 self.advance((bucket, peer), actions);
+                self.apply_next(bucket, actions);
             }
             Event::Unshare { peer, bucket } => {
                 let Some(lane) = self.lanes.get_mut(&(bucket, peer)) else { return };
@@ -102,8 +106,17 @@ impl<P> Machine<P> {
                 }
                 self.advance((bucket, peer), actions);
             }
+            Event::Staged { peer, bucket, number, payload } => {
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                    lane.staged(number, payload);
+                }
+                self.apply_next(bucket, actions);
+            }
             Event::Applied { peer, bucket, outcome } => {
                 let is_connected = self.applying.remove(&bucket).flatten() == Some(peer);
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                    lane.is_applying = false;
+                }
                 match outcome {
                     Ok(vector) => {
                         if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
@@ -178,8 +191,7 @@ impl<P> Machine<P> {
                     news.advance(dot);
                 });
                 lane.peer_is_at(&news);
-                lane.waiting.push_back(payload);
-                if lane.waiting.len() > WINDOW {
+                if !lane.came(payload) {
                     actions.push(Action::Close { peer, reason: "it sends faster than it may".into() });
                     return;
                 }
@@ -244,17 +256,25 @@ impl<P> Machine<P> {
         }
     }
 
-    /// Takes the next delta that waits into the bucket, if none is on its way into it.
+    /// Takes the next delta that waits into the bucket, if none is on its way into it. Deltas that are to be staged first are, those of different peers side by side.
     fn apply_next(&mut self, bucket: BucketId, actions: &mut Vec<Action<P>>) {
+        let all = (bucket, SegmentId([0; 16]))..=(bucket, SegmentId([0xff; 16]));
+        for ((_, peer), lane) in self.lanes.range_mut(all.clone()) {
+            if let Some(payload) = lane.start_staging(self.stagings) {
+                actions.push(Action::Stage { peer: *peer, bucket, number: self.stagings, payload });
+                self.stagings += 1;
+            }
+        }
         if self.applying.contains_key(&bucket) {
             return;
         }
-        let all = (bucket, SegmentId([0; 16]))..=(bucket, SegmentId([0xff; 16]));
         let waits: Vec<SegmentId> =
-            self.lanes.range(all).filter(|(_, lane)| !lane.waiting.is_empty()).map(|((_, peer), _)| *peer).collect();
+            self.lanes.range(all).filter(|(_, lane)| lane.has_next()).map(|((_, peer), _)| *peer).collect();
         let next = waits.iter().find(|peer| **peer > self.turn).or(waits.first()).copied();
         let Some(peer) = next else { return };
-        if let Some(payload) = self.lanes.get_mut(&(bucket, peer)).and_then(|lane| lane.waiting.pop_front()) {
+        let Some(lane) = self.lanes.get_mut(&(bucket, peer)) else { return };
+        if let Some(payload) = lane.take_next() {
+            lane.is_applying = true;
             self.applying.insert(bucket, Some(peer));
             self.turn = peer;
             actions.push(Action::Apply { peer, bucket, payload });

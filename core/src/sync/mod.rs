@@ -10,6 +10,7 @@
 //! * A delta is cut after a vector that the receiver has, or will have when it has taken what is under way. When an acknowledgement says that it has
 //!   not, the lane starts again from what it acknowledged.
 //! * What a lane says about the other side ([`LaneStatus`]) the other side has said itself.
+//! * Deltas of one peer are taken in, in the order in which they came. Where they are staged first ([`Terms::stages`]) those of others go on meanwhile.
 //! * Memory: for each lane at most [`WINDOW`] deltas that have arrived and wait. A peer that sends more breaks the protocol.
 
 mod lane;
@@ -174,6 +175,17 @@ pub enum Event<P> {
         /// What was cut.
         outcome: Result<Piece<P>, String>,
     },
+    /// What [`Action::Stage`] asked for is done, or can't be.
+    Staged {
+        /// From whom the delta was.
+        peer: SegmentId,
+        /// The bucket.
+        bucket: BucketId,
+        /// Of the action.
+        number: u64,
+        /// The registers.
+        payload: P,
+    },
     /// The outcome of [`Action::Apply`]: where this segment stands now.
     Applied {
         /// From whom the delta was.
@@ -238,6 +250,17 @@ pub enum Action<P> {
         bucket: BucketId,
         /// After which vector.
         from: VersionVector,
+    },
+    /// Bring what a delta needs before it can be taken in, as long as that takes, and report with [`Event::Staged`]. What was taken in by other ways is news meanwhile.
+    Stage {
+        /// From whom it is.
+        peer: SegmentId,
+        /// The bucket.
+        bucket: BucketId,
+        /// Given back with the outcome.
+        number: u64,
+        /// The registers.
+        payload: P,
     },
     /// Take a delta in, durably, and report with [`Event::Applied`].
     Apply {

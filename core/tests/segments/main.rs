@@ -18,6 +18,7 @@ mod pins;
 mod site;
 mod summaries;
 mod taken;
+mod whole;
 mod winners;
 
 use site::{Site, Sites};

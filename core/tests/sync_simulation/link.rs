@@ -5,7 +5,7 @@ use crate::site::Packed;
 use std::collections::{BTreeSet, VecDeque};
 use tombolo_core::sync::{Message, Terms};
 
-pub const BOTH: Terms = Terms { sends: true, receives: true };
+pub const BOTH: Terms = Terms { sends: true, receives: true, stages: false };
 
 #[derive(Debug)]
 pub struct Link {
@@ -45,7 +45,7 @@ impl Link {
 
     pub fn some_terms(random: &mut Random) -> Terms {
         let (sends, receives) = *random.pick(&[(true, true), (true, false), (false, true)]).unwrap_or(&(true, true));
-        Terms { sends, receives }
+        Terms { sends, receives, stages: false }
     }
 
     /// Sites that reach each other.

@@ -6,7 +6,8 @@ use tombolo_core::sync::{Action, Event, LaneStatus, Machine, Message, Piece, RET
 use tombolo_core::{BucketId, SegmentId};
 
 const BUCKET: BucketId = BucketId([7; 16]);
-const BOTH: Terms = Terms { sends: true, receives: true };
+const BOTH: Terms = Terms { sends: true, receives: true, stages: false };
+const STAGED: Terms = Terms { stages: true, ..BOTH };
 
 /// A delta: the changes after `from`, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +161,7 @@ impl Net {
         let Some(action) = self.nodes[at].pending.pop_front() else { return false };
         let event = match action {
             Action::Cut { peer, bucket, from } => Event::Cut { peer, bucket, outcome: Ok(self.nodes[at].cut(from)) },
+            Action::Stage { peer, bucket, number, payload } => Event::Staged { peer, bucket, number, payload },
             Action::Apply { peer, bucket, payload } => {
                 Event::Applied { peer, bucket, outcome: self.nodes[at].apply(&payload) }
             }
@@ -359,8 +361,8 @@ fn a_bucket_that_is_taken_from_a_link_and_put_back_goes_on() {
 /// Unsharing while things are under way, whatever the moment, ends neither in a closed connection nor in silence.
 #[test]
 fn terms_change_at_any_moment() {
-    let receives = Terms { sends: false, receives: true };
-    for (moment, terms) in (0..40).flat_map(|moment| [(moment, BOTH), (moment, receives)]) {
+    let receives = Terms { sends: false, receives: true, stages: false };
+    for (moment, terms) in (0..40).flat_map(|moment| [(moment, BOTH), (moment, receives), (moment, STAGED)]) {
         let mut net = Net::new(2);
         net.nodes[0].limit = 1;
         net.nodes[1].limit = 1;
@@ -377,7 +379,9 @@ fn terms_change_at_any_moment() {
             };
         }
         net.share(0, 1, terms);
-        net.share(0, 1, BOTH);
+        if moment % 2 == 0 || !terms.sends {
+            net.share(0, 1, BOTH);
+        }
         for _ in 0..4 {
             net.settle();
             net.tick(RETRY_MS_MAX);
@@ -388,7 +392,8 @@ fn terms_change_at_any_moment() {
 
 #[test]
 fn directions_hold() {
-    let (sends, receives) = (Terms { sends: true, receives: false }, Terms { sends: false, receives: true });
+    let (sends, receives) =
+        (Terms { sends: true, receives: false, stages: false }, Terms { sends: false, receives: true, stages: false });
     let mut net = Net::new(3);
     net.connect(0, 1, (sends, BOTH));
     net.connect(1, 2, (BOTH, receives));
@@ -427,8 +432,8 @@ fn whoever_asks_where_a_peer_stands_gets_there() {
 #[test]
 fn carriers_are_told_both_ways() {
     let mut net = Net::new(3);
-    let sends = Terms { sends: true, receives: false };
-    let receives = Terms { sends: false, receives: true };
+    let sends = Terms { sends: true, receives: false, stages: false };
+    let receives = Terms { sends: false, receives: true, stages: false };
     net.connect(0, 1, (sends, receives));
     net.connect(1, 2, (BOTH, BOTH));
     net.settle();
@@ -449,4 +454,46 @@ fn carriers_are_told_both_ways() {
     net.handle(1, Event::Unshare { peer, bucket: BUCKET });
     net.handle(1, Event::Received { peer, message: Message::Carriers { bucket: BUCKET, carriers } });
     assert!(net.nodes[1].pending.is_empty());
+}
+
+/// What one peer sent waits to be staged; what another sent is taken in meanwhile, and of each peer one delta after the other. What was being staged when
+/// the connection ended is let go, and comes again.
+#[test]
+fn what_is_staged_holds_up_its_own_lane_alone() {
+    let mut net = Net::new(3);
+    net.nodes[1].limit = 1;
+    net.connect(0, 1, (STAGED, BOTH));
+    net.connect(0, 2, (STAGED, BOTH));
+    net.settle();
+    let (slow, quick) = (net.nodes[1].id, net.nodes[2].id);
+    net.write(1, 3);
+    let staged = |net: &Net, peer: SegmentId| {
+        let mut pending = net.nodes[0].pending.iter();
+        pending.position(|action| matches!(action, Action::Stage { peer: of, .. } if *of == peer))
+    };
+    // Everything but what the first node is asked to do.
+    let deliver = |net: &mut Net| {
+        while net.work(1) | net.work(2) | net.deliver(1, 0) | net.deliver(0, 1) | net.deliver(2, 0) | net.deliver(0, 2)
+        {
+        }
+    };
+    deliver(&mut net);
+    let at = staged(&net, slow).unwrap();
+    let held = net.nodes[0].pending.remove(at).unwrap();
+    assert_eq!((net.status(0, 1).waiting, staged(&net, slow)), (3, None), "one at a time");
+    net.write(2, 1);
+    deliver(&mut net);
+    assert!(staged(&net, quick).is_some());
+    while net.work(0) {}
+    assert_eq!((net.nodes[0].known.get(&quick), net.nodes[0].known.get(&slow)), (1, 0));
+
+    net.disconnect(0, 1);
+    assert_eq!(net.status(0, 1).waiting, 0);
+    let Action::Stage { peer, bucket, number, payload } = held else { panic!("{held:?}") };
+    net.handle(0, Event::Staged { peer, bucket, number, payload });
+    assert!(net.nodes[0].pending.is_empty(), "of an earlier connection");
+    net.connect(0, 1, (STAGED, BOTH));
+    net.settle();
+    net.assert_equal();
+    assert_eq!(net.nodes[0].known.get(&slow), 3);
 }

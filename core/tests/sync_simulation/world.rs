@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tombolo_core::register::VersionVector;
-use tombolo_core::sync::{Action, Event, WINDOW};
+use tombolo_core::sync::{Action, Event, Terms, WINDOW};
 use tombolo_core::{BucketId, BucketPath, BucketPolicy, ConflictPolicy, DeltaLimit, PutOptions, SegmentId, Versioning};
 
 const HOUR_NS: i64 = 3_600_000_000_000;
@@ -348,7 +348,9 @@ impl World {
 
     async fn share(&mut self, link: usize, end: usize, bucket: usize) -> Result<(), String> {
         let (at, peer) = self.ends(link, end);
-        let (terms, vector) = (self.links[link].terms[end], self.sites[at].position(bucket).await);
+        let vector = self.sites[at].position(bucket).await;
+        // In a quarter of all schedules deltas wait at some sites.
+        let terms = Terms { stages: self.seed % 4 == 3 && at % 2 == 0, ..self.links[link].terms[end] };
         self.handle(at, Event::Share { peer, bucket: self.buckets[bucket].0, terms, vector }).await
     }
 
@@ -500,6 +502,7 @@ impl World {
                     if fails { Err(FAULT.into()) } else { self.sites[at].cut(which, &peer, from, self.limit).await };
                 Event::Cut { peer, bucket, outcome }
             }
+            Action::Stage { peer, bucket, number, payload } => Event::Staged { peer, bucket, number, payload },
             Action::Apply { peer, bucket, payload } => {
                 let which = self.bucket_at(&bucket);
                 let (outcome, falls_back) =

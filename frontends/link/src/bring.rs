@@ -69,17 +69,9 @@ async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<(
         let mut bringing = iter(wanted).map(|version| bring(hub, id, version)).buffer_unordered(VERSIONS);
         let mut arrived = Vec::new();
         while let Some((key, outcome)) = bringing.next().await {
-            match outcome {
-                Ok(()) => {
-                    hub.failures.lock().remove(&key);
-                    arrived.push(key);
-                }
-                Err(error) => {
-                    let mut failures = hub.failures.lock();
-                    if failures.len() < FAILURES_MAX || failures.contains_key(&key) {
-                        failures.insert(key, error.to_string());
-                    }
-                }
+            note(hub, &key, &outcome);
+            if outcome.is_ok() {
+                arrived.push(key);
             }
         }
         drop(bringing);
@@ -92,7 +84,20 @@ async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<(
     }
 }
 
-async fn bring(hub: &Arc<Hub>, bucket: BucketId, version: Wanted) -> (Bytes, Result<()>) {
+/// Notes for status how an attempt to bring a version ended.
+pub(crate) fn note(hub: &Hub, key: &Bytes, outcome: &Result<()>) {
+    let mut failures = hub.failures.lock();
+    match outcome {
+        Ok(()) => drop(failures.remove(key)),
+        Err(error) if failures.len() < FAILURES_MAX || failures.contains_key(key) => {
+            failures.insert(key.clone(), error.to_string());
+        }
+        Err(_) => {}
+    }
+}
+
+/// Brings one version that is wanted; gives its key, too.
+pub(crate) async fn bring(hub: &Arc<Hub>, bucket: BucketId, version: Wanted) -> (Bytes, Result<()>) {
     let outcome = bring_version(hub, bucket, &version).await;
     (version.key, outcome)
 }

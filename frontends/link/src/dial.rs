@@ -2,7 +2,7 @@
 
 use crate::hub::{Hub, Input, Peer};
 use crate::invite::{Code, InviteOptions};
-use crate::links::{self, Direction, Link, Mode, Passes};
+use crate::links::{self, Direction, Link, Mode, Passes, Visible};
 use crate::outbox::Outbox;
 use crate::scope::Scope;
 use crate::wire::{self, Hello, Role};
@@ -390,6 +390,8 @@ async fn pair_in(
         direction: granted.direction,
         passes: Passes::Both,
         is_passed: false,
+        visible: Visible::Early,
+        whole_patience_s: links::whole_patience_s(),
         next_fingerprint: None,
         told_key: None,
         paused: false,
@@ -401,10 +403,11 @@ async fn pair_in(
     if let Err(error) = blocking(hub, move |hub| hub.links.put(link)).await {
         return refuse(hub, stream, error.message()).await;
     }
-    let InviteOptions { scope, mode, direction, .. } = granted;
+    let InviteOptions { scope, mode, visible, direction, .. } = granted;
     let welcome = Hello {
         scope: scope.places().to_vec(),
         mode: mode.as_str().into(),
+        visible: visible.as_str().into(),
         direction: direction.reversed().as_str().into(),
         ..hello(hub, Role::Pair)
     };
@@ -419,6 +422,8 @@ async fn pair_in(
 pub struct AcceptOptions {
     /// How much of what the peer has is to come here. `None`: as the code says.
     pub mode: Option<Mode>,
+    /// When versions show here. `None`: as the code says.
+    pub visible: Option<Visible>,
     /// Which way changes go, seen from here. `None`: as the code says.
     pub direction: Option<Direction>,
     /// Less than what the code covers. `None`: all of it.
@@ -470,6 +475,13 @@ async fn pair_with(hub: &Arc<Hub>, proven: Proven, code: &Code, options: AcceptO
         },
         passes: Passes::Both,
         is_passed: false,
+        visible: match options.visible {
+            Some(visible) => visible,
+            // A peer of a time when links did not say.
+            None if welcome.visible.is_empty() => Visible::Early,
+            None => welcome.visible.parse()?,
+        },
+        whole_patience_s: links::whole_patience_s(),
         next_fingerprint: None,
         told_key: None,
         paused: false,

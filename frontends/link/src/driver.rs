@@ -5,6 +5,7 @@ use crate::links::Link;
 use crate::outbox::Hold;
 use crate::rate::Amount;
 use crate::status::distance;
+use crate::whole;
 use crate::wire::{self, Body, Packed, Place};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -291,17 +292,21 @@ impl Driver {
                 return;
             }
         };
-        let terms = Terms { sends: link.direction.sends(), receives: link.receives() };
-        let covered: BTreeSet<BucketId> =
-            buckets.iter().filter(|info| link.scope.covers(&info.path)).map(|info| info.id).collect();
+        let terms = |path| {
+            let stages = self.hub.whole_patience(path).is_some();
+            Terms { sends: link.direction.sends(), receives: link.receives(), stages }
+        };
+        let covered = buckets.iter().filter(|info| link.scope.covers(&info.path));
+        let covered: BTreeMap<BucketId, Terms> = covered.map(|info| (info.id, terms(&info.path))).collect();
         // The machine remembers lanes of an earlier connection, for status.
         let lanes = self.machine.status().filter(|(_, id, _)| **id == peer.id).map(|(bucket, ..)| *bucket);
-        let gone: Vec<_> = lanes.filter(|bucket| !covered.contains(bucket)).collect();
+        let gone: Vec<_> = lanes.filter(|bucket| !covered.contains_key(bucket)).collect();
         for bucket in gone {
             self.shares.remove(&(peer.id, bucket));
+            self.hub.held.forget(bucket, peer.id);
             self.handle(Event::Unshare { peer: peer.id, bucket });
         }
-        for bucket in covered {
+        for (bucket, terms) in covered {
             if self.shares.get(&(peer.id, bucket)) == Some(&terms) {
                 continue;
             }
@@ -342,6 +347,12 @@ impl Driver {
                 self.tasks.spawn(async move {
                     let outcome = cut(&hub, &peer, &bucket, from).await.map_err(|error| error.to_string());
                     Some(Event::Cut { peer, bucket, outcome })
+                });
+            }
+            Action::Stage { peer, bucket, number, payload } => {
+                self.tasks.spawn(async move {
+                    let payload = whole::stage(&hub, &peer, &bucket, payload).await;
+                    Some(Event::Staged { peer, bucket, number, payload })
                 });
             }
             Action::Apply { peer, bucket, payload } => {
@@ -429,12 +440,13 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
     // Who compares is to be sent what is below, too.
     let to = if bucket.is_comparing().await? { from.clone() } else { delta.to.clone() };
     let encoded = Bytes::from(delta.encode(&hub.segment.id()));
-    let payload = Payload { packed: Packed::pack(encoded), hold: Some(Arc::new(permit)) };
+    let payload = Payload { packed: Packed::pack(encoded), hold: Some(Arc::new(permit)), staged: None };
     Ok(Piece { from, to, is_empty, is_whole, payload })
 }
 
-async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> Result<VersionVector> {
-    let (delta, _) = Delta::decode(payload.packed.unpack()?)?;
+async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload) -> Result<VersionVector> {
+    let Payload { packed, staged, .. } = payload;
+    let (delta, _) = Delta::decode(packed.unpack()?)?;
     let bucket = hub.segment.catalog().bucket_with_id(id).await?;
     let before = bucket.position().await?;
     // What it was cut after must be here: else it would show before what it was written after (P7).
@@ -446,7 +458,7 @@ async fn apply(hub: &Hub, peer: &SegmentId, id: &BucketId, payload: Payload) -> 
         return Err(Error::new(ErrorKind::Precondition, "changes before these are not here"));
     }
     let wants_data = hub.keep_data(&bucket).await?;
-    let applied = bucket.apply(&delta).await;
+    let applied = whole::apply(hub, peer, id, &bucket, &delta, staged).await;
     let position = bucket.position().await?;
     if !position.dominates(&before) {
         begin_anew(hub);
@@ -472,7 +484,7 @@ pub(crate) mod tests {
     use crate::{Identity, Invites, Links};
     use tombolo_core::{BucketPolicy, CreateOptions, GetOptions, OpenOptions, PutOptions, Segment};
 
-    pub(crate) async fn hub(dir: &std::path::Path, name: &str) -> (Hub, tombolo_core::Bucket) {
+    pub(crate) async fn hub(dir: &std::path::Path, name: &str) -> (Arc<Hub>, tombolo_core::Bucket) {
         let create = CreateOptions { name: name.into(), cluster: "C".into() };
         let segment = Segment::create(dir.join(name), create, OpenOptions::default()).await.unwrap();
         let path: tombolo_core::BucketPath = "C/t/b".parse().unwrap();
@@ -481,7 +493,8 @@ pub(crate) mod tests {
         let (dir, limits) = (segment.dir().to_owned(), Default::default());
         let parts = (Identity::load_or_create(&dir), Links::open(&dir), Invites::open(&dir));
         let (identity, links, invites) = (parts.0.unwrap(), parts.1.unwrap(), parts.2.unwrap());
-        (Hub::new(segment, identity, links, invites, limits, Vec::new(), 1, mpsc::channel(1).0), bucket)
+        let hub = Hub::new(segment, identity, links, invites, limits, Vec::new(), 1, mpsc::channel(1).0);
+        (Arc::new(hub), bucket)
     }
 
     /// P7: after a delta that was refused, the one behind it on the wire came first and was taken.
@@ -491,7 +504,7 @@ pub(crate) mod tests {
         let ((sender, from), (receiver, to)) = (hub(dir.path(), "a").await, hub(dir.path(), "b").await);
         let payload = |delta: &Delta| {
             let encoded = Bytes::from(delta.encode(&sender.segment.id()));
-            Payload { packed: Packed::pack(encoded), hold: None }
+            Payload { packed: Packed::pack(encoded), ..Payload::default() }
         };
         let start = to.vector().await.unwrap();
         from.put("first", "1", PutOptions::default()).await.unwrap();

@@ -3,7 +3,7 @@
 use crate::fetch::Bulk;
 use crate::identity::{Fingerprint, Identity};
 use crate::invite::Invites;
-use crate::links::{Link, Links, Passes};
+use crate::links::{Link, Links, Passes, Visible};
 use crate::outbox::{Outbox, Traffic};
 use crate::wire::{Body, Packed};
 use parking_lot::Mutex;
@@ -57,6 +57,8 @@ impl Default for LinkLimits {
 pub(crate) struct Payload {
     pub(crate) packed: Packed,
     pub(crate) hold: Option<Arc<OwnedSemaphorePermit>>,
+    /// What was found when it was staged, if it was.
+    pub(crate) staged: Option<Arc<crate::whole::Staged>>,
 }
 
 /// What the driver hears.
@@ -175,6 +177,12 @@ pub(crate) struct Hub {
     pub(crate) receipts: Notify,
     /// Why versions' data could not be brought, by their keys.
     pub(crate) failures: Mutex<HashMap<bytes::Bytes, String>>,
+    /// Deltas that wait for data.
+    pub(crate) held: crate::whole::Held,
+    /// Deltas whose data may be brought now.
+    pub(crate) staging: Semaphore,
+    /// Deltas that may be looked at now for what they lack.
+    pub(crate) looking: Semaphore,
 }
 
 impl Hub {
@@ -211,6 +219,9 @@ impl Hub {
             promising: Default::default(),
             receipts: Notify::new(),
             failures: Mutex::default(),
+            held: Default::default(),
+            staging: Semaphore::new(crate::whole::STAGED_TOGETHER),
+            looking: Semaphore::new(crate::whole::LOOKS_TOGETHER),
         }
     }
 
@@ -276,10 +287,14 @@ impl Hub {
     }
 
     fn brings_data(&self, bucket: &BucketPath, counts: impl Fn(&Link) -> bool) -> bool {
-        let brings = |link: &Link| {
-            link.mode == crate::Mode::Full && link.direction.receives() && link.scope.covers(bucket) && counts(link)
-        };
-        self.links.list().iter().any(brings)
+        self.links.list().iter().any(|link| brings_data(link, bucket) && counts(link))
+    }
+
+    /// If the bucket shows a version only when its data is here: how long one that nobody delivers is waited for. Where links differ, as the more patient one says.
+    pub(crate) fn whole_patience(&self, bucket: &BucketPath) -> Option<Duration> {
+        let links = self.links.list();
+        let whole = links.iter().filter(|link| link.visible == Visible::Whole && brings_data(link, bucket));
+        whole.map(|link| Duration::from_secs(link.whole_patience_s)).max()
     }
 
     /// Has the bucket list the data that is to be here, as its links want it: all, that of what comes from now on, or none. Returns whether there is any.
@@ -301,6 +316,11 @@ impl Hub {
         let (receipts, delay_ms) = terms.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
         (!self.brings_data(bucket, |_| true)).then_some(Gather { receipts, delay_ms })
     }
+}
+
+/// Whether all data of a bucket comes over a link, now or at some time.
+fn brings_data(link: &Link, bucket: &BucketPath) -> bool {
+    link.mode == crate::Mode::Full && link.direction.receives() && link.scope.covers(bucket)
 }
 
 /// Whether data of a bucket goes over a link for good.

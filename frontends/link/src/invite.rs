@@ -17,7 +17,9 @@
 //! leaves no link and a used code: the user makes another.
 
 use crate::identity::{Fingerprint, Identity, link_directory, read_private, sha256};
-use crate::links::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, Direction, Mode, check_addresses, read_versioned, replace_json};
+use crate::links::{
+    ADDRESS_BYTES_MAX, ADDRESSES_MAX, Direction, Mode, Visible, check_addresses, read_versioned, replace_json,
+};
 use crate::scope::Scope;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use parking_lot::Mutex;
@@ -51,6 +53,8 @@ pub struct InviteOptions {
     pub scope: Scope,
     /// How much of what is here goes to the other side's copy, unless it chooses another mode when it accepts.
     pub mode: Mode,
+    /// When versions show at the other side, unless it chooses otherwise.
+    pub visible: Visible,
     /// Which way changes go, seen from this segment, the one that invites.
     pub direction: Direction,
     /// How long the code may wait: whole seconds, at least one, at most [`VALID_FOR_MAX`].
@@ -249,6 +253,8 @@ struct Waiting {
     addresses: Vec<String>,
     scope: Scope,
     mode: Mode,
+    #[serde(default)]
+    visible: Visible,
     direction: Direction,
     valid_for_s: u64,
     expires_unix_s: u64,
@@ -269,6 +275,7 @@ impl Waiting {
             addresses: self.addresses.clone(),
             scope: self.scope.clone(),
             mode: self.mode,
+            visible: self.visible,
             direction: self.direction,
             valid_for: Duration::from_secs(self.valid_for_s),
         }
@@ -318,6 +325,7 @@ impl Invites {
             addresses: options.addresses,
             scope: options.scope,
             mode: options.mode,
+            visible: options.visible,
             direction: options.direction,
             valid_for_s,
             expires_unix_s: code.expires_unix_s,
@@ -404,6 +412,7 @@ mod tests {
             addresses: vec!["newyork.example:7400".into(), "[2001:db8::1]:7400".into()],
             scope: Scope::parse(["NewYork/lab", "Rome"]).unwrap(),
             mode: Mode::Metadata,
+            visible: Visible::Whole,
             direction: Direction::Send,
             valid_for: Duration::from_secs(HOUR),
         }

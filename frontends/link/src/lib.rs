@@ -39,6 +39,7 @@ pub mod scope;
 mod session;
 pub mod status;
 pub mod tls;
+mod whole;
 pub mod wire;
 
 pub use compare::{Outcome, Verified};
@@ -47,7 +48,7 @@ pub use door::{LinkDoor, LinkOptions};
 pub use hub::LinkLimits;
 pub use identity::{Fingerprint, Identity};
 pub use invite::{Code, Invite, InviteOptions, Invites};
-pub use links::{Direction, Link, Links, Mode, Passes};
+pub use links::{Direction, Link, Links, Mode, Passes, Visible};
 pub use rate::Rate;
 pub use rotate::Rotation;
 pub use scope::Scope;

@@ -120,6 +120,45 @@ impl Passes {
     }
 }
 
+/// When versions that a peer has show here, where their data comes, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Visible {
+    /// As soon as their names have come; data follows.
+    #[default]
+    Early,
+    /// When their data is here.
+    Whole,
+}
+
+impl Visible {
+    /// All of them.
+    pub const ALL: [Visible; 2] = [Visible::Early, Visible::Whole];
+
+    /// The text form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Visible::Early => "early",
+            Visible::Whole => "whole",
+        }
+    }
+}
+
+impl fmt::Display for Visible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Visible {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Visible> {
+        let found = Visible::ALL.into_iter().find(|visible| visible.as_str() == text);
+        found.ok_or_else(|| Error::invalid(format!("'{text}' is not when versions show: early or whole")))
+    }
+}
+
 impl fmt::Display for Passes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -189,6 +228,13 @@ pub struct Link {
     /// Whether the pass that [`Passes::Initial`] or [`Passes::Continuous`] begins with is over.
     #[serde(default)]
     pub is_passed: bool,
+    /// In mode [`Mode::Full`]: when versions show here. A bucket that one such link shows whole is shown so whatever other links say.
+    #[serde(default)]
+    pub visible: Visible,
+    /// With [`Visible::Whole`]: how long, in seconds, a version whose data nobody delivers holds up itself and what comes behind it; then it shows without. Counted
+    /// is the time that it was tried in vain.
+    #[serde(default = "whole_patience_s")]
+    pub whole_patience_s: u64,
     /// The key that the peer has said it will have; until it has shown it, both count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_fingerprint: Option<Fingerprint>,
@@ -210,6 +256,10 @@ pub struct Link {
 }
 
 /// What a new link has, and one from a time when links had none.
+pub(crate) fn whole_patience_s() -> u64 {
+    300
+}
+
 pub(crate) fn gather_delay_s() -> u64 {
     3600
 }
@@ -459,6 +509,8 @@ pub(crate) mod tests {
             direction: Direction::Receive,
             passes: Passes::Both,
             is_passed: false,
+            visible: Visible::Whole,
+            whole_patience_s: 7,
             next_fingerprint: None,
             told_key: None,
             paused: false,
@@ -467,6 +519,16 @@ pub(crate) mod tests {
             gather_receipts: 2,
             created_unix_ms: 1_700_000_000_000,
         }
+    }
+
+    #[test]
+    fn links_of_a_time_without_visibility_are_read() {
+        let mut stored = serde_json::to_value(link(1, "newyork")).unwrap();
+        for key in ["visible", "whole_patience_s"] {
+            stored.as_object_mut().unwrap().remove(key).unwrap();
+        }
+        let read: Link = serde_json::from_value(stored).unwrap();
+        assert_eq!((read.visible, read.whole_patience_s), (Visible::Early, 300));
     }
 
     #[test]
@@ -583,6 +645,10 @@ pub(crate) mod tests {
             assert_eq!(serde_json::to_string(&direction).unwrap(), format!("\"{direction}\""));
             assert_eq!(direction.sends(), direction.reversed().receives());
             assert_eq!(direction.reversed().reversed(), direction);
+        }
+        for visible in Visible::ALL {
+            assert_eq!(visible.to_string().parse::<Visible>().unwrap(), visible);
+            assert_eq!(serde_json::to_string(&visible).unwrap(), format!("\"{visible}\""));
         }
         for passes in Passes::ALL {
             assert_eq!(passes.to_string().parse::<Passes>().unwrap(), passes);

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncRead;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tombolo_core::sync::Message;
 use tombolo_core::{ChunkId, Error, ErrorKind, Result, VersionVector};
 
 /// Requests of one connection that are answered at the same time.
@@ -116,18 +117,28 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
         Body::Released(place) => promise(peer, &place, |_| Word::Released(place.nonce))?,
         body => {
             let Some(message) = wire::to_message(&body)? else { return Ok(()) };
-            if matches!(message, tombolo_core::sync::Message::Probe { .. }) {
+            if matches!(message, Message::Probe { .. }) {
                 peer.questions.ask_about_bucket()?;
             }
             let hold = match &message {
-                tombolo_core::sync::Message::Delta { .. } => {
+                Message::Delta { bucket, .. } => {
                     let share = u32::try_from(bytes.min(hub.limits.delta_bytes)).unwrap_or(u32::MAX);
-                    let permit = peer.deltas.clone().acquire_many_owned(share).await;
-                    Some(Arc::new(permit.map_err(|_| Error::new(ErrorKind::Offline, "the link is closing"))?))
+                    let closing = |_| Error::new(ErrorKind::Offline, "the link is closing");
+                    let permit = match peer.deltas.clone().try_acquire_many_owned(share) {
+                        Ok(permit) => permit,
+                        // What waits for data may do so for long; meanwhile answers and chunks behind this must come through. It is sent again later.
+                        Err(TryAcquireError::NoPermits) if hub.held.is_any(&peer.id) => {
+                            let reason = "changes that wait for data have taken all memory for changes".into();
+                            peer.say(wire::to_body(Message::Refused { bucket: *bucket, reason }));
+                            return Ok(());
+                        }
+                        Err(_) => peer.deltas.clone().acquire_many_owned(share).await.map_err(closing)?,
+                    };
+                    Some(Arc::new(permit))
                 }
                 _ => None,
             };
-            Input::Names(peer.clone(), message.map(|packed| Payload { packed, hold }))
+            Input::Names(peer.clone(), message.map(|packed| Payload { packed, hold, staged: None }))
         }
     };
     hub.input.send(input).await.map_err(|_| Error::new(ErrorKind::Offline, "the link door is closing"))

@@ -1,7 +1,7 @@
 //! What the door says of itself (P8): read from the engine and from what peers have said, never guessed.
 
 use crate::hub::{Hub, Input};
-use crate::links::{Direction, Mode};
+use crate::links::{Direction, Mode, Visible};
 use crate::rate::{Rate, time_left};
 use crate::scope::Scope;
 use bytes::Bytes;
@@ -11,9 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tombolo_core::sync::LaneStatus;
-use tombolo_core::{
-    Bucket, BucketId, BucketPath, Error, ErrorKind, Keeping, Pin, Result, SegmentId, VersionVector, Wanted,
-};
+use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Keeping, Pin, Result, SegmentId, VersionVector};
 
 /// Missing versions that a status counts; there may be more.
 const COUNTED_MAX: usize = 10_000;
@@ -38,6 +36,8 @@ pub struct LinkStatus {
     pub name: String,
     /// How much of what it has comes here.
     pub mode: Mode,
+    /// When versions show here.
+    pub visible: Visible,
     /// Which way changes go, seen from here.
     pub direction: Direction,
     /// What the link covers.
@@ -81,7 +81,15 @@ pub struct BucketStatus {
     pub missing_is_more: bool,
     /// The first few.
     pub missing: Vec<MissingObject>,
-    /// How long it will take to bring them at the rate of the last seconds; `None`: nothing is missing, nothing comes, or not all is counted.
+    /// Whether versions show only when their data is here.
+    pub shows_whole: bool,
+    /// Versions that have come, and do not show because their data is on its way. Names are not complete up to there, and these not missing.
+    pub waiting_objects: u64,
+    /// Their sizes together.
+    pub waiting_bytes: u64,
+    /// The first few, with the keys that they will show under.
+    pub waiting: Vec<MissingObject>,
+    /// How long it will take to bring what is missing or waits at the rate of the last seconds; `None`: there is no such thing, nothing comes, or not all is counted.
     pub data_left: Option<Duration>,
     /// Whether this segment was away for longer than deletions are remembered, and compares all that it holds with what others have.
     pub is_comparing: bool,
@@ -157,6 +165,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
             peer: link.peer,
             name: link.name.clone(),
             mode: link.mode,
+            visible: link.visible,
             direction: link.direction,
             scope: link.scope.clone(),
             addresses: link.addresses.clone(),
@@ -176,7 +185,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
         }
         // It may have gone meanwhile.
         let Ok(bucket) = hub.segment.catalog().bucket_with_id(&info.id).await else { continue };
-        let mut status = bucket_status(hub, &bucket).await?;
+        let mut status = bucket_status(hub, &bucket, &info.id).await?;
         for link in all.iter().filter(|link| link.scope.covers(&info.path)) {
             let lane = lanes.iter().find(|(id, peer, _)| *id == info.id && *peer == link.peer).map(|(_, _, lane)| lane);
             let lane = lane.cloned().unwrap_or_default();
@@ -200,28 +209,30 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
         }
         if !status.missing_is_more {
             let rates = status.peers.iter().filter_map(|peer| peer.rate);
-            status.data_left = time_left(status.missing_bytes, rates.map(|rate| rate.bytes_per_second).sum());
+            let left = status.missing_bytes.saturating_add(status.waiting_bytes);
+            status.data_left = time_left(left, rates.map(|rate| rate.bytes_per_second).sum());
         }
         buckets.push(status);
     }
     Ok(SyncStatus { links, buckets })
 }
 
-async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
+async fn bucket_status(hub: &Hub, bucket: &Bucket, id: &BucketId) -> Result<BucketStatus> {
     let wants_data = hub.wants_data(bucket.path());
     // Looked at first: what comes below a pin meanwhile is listed.
     let pins = bucket.pins().await?;
     let is_listed = (!wants_data || bucket.keeping().await? == Keeping::Listed) && pins.iter().all(Pin::is_listed);
     let wanted = bucket.wanted(None, COUNTED_MAX).await?;
-    let missing = {
+    let waits = hub.held.of_bucket(id);
+    let (missing, waiting) = {
         let failures = hub.failures.lock();
-        let reason = |version: &Wanted| failures.get(&version.key).cloned().unwrap_or_else(|| "on its way".into());
-        let named = wanted.iter().take(NAMED_MAX).map(|version| MissingObject {
-            path: version.path.clone(),
-            size: version.size,
-            reason: reason(version),
-        });
-        named.collect()
+        let object = |key: &Bytes, path: &Option<Bytes>, size: u64| {
+            let reason = failures.get(key).cloned().unwrap_or_else(|| "on its way".into());
+            MissingObject { path: path.clone(), size, reason }
+        };
+        let named = wanted.iter().take(NAMED_MAX).map(|version| object(&version.key, &version.path, version.size));
+        let waiting = waits.named.iter().map(|(key, path, size)| object(key, path, *size));
+        (named.collect(), waiting.collect())
     };
     Ok(BucketStatus {
         path: bucket.path().clone(),
@@ -233,6 +244,10 @@ async fn bucket_status(hub: &Hub, bucket: &Bucket) -> Result<BucketStatus> {
         missing_bytes: wanted.iter().map(|version| version.size).sum(),
         missing_is_more: wanted.len() == COUNTED_MAX || !is_listed,
         missing,
+        shows_whole: hub.whole_patience(bucket.path()).is_some(),
+        waiting_objects: waits.objects,
+        waiting_bytes: waits.bytes,
+        waiting,
         data_left: None,
         is_comparing: bucket.is_comparing().await?,
         carriers: bucket.carriers().await?.iter().map(|(id, carrier)| (*id, carrier.is_forgotten())).collect(),

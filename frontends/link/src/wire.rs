@@ -72,6 +72,9 @@ pub struct Hello {
     /// Names the run of the sender's control connection that a bulk connection belongs to.
     #[prost(fixed64, tag = "12")]
     pub run: u64,
+    /// [`Role::Pair`]: when versions show at the side that accepts; empty: early.
+    #[prost(string, tag = "13")]
+    pub visible: String,
 }
 
 /// What a connection is for.

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::time::Duration;
-use tombolo_link::{Direction, Mode};
+use tombolo_link::{Direction, Mode, Visible};
 
 pub(super) const LINK_HELP: &str = "\
 A link joins two segments. One makes a code, the other accepts it; from then on both carry the buckets in the link's scope. Both need a daemon
@@ -26,12 +26,13 @@ Examples:
   tombolo link invite --address sf.example.org:7000
   tombolo link invite --scope SanFrancisco/lab --mode metadata --valid-for 2d
 
-The code is a secret until it is used: whoever has it can link to this segment. JSON: code, addresses, scope, mode, direction, expires.";
+The code is a secret until it is used: whoever has it can link to this segment. JSON: code, addresses, scope, mode, visible, direction, expires.";
 
 const ACCEPT_HELP: &str = "\
 Examples:
   tombolo link accept tombolo1-…
   tombolo link accept - --mode metadata < code
+  tombolo link accept tombolo1-… --visible whole
   tombolo link accept tombolo1-… --scope SanFrancisco/lab/raw --direction receive
   tombolo link accept tombolo1-… --mode gather
 
@@ -44,6 +45,9 @@ What can be set, KEY=VALUE:
   scope       places with a comma between: CLUSTER[/TENANT[/BUCKET]], or / for everything
   passes      initial (what the other segment has now, and nothing after that), continuous (names, and the data of what changes from now on) or both;
               setting it begins anew
+  visible     in mode full: early (versions show as soon as their names have come, and data follows) or whole (they show when their data is here)
+  whole-patience   with visible=whole: how long a version whose data nobody delivers holds up what comes behind it, such as 10m; then it shows without, and
+              is listed as missing
   addresses   where to dial the other segment, HOST:PORT, with a comma between; nothing: it dials
   rate        the most bytes a second that are sent (also 10M, 1G), or none
   gather-delay     in mode gather: how old data must be before it goes, such as 12h
@@ -55,6 +59,11 @@ All of them change at once, and while data flows. Example:
 /// What links bring and which way, as an option.
 fn mode() -> impl TypedValueParser<Value = Mode> {
     PossibleValuesParser::new(Mode::ALL.map(Mode::as_str)).try_map(|text| text.parse::<Mode>())
+}
+
+/// When versions show, as an option.
+fn visible() -> impl TypedValueParser<Value = Visible> {
+    PossibleValuesParser::new(Visible::ALL.map(Visible::as_str)).try_map(|text| text.parse::<Visible>())
 }
 
 fn direction() -> impl TypedValueParser<Value = Direction> {
@@ -78,7 +87,7 @@ pub(crate) enum LinkVerb {
     Accept(AcceptArgs),
     /// List the links and how they are doing.
     #[command(
-        after_long_help = "JSON: name, peer, connected, connected_to, rtt_ms, mode, direction, scope, addresses, paused, problem, …"
+        after_long_help = "JSON: name, peer, connected, connected_to, rtt_ms, mode, visible, direction, scope, addresses, paused, problem, …"
     )]
     List,
     /// Show everything about a link.
@@ -136,6 +145,9 @@ pub(crate) struct InviteArgs {
     /// there comes here and leaves it.
     #[arg(long, value_name = "MODE", default_value = "full", value_parser = mode())]
     pub(crate) mode: Mode,
+    /// When versions show at the other side: as soon as their names have come, or when their data has.
+    #[arg(long, value_name = "WHEN", default_value = "early", value_parser = visible())]
+    pub(crate) visible: Visible,
     /// Which way changes go, seen from this segment.
     #[arg(long, value_name = "DIRECTION", default_value = "both", value_parser = direction())]
     pub(crate) direction: Direction,
@@ -152,6 +164,9 @@ pub(crate) struct AcceptArgs {
     /// other segment and leaves this one. Default: what the code says.
     #[arg(long, value_name = "MODE", value_parser = mode())]
     pub(crate) mode: Option<Mode>,
+    /// When versions show here: as soon as their names have come, or when their data has. Default: what the code says.
+    #[arg(long, value_name = "WHEN", value_parser = visible())]
+    pub(crate) visible: Option<Visible>,
     /// Which way changes go, seen from this segment. Default: what the code says.
     #[arg(long, value_name = "DIRECTION", value_parser = direction())]
     pub(crate) direction: Option<Direction>,
@@ -171,7 +186,8 @@ Examples:
   tombolo sync status
   tombolo sync status --json SanFrancisco/lab/data
 
-JSON: links, and buckets with vector, data_vector, names_complete, data_complete (null: on demand), missing objects and bytes, and peers.")]
+JSON: links, and buckets with vector, data_vector, names_complete, data_complete (null: on demand), missing objects and bytes, waiting objects and bytes (where
+versions show only when their data is here), and peers.")]
     Status {
         /// A cluster, tenant or bucket; everything without it.
         #[arg(default_value = "")]

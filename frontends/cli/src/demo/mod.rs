@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use tombolo_core::{Error, Result, Segment, SegmentId, TenantPath};
-use tombolo_link::{AcceptOptions, Direction, InviteOptions, Mode, Scope};
+use tombolo_link::{AcceptOptions, Direction, InviteOptions, Mode, Scope, Visible};
 
 const TENANT: &str = "lab";
 const BUCKET: &str = "data";
@@ -125,6 +125,7 @@ async fn ensure_link(sanfrancisco: &Site, newyork: &Site) -> Result<()> {
                 addresses,
                 scope: Scope::everything(),
                 mode: Mode::Full,
+                visible: Visible::Early,
                 direction: Direction::Both,
                 valid_for: CODE_VALID_FOR,
             })

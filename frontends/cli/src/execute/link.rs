@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tombolo_core::{Error, ErrorKind, Result, Segment, SegmentId, Subject};
 use tombolo_link::{
     AcceptOptions, Code, Direction, Invite, InviteOptions, Invites, Link, LinkDoor, Links, Mode, Passes, Scope,
-    SyncStatus,
+    SyncStatus, Visible,
 };
 
 pub(super) async fn execute(
@@ -24,11 +24,12 @@ pub(super) async fn execute(
 ) -> Result<Bytes> {
     let door = hosted.as_ref().map(|hosted| &hosted.links);
     match operation {
-        LinkOperation::Invite { addresses, scope, mode, direction, valid_for_s } => {
+        LinkOperation::Invite { addresses, scope, mode, visible, direction, valid_for_s } => {
             let door = door.ok_or_else(|| no_daemon("answers to codes"))?;
             let addresses = reachable(door, addresses)?;
             let valid_for = Duration::from_secs(valid_for_s);
-            let code = door.invite(InviteOptions { addresses, scope, mode, direction, valid_for }).await?;
+            let options = InviteOptions { addresses, scope, mode, visible, direction, valid_for };
+            let code = door.invite(options).await?;
             encode(&CodeRecord {
                 code: SecretText(code.to_string()),
                 addresses: code.addresses,
@@ -49,10 +50,10 @@ pub(super) async fn execute(
             }
             encode(&())
         }
-        LinkOperation::Accept { code, mode, direction, scope } => {
+        LinkOperation::Accept { code, mode, visible, direction, scope } => {
             let door = door.ok_or_else(|| no_daemon("dials other segments"))?;
             let code: Code = code.0.parse()?;
-            let link = door.accept(code, AcceptOptions { mode, direction, scope }).await?;
+            let link = door.accept(code, AcceptOptions { mode, visible, direction, scope }).await?;
             encode(&LinkRecord::new(link, None))
         }
         LinkOperation::List => {
@@ -223,6 +224,8 @@ enum Change {
     Direction(Direction),
     Scope(Scope),
     Passes(Passes),
+    Visible(Visible),
+    WholePatience(Duration),
     Addresses(Vec<String>),
     Rate(Option<u64>),
     GatherDelay(Duration),
@@ -235,6 +238,8 @@ impl Change {
             "mode" => Change::Mode(value.parse()?),
             "direction" => Change::Direction(value.parse()?),
             "passes" => Change::Passes(value.parse()?),
+            "visible" => Change::Visible(value.parse()?),
+            "whole-patience" => Change::WholePatience(parse_duration(value).map_err(Error::invalid)?),
             "scope" => match value.parse::<Scope>()? {
                 scope if scope.is_empty() => {
                     return Err(Error::invalid("a link has a scope; everything is /, and nothing is a paused link"));
@@ -253,7 +258,7 @@ impl Change {
             },
             _ => {
                 let message = format!(
-                    "'{key}' is nothing a link has; there are mode, direction, passes, scope, addresses, rate, gather-delay, gather-receipts"
+                    "'{key}' is nothing a link has; there are mode, direction, passes, visible, whole-patience, scope, addresses, rate, gather-delay, gather-receipts"
                 );
                 return Err(Error::invalid(message));
             }
@@ -266,6 +271,8 @@ impl Change {
             Change::Direction(direction) => link.direction = direction,
             Change::Scope(scope) => link.scope = scope,
             Change::Passes(passes) => (link.passes, link.is_passed) = (passes, false),
+            Change::Visible(visible) => link.visible = visible,
+            Change::WholePatience(patience) => link.whole_patience_s = patience.as_secs(),
             Change::Addresses(addresses) => link.addresses = addresses,
             Change::Rate(rate) => link.rate_bytes_per_second = rate,
             Change::GatherDelay(delay) => link.gather_delay_s = delay.as_secs(),
@@ -283,6 +290,8 @@ mod tests {
         let parsed = |key, value| Change::parse(key, value).unwrap();
         assert_eq!(parsed("mode", "metadata"), Change::Mode(Mode::Metadata));
         assert_eq!(parsed("direction", "send"), Change::Direction(Direction::Send));
+        assert_eq!(parsed("visible", "whole"), Change::Visible(Visible::Whole));
+        assert_eq!(parsed("whole-patience", "10m"), Change::WholePatience(Duration::from_secs(600)));
         assert_eq!(parsed("scope", "/"), Change::Scope(Scope::everything()));
         assert_eq!(parsed("addresses", "a:1,[::1]:2"), Change::Addresses(vec!["a:1".into(), "[::1]:2".into()]));
         assert_eq!(parsed("addresses", ""), Change::Addresses(Vec::new()));
@@ -294,6 +303,8 @@ mod tests {
             ("gather-receipts", "0"),
             ("gather-delay", "soon"),
             ("mode", "some"),
+            ("visible", "late"),
+            ("whole-patience", "ever"),
             ("direction", ""),
             ("scope", ""),
             ("scope", "a,"),

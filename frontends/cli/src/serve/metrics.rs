@@ -174,6 +174,12 @@ fn link_figures(status: &SyncStatus) -> String {
             buckets().map(|status| (bucket(&status.path), status.missing_bytes)).collect(),
         ),
         (
+            "tombolo_sync_waiting_objects",
+            "Objects that have come and don't show before their bytes are here.",
+            false,
+            buckets().map(|status| (bucket(&status.path), status.waiting_objects)).collect(),
+        ),
+        (
             "tombolo_sync_names_complete",
             "1 while every change that the peer is known to have is here by name.",
             false,

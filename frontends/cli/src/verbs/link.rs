@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use std::io::Read;
 use tombolo_core::{Error, Result};
 use tombolo_link::invite::CODE_CHARS_MAX;
-use tombolo_link::{Passes, Scope};
+use tombolo_link::{Mode, Passes, Scope, Visible};
 
 pub(super) async fn link(session: &mut Session, verb: LinkVerb) -> Outcome {
     match verb {
@@ -64,6 +64,7 @@ async fn invite(session: &mut Session, args: InviteArgs) -> Outcome {
             addresses: args.address,
             scope: scope.clone(),
             mode: args.mode,
+            visible: args.visible,
             direction: args.direction,
             valid_for_s: args.valid_for.as_secs(),
         },
@@ -80,6 +81,7 @@ async fn invite(session: &mut Session, args: InviteArgs) -> Outcome {
         "addresses": made.addresses,
         "scope": scope,
         "mode": args.mode,
+        "visible": args.visible,
         "direction": args.direction,
         "expires": time(nanoseconds(made.expires_unix_s)),
     });
@@ -89,7 +91,8 @@ async fn invite(session: &mut Session, args: InviteArgs) -> Outcome {
 async fn accept(session: &mut Session, args: AcceptArgs) -> Outcome {
     let code = SecretText(if args.code == "-" { code_from_input()? } else { args.code });
     let scope = scope(&args.scope)?;
-    let operation = LinkOperation::Accept { code, mode: args.mode, direction: args.direction, scope };
+    let (mode, visible, direction) = (args.mode, args.visible, args.direction);
+    let operation = LinkOperation::Accept { code, mode, visible, direction, scope };
     let link: LinkRecord = call(session, operation).await?;
     let text = format!(
         "Linked to {}: {}. See how far it has come: tombolo sync status",
@@ -135,6 +138,7 @@ fn invite_row(invite: &InviteRecord) -> (Value, Vec<String>) {
         "addresses": invite.addresses,
         "scope": invite.scope,
         "mode": invite.mode,
+        "visible": invite.visible,
         "direction": invite.direction,
         "expires": time(expires),
     });
@@ -158,7 +162,11 @@ fn what_is_carried(record: &LinkRecord) -> String {
         (Passes::Initial, true) => ", initial pass over: nothing more comes".into(),
         (passes, _) => format!(", {passes} only"),
     };
-    format!("{scope}, mode {}, direction {}{passes}", link.mode, link.direction)
+    let visible = match (link.mode, link.visible) {
+        (Mode::Full, Visible::Whole) => ", versions show with their data",
+        _ => "",
+    };
+    format!("{scope}, mode {}, direction {}{passes}{visible}", link.mode, link.direction)
 }
 
 /// One word, or a problem.
@@ -202,6 +210,8 @@ pub(super) fn link_json(record: &LinkRecord) -> Value {
     map.insert("direction".into(), json!(link.direction));
     map.insert("passes".into(), json!(link.passes));
     map.insert("passed".into(), link.is_passed.into());
+    map.insert("visible".into(), json!(link.visible));
+    map.insert("whole_patience_s".into(), json!(link.whole_patience_s));
     map.insert("next_fingerprint".into(), json!(link.next_fingerprint));
     map.insert("paused".into(), link.paused.into());
     map.insert("rate_bytes_per_second".into(), json!(link.rate_bytes_per_second));
@@ -262,7 +272,7 @@ mod tests {
     use super::*;
     use crate::wire::LinkState;
     use tombolo_core::SegmentId;
-    use tombolo_link::{Direction, Fingerprint, Link, Mode};
+    use tombolo_link::{Direction, Fingerprint, Link};
 
     fn record() -> LinkRecord {
         let link = Link {
@@ -275,6 +285,8 @@ mod tests {
             direction: Direction::Both,
             passes: Passes::Both,
             is_passed: false,
+            visible: Visible::Early,
+            whole_patience_s: 300,
             next_fingerprint: None,
             told_key: None,
             paused: false,

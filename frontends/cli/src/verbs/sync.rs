@@ -86,6 +86,16 @@ async fn status(session: &mut Session, scope: Scope) -> Outcome {
             let line = format!("{}/{key} ({}): {}", bucket.bucket, size(missing.size), missing.reason);
             session.output.line(line.as_bytes())?;
         }
+        for waiting in &bucket.waiting {
+            let key = waiting.key.as_ref().map_or("an object without a name".into(), |key| show(&key.0));
+            let line = format!(
+                "{}/{key} ({}) waits until its data is here: {}",
+                bucket.bucket,
+                size(waiting.size),
+                waiting.reason
+            );
+            session.output.line(line.as_bytes())?;
+        }
     }
     Ok(())
 }
@@ -131,6 +141,9 @@ fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
     }
     if bucket.carriers.iter().any(|carrier| carrier.forgotten && carrier.segment == peer.peer) {
         remarks.push(format!("{} is forgotten", peer.name));
+    }
+    if bucket.waiting_objects > 0 {
+        remarks.push(format!("{} ({}) wait for their data", bucket.waiting_objects, size(bucket.waiting_bytes)));
     }
     if let Some(problem) = &peer.problem {
         remarks.push(problem.clone());
@@ -179,6 +192,10 @@ mod tests {
             missing_bytes: 0,
             missing_is_more: false,
             missing: Vec::new(),
+            whole: false,
+            waiting_objects: 0,
+            waiting_bytes: 0,
+            waiting: Vec::new(),
             data_eta_s: None,
             comparing: false,
             carriers: Vec::new(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tombolo_core::VersionVector;
 use tombolo_link::{
     BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Rotation, Scope,
-    SyncStatus,
+    SyncStatus, Visible,
 };
 
 /// One thing to do with links.
@@ -17,6 +17,7 @@ pub(crate) enum LinkOperation {
         addresses: Vec<String>,
         scope: Scope,
         mode: Mode,
+        visible: Visible,
         direction: Direction,
         valid_for_s: u64,
     },
@@ -29,6 +30,7 @@ pub(crate) enum LinkOperation {
     Accept {
         code: SecretText,
         mode: Option<Mode>,
+        visible: Option<Visible>,
         direction: Option<Direction>,
         scope: Option<Scope>,
     },
@@ -112,6 +114,7 @@ pub(crate) struct InviteRecord {
     pub(crate) addresses: Vec<String>,
     pub(crate) scope: Scope,
     pub(crate) mode: Mode,
+    pub(crate) visible: Visible,
     pub(crate) direction: Direction,
     pub(crate) expires_unix_s: u64,
 }
@@ -124,6 +127,7 @@ impl From<Invite> for InviteRecord {
             addresses: options.addresses,
             scope: options.scope,
             mode: options.mode,
+            visible: options.visible,
             direction: options.direction,
             expires_unix_s: invite.expires_unix_s,
         }
@@ -187,6 +191,12 @@ pub(crate) struct BucketSyncRecord {
     /// Whether counting stopped early, so that more is missing.
     pub(crate) missing_is_more: bool,
     pub(crate) missing: Vec<MissingRecord>,
+    /// Whether versions show only when their data is here.
+    pub(crate) whole: bool,
+    /// Versions that have come and do not show yet for that.
+    pub(crate) waiting_objects: u64,
+    pub(crate) waiting_bytes: u64,
+    pub(crate) waiting: Vec<MissingRecord>,
     /// Time until all data is here at the rate of the last seconds; `None`: it is, or it can't be told.
     pub(crate) data_eta_s: Option<f64>,
     /// Whether this segment was away too long, and compares all that it holds.
@@ -258,6 +268,10 @@ impl From<&BucketStatus> for BucketSyncRecord {
             missing_bytes: status.missing_bytes,
             missing_is_more: status.missing_is_more,
             missing: status.missing.iter().map(MissingRecord::from).collect(),
+            whole: status.shows_whole,
+            waiting_objects: status.waiting_objects,
+            waiting_bytes: status.waiting_bytes,
+            waiting: status.waiting.iter().map(MissingRecord::from).collect(),
             data_eta_s: status.data_left.map(|left| left.as_secs_f64()),
             comparing: status.is_comparing,
             carriers: status
@@ -317,6 +331,10 @@ mod tests {
             missing_bytes: 0,
             missing_is_more: false,
             missing: Vec::new(),
+            shows_whole: false,
+            waiting_objects: 0,
+            waiting_bytes: 0,
+            waiting: Vec::new(),
             data_left: None,
             is_comparing: false,
             carriers: vec![(SegmentId([3; 16]), true)],
@@ -373,17 +391,18 @@ mod tests {
         let accept = LinkOperation::Accept {
             code: SecretText("tombolo1-hush".into()),
             mode: Some(Mode::Metadata),
+            visible: Some(Visible::Whole),
             direction: None,
             scope: Some(Scope::everything()),
         };
         let operation = Operation::Links(accept);
         assert!(!format!("{operation:?}").contains("hush"));
         let back: Operation = decode(&encode(&operation).unwrap()).unwrap();
-        let Operation::Links(LinkOperation::Accept { code, mode, direction, scope }) = back else {
+        let Operation::Links(LinkOperation::Accept { code, mode, visible, direction, scope }) = back else {
             panic!("{back:?}");
         };
         assert_eq!((code.0.as_str(), mode, direction), ("tombolo1-hush", Some(Mode::Metadata), None));
-        assert_eq!(scope, Some(Scope::everything()));
+        assert_eq!((scope, visible), (Some(Scope::everything()), Some(Visible::Whole)));
         let bad = r#"{"do":"links","link":"wait","scope":["a/b/c/d"],"timeout_ms":1}"#;
         assert!(decode::<Operation>(bad.as_bytes()).is_err());
     }

@@ -5,3 +5,4 @@
 mod cases;
 mod promises;
 mod site;
+mod whole;

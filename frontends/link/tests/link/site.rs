@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tombolo_core::{
     Bucket, BucketPath, BucketPolicy, CreateOptions, ErrorKind, GetOptions, OpenOptions, PutOptions, Result, Segment,
 };
-use tombolo_link::{AcceptOptions, Direction, InviteOptions, LinkDoor, LinkLimits, LinkOptions, Mode, Scope};
+use tombolo_link::{AcceptOptions, Direction, InviteOptions, LinkDoor, LinkLimits, LinkOptions, Mode, Scope, Visible};
 
 /// Longer than anything takes; a test that gets there has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -44,6 +44,11 @@ impl Site {
     pub(crate) async fn restart(self) -> Site {
         let address = self.door.addresses()[0];
         let (name, dir) = self.stop().await;
+        Site::start(&name, dir, address).await
+    }
+
+    /// Starts one that was stopped.
+    pub(crate) async fn start(name: &str, dir: TempDir, address: SocketAddr) -> Site {
         // Tasks that the door has ended let go of the directory when they are next looked at.
         let mut looks = tokio::time::interval(Duration::from_millis(5));
         let segment = loop {
@@ -52,7 +57,7 @@ impl Site {
                 opened => break opened.unwrap(),
             };
         };
-        Site::serve(&name, dir, segment, address).await
+        Site::serve(name, dir, segment, address).await
     }
 
     /// Stops; the directory stays.
@@ -73,6 +78,7 @@ impl Site {
             addresses: Vec::new(),
             scope,
             mode,
+            visible: Visible::Early,
             direction: Direction::Both,
             valid_for: Duration::from_secs(60),
         };
