@@ -1,4 +1,5 @@
-//! Sites on hosts of their own, joined by cables that are cut without a word (P5, P6, P8, P9, P11): a star, a ring, and a transfer whose ends are killed.
+//! Sites on hosts of their own, joined by cables that are cut without a word (P5, P6, P8, P9, P11): a star, a ring, an edge that gathers, and a
+//! transfer whose ends are killed.
 //! Network namespaces need root: without it these tests say that they were left out.
 
 use std::net::SocketAddr;
@@ -162,6 +163,45 @@ fn a_ring_goes_on_with_a_link_less() {
     wait::until("what came the other way round", || (get(&mut at_one, "back")? == back).then_some(()));
     link_is(&one, "two", false);
     assert!(one.json(&["link", "show", "three"])["connected"] == true);
+}
+
+/// An edge writes through a mount and gathers: its data goes to the centre, which only receives. What the edge reads again comes back, and nothing that is made
+/// at the centre goes to the edge.
+#[test]
+fn an_edge_gathers_and_its_centre_only_receives() {
+    let Some(mut network) = Network::new() else { return };
+    let (mut edge, edge_host) = site(&mut network, "edge", "SanFrancisco");
+    let (mut centre, centre_host) = site(&mut network, "centre", "NewYork");
+    make_bucket(&edge);
+    let point = edge.beside("mnt");
+    std::fs::create_dir(&point).unwrap();
+    serve(&mut edge, &edge_host, &["--mount", &format!("{BUCKET}={}", point.display())]);
+    serve(&mut centre, &centre_host, &[]);
+    let address = format!("{}:{LINK_PORT}", centre_host.address);
+    let invite = centre.json(&["link", "invite", "--address", &address]);
+    let accept = ["--mode", "gather", "--direction", "send"];
+    edge.tombolo(&[&["link", "accept", invite["code"].as_str().unwrap()], &accept[..]].concat());
+    edge.tombolo(&["link", "set", "centre", "gather-delay=0s"]);
+
+    let frames: Vec<Vec<u8>> = (0..3).map(|n| noise(10 + n, 2 << 20)).collect();
+    for (number, frame) in frames.iter().enumerate() {
+        std::fs::write(point.join(format!("frame-{number}")), frame).unwrap();
+    }
+    wait::until("the data at the centre", || {
+        let all = (0..3).all(|n| centre.run(&["stat", &path(&format!("frame-{n}"))]).code == Some(0));
+        (all && centre.json(&["sync", "status"])["buckets"][0]["data_complete"] == true).then_some(())
+    });
+    wait::until("the edge to give its data up", || {
+        let shown = edge.json(&["stat", &path("frame-0")]);
+        (shown["local_bytes"] == 0).then_some(())
+    });
+    assert!(std::fs::read(point.join("frame-0")).unwrap() == frames[0], "it comes back when it is read");
+    centre.put(&path("of-the-centre"), b"stays there");
+    for (number, frame) in frames.iter().enumerate() {
+        assert!(centre.get(&path(&format!("frame-{number}"))) == *frame);
+    }
+    assert!(!edge.keys(BUCKET).contains(&"of-the-centre".to_owned()), "the edge only sends");
+    edge.stop();
 }
 
 /// Both ends of a slow transfer are killed in the middle of it, one after the other. It goes on where it was: about what there is crosses the cable, not

@@ -526,7 +526,8 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_peer_that_asks_and_does_not_read_fills_no_memory() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut hub, _bucket) = hub(dir.path(), "a").await;
+        let (hub, _bucket) = hub(dir.path(), "a").await;
+        let mut hub = Arc::into_inner(hub).unwrap();
         let (sender, input) = mpsc::channel(16);
         hub.input = sender.clone();
         let hub = Arc::new(hub);
