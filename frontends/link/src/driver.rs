@@ -150,9 +150,7 @@ impl Driver {
                 // Its place may have been taken meanwhile.
                 if self.hub.peer(&peer.id).is_none() {
                     self.disconnected(&peer.id);
-                    if self.hub.peers().is_empty() {
-                        self.hub.bulk.give_up();
-                    }
+                    self.hub.bulk.give_up(&self.hub);
                 }
             }
             Input::Names(peer, message) => {

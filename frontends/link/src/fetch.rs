@@ -208,6 +208,9 @@ impl Bulk {
     /// What waits next that `peer` has not been asked for, all to stay as long as the first. Waits for it.
     async fn take(&self, peer: &SegmentId) -> Vec<Item> {
         loop {
+            // Woken by whatever is put back from here on, also if that is before it waits.
+            let mut filled = std::pin::pin!(self.filled.notified());
+            filled.as_mut().enable();
             let mut taken: Vec<Item> = Vec::new();
             {
                 let mut queue = self.queue.lock();
@@ -229,7 +232,7 @@ impl Bulk {
             if !taken.is_empty() {
                 return taken;
             }
-            self.filled.notified().await;
+            filled.await;
         }
     }
 
@@ -245,15 +248,22 @@ impl Bulk {
                 let _ = item.done.send(Err(reason.to_owned()));
             } else {
                 self.queue.lock().push_back(item);
-                self.filled.notify_one();
+                // The one that is woken first may be of a peer that has been asked.
+                self.filled.notify_waiters();
             }
         }
     }
 
-    /// Nobody is connected: what waits is given up for now.
-    pub(crate) fn give_up(&self) {
-        for item in self.queue.lock().drain(..) {
-            let _ = item.done.send(Err("no linked segment is connected".into()));
+    /// Somebody has gone: what nobody is left to be asked for is given up for now.
+    pub(crate) fn give_up(&self, hub: &Hub) {
+        let others: Vec<SegmentId> = sources(hub, None).iter().map(|peer| peer.id).collect();
+        let mut queue = self.queue.lock();
+        for item in std::mem::take(&mut *queue) {
+            if others.iter().all(|other| item.tried.contains(other)) {
+                let _ = item.done.send(Err("no linked segment that has it is connected".into()));
+            } else {
+                queue.push_back(item);
+            }
         }
     }
 }
