@@ -21,6 +21,10 @@ impl Bucket {
             transact!(self.segment(), txn, {
                 self.require(&mut txn).await?;
                 txn.put(Space::Meta, shared_row(&self.state().id).into(), vec![1]);
+                // There is no conflict yet. Those that come are derived by the policy that there is: one that follows must know that.
+                if let Some(rules) = namespace::rules_value(self.state()) {
+                    txn.put(Space::Meta, namespace::rules_row(self.state().number), rules);
+                }
             })?;
             self.contents().set_linked();
             self.state().share();

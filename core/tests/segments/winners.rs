@@ -132,6 +132,24 @@ async fn a_new_policy_shows_old_conflicts_anew() {
     }
 }
 
+/// A bucket that had one winner from the start, where it was made: nothing had noted by which rules its conflicts were derived, so what had lost did not show when the policy said that
+/// it should. Found by a schedule.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_made_with_one_winner_shows_all_when_its_policy_says_so() {
+    let all = Sites::new(2).await;
+    let one = BucketPolicy { conflicts: ConflictPolicy::LastWriterWins, ..BucketPolicy::default() };
+    let sites = all.bucket("one-at-first", 2, &one).await;
+    for site in &sites {
+        site.bucket.put("x", "content", PutOptions::default()).await.unwrap();
+    }
+    sites[0].pull(&sites[1]).await;
+    assert_eq!((sites[0].shows().await.len(), sites[0].hidden().await.len()), (1, 1));
+    let catalog = sites[0].bucket.segment().catalog();
+    catalog.set_policy(sites[0].bucket.path(), BucketPolicy::default()).await.unwrap();
+    sites[0].check("the policy").await;
+    assert_eq!((sites[0].shows().await.len(), sites[0].hidden().await.len()), (2, 0));
+}
+
 /// Also when it came while the bucket was not in use: as a process that ended between the change of the policy and what follows from it leaves it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_opens_by_its_newest_policy() {
