@@ -59,7 +59,6 @@ fn main() -> Outcome<()> {
     let bytes = report.bytes / MIB as u64;
     println!("  {before} extents became {now}, {bytes} MiB cut anew in {:.1} s", took.as_secs_f64());
 
-    let mut data = data;
     let file = runtime.block_on(put(&bucket, "g", &data))?;
     let before = recut_bytes(&segment);
     let beside = runtime.block_on(write(&file, &mut data, writes))?;
