@@ -1,6 +1,6 @@
 //! The engine through its public calls: objects, versions, listings, uploads, files, snapshots, collection, reopening.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
+#![expect(clippy::unwrap_used, reason = "a test says what failed by failing")]
 
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, mpsc};
