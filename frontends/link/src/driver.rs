@@ -8,6 +8,8 @@ use crate::status::distance;
 use crate::whole;
 use crate::wire::{self, Body, Packed, Place};
 use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tombolo_core::sync::{Action, Event, Machine, Message, Piece, Terms};
 use tombolo_core::{
-    BucketId, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch, VersionVector,
+    BucketId, Carriers, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch,
+    VersionVector,
 };
 
 /// Registers of one delta, at most.
@@ -41,7 +44,11 @@ struct Driver {
     /// Buckets of which peers are to be told who carries them.
     untold: BTreeSet<BucketId>,
     carriers_due: Option<Instant>,
+    learning: Arc<Learning>,
 }
+
+/// Tables of carriers that are being taken in, each with the next one of the same peer and bucket, if that has come: it says all that those between said.
+type Learning = Mutex<HashMap<(SegmentId, BucketId), Option<Carriers>>>;
 
 /// Runs until the door closes.
 pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
@@ -57,6 +64,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
         catalog_due: None,
         untold: BTreeSet::new(),
         carriers_due: None,
+        learning: Arc::default(),
     };
     loop {
         let wakes = driver.machine.wakes_at_ms().map(|at| driver.started + Duration::from_millis(at));
@@ -370,17 +378,18 @@ impl Driver {
                 });
             }
             Action::Learn { peer, bucket, carriers: told } => {
-                self.tasks.spawn(async move {
-                    let learnt =
-                        async { hub.segment.catalog().bucket_with_id(&bucket).await?.learn_carriers(&told).await };
-                    match learnt.await {
-                        Ok(true) => carriers(&hub, &bucket).await,
-                        Ok(false) => None,
-                        Err(error) => {
-                            tracing::warn!(%bucket, %peer, %error, "who carries a bucket was not taken in");
-                            None
-                        }
+                let learning = self.learning.clone();
+                match learning.lock().entry((peer, bucket)) {
+                    // One at a time, however many the peer sends.
+                    Entry::Occupied(mut under_way) => {
+                        under_way.insert(Some(told));
+                        return;
                     }
+                    Entry::Vacant(none) => none.insert(None),
+                };
+                self.tasks.spawn(async move {
+                    let is_news = learn(&hub, &learning, peer, bucket, told).await;
+                    if is_news { carriers(&hub, &bucket).await } else { None }
                 });
             }
             Action::Stands { nonce, vector, .. } => self.answer_probe(nonce, vector),
@@ -407,6 +416,26 @@ fn covers(link: &Link, name: &CatalogName) -> bool {
 /// After which vector peers are to begin.
 async fn position(hub: &Hub, bucket: &BucketId) -> Result<VersionVector> {
     hub.segment.catalog().bucket_with_id(bucket).await?.position().await
+}
+
+/// Takes in a table of carriers, and those of the same peer and bucket that come meanwhile. Whether any of them said something new.
+async fn learn(hub: &Hub, learning: &Learning, peer: SegmentId, bucket: BucketId, mut told: Carriers) -> bool {
+    let mut is_news = false;
+    loop {
+        let learnt = async { hub.segment.catalog().bucket_with_id(&bucket).await?.learn_carriers(&told).await };
+        match learnt.await {
+            Ok(news) => is_news |= news,
+            Err(error) => tracing::warn!(%bucket, %peer, %error, "who carries a bucket was not taken in"),
+        }
+        let mut learning = learning.lock();
+        match learning.get_mut(&(peer, bucket)).and_then(Option::take) {
+            Some(next) => told = next,
+            None => {
+                learning.remove(&(peer, bucket));
+                return is_news;
+            }
+        }
+    }
 }
 
 /// What peers are told of who carries a bucket; `None` if that can't be read.
@@ -517,6 +546,25 @@ pub(crate) mod tests {
             apply(&receiver, &sender.segment.id(), &id, payload(delta)).await.unwrap();
         }
         assert!(to.get("second", GetOptions::default()).await.is_ok());
+    }
+
+    /// P12, P13: each table of carriers that a peer sent began a task of its own. One is taken in at a time, and of those that come meanwhile the last.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tables_of_carriers_are_taken_in_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hub, bucket) = hub(dir.path(), "a").await;
+        let id = bucket.changes_since(&VersionVector::default()).await.unwrap().bucket;
+        let table = |segment: u8| {
+            let mut carriers = Carriers::default();
+            carriers.entry(SegmentId([segment; 16])).turns = 2;
+            carriers
+        };
+        let (peer, learning) = (SegmentId([9; 16]), Learning::default());
+        learning.lock().insert((peer, id), Some(table(2)));
+        assert!(learn(&hub, &learning, peer, id, table(1)).await);
+        assert!(learning.lock().is_empty());
+        let known = bucket.carriers().await.unwrap();
+        assert!([1, 2].iter().all(|segment| known.get(&SegmentId([*segment; 16])).is_some()), "{known:?}");
     }
 
     /// P12, P13: a peer that asks for the catalog again and again, and takes no answer, had as many copies of it in memory as it liked. There is one, and each question is

@@ -304,7 +304,9 @@ pub(crate) async fn work(hub: Arc<Hub>, peer: Arc<Peer>, outbox: Outbox) {
                         let _ = item.done.send(Err(reason.clone()));
                     }
                 } else {
-                    hub.bulk.give_back(&hub, &peer.id, items, &reason, hub.peer(&peer.id).is_none());
+                    // Who was asked and goes on not answering has been asked: else its own workers would take the same again and again, and nobody would hear why nothing comes.
+                    let was_asked = !outbox.is_closed() || hub.peer(&peer.id).is_none();
+                    hub.bulk.give_back(&hub, &peer.id, items, &reason, was_asked);
                 }
             }
         }
