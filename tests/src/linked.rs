@@ -206,3 +206,15 @@ pub fn pair(accept: &[&str]) -> (LinkedSite, LinkedSite) {
 
 /// The bucket of [`pair`].
 pub const BUCKET: &str = "SanFrancisco/lab/data";
+
+/// Bytes that neither compress nor repeat.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(next).collect()
+}

@@ -3,25 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use tombolo_tests::command::tombolo;
-use tombolo_tests::linked::{BUCKET, LinkedSite, pair};
+use tombolo_tests::linked::{BUCKET, LinkedSite, noise, pair};
 use tombolo_tests::s3::Request;
 use tombolo_tests::signature::Credentials;
 use tombolo_tests::wait;
 
 fn path(key: &str) -> String {
     format!("{BUCKET}/{key}")
-}
-
-/// Bytes that neither compress nor repeat.
-fn noise(seed: u32, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as u8
-    };
-    (0..length).map(next).collect()
 }
 
 /// Waits until `site` has a working link, or none, as `connected` says.

@@ -3,7 +3,7 @@
 //! Network namespaces need root: without it these tests say that they were left out.
 
 use std::net::SocketAddr;
-use tombolo_tests::linked::{BUCKET, LinkedSite};
+use tombolo_tests::linked::{BUCKET, LinkedSite, noise};
 use tombolo_tests::network::{Host, Network};
 use tombolo_tests::nfs::Nfs;
 use tombolo_tests::s3::{Client, Request};
@@ -14,18 +14,6 @@ const NFS_PORT: u16 = 2049;
 
 fn path(key: &str) -> String {
     format!("{BUCKET}/{key}")
-}
-
-/// Bytes that neither compress nor repeat.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..length).map(next).collect()
 }
 
 /// A new site on a host of its own.

@@ -54,6 +54,11 @@ impl ChunkCache {
         self.chunks.get(id)
     }
 
+    /// Whether the chunk is here; asking is no use of it.
+    pub fn has(&self, id: &ChunkId) -> bool {
+        self.chunks.contains_key(id)
+    }
+
     /// Keeps a chunk that has been verified.
     pub fn insert(&self, id: ChunkId, chunk: Bytes) {
         self.chunks.insert(id, chunk);

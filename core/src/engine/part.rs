@@ -17,7 +17,7 @@ impl Contents {
     pub(crate) async fn read_part(self: &Arc<Self>, id: &ChunkId, raw: u32, part: Range<u32>) -> Result<Bytes> {
         let is_small = part.start < part.end && (part.end - part.start) <= raw / SMALL_PART;
         if is_small
-            && self.cache.get(id).is_none()
+            && !self.cache.has(id)
             && !self.cache.wants_whole(id)
             && let Some(location) = self.locate(id).await?
             && let Some(bytes) = self.packs().read_part(id, &location, part.clone())?
@@ -28,10 +28,14 @@ impl Contents {
             return Ok(bytes);
         }
         let chunk = self.read_chunk(id, true).await?;
-        let part = part.start as usize..part.end as usize;
-        if part.start > part.end || part.end > chunk.len() {
-            return Err(Error::damaged("a manifest refers to more of a chunk than there is"));
-        }
-        Ok(chunk.slice(part))
+        cut(&chunk, part.start as usize..part.end as usize)
     }
+}
+
+/// A part of a chunk, as a manifest refers to it.
+pub(super) fn cut(chunk: &Bytes, part: Range<usize>) -> Result<Bytes> {
+    if part.start > part.end || part.end > chunk.len() {
+        return Err(Error::damaged("a manifest refers to more of a chunk than there is"));
+    }
+    Ok(chunk.slice(part))
 }

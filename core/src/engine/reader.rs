@@ -2,6 +2,7 @@
 
 use super::contents::{Contents, Pin, ReadNodes};
 use super::fetch::Asking;
+use super::part::cut;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::NodeId;
 use crate::manifest::{Cursor, Source};
@@ -198,10 +199,7 @@ impl Feed {
     }
 
     fn cut(&self, chunk: &Bytes, part: Range<usize>) -> Result<Bytes> {
-        if part.end > chunk.len() {
-            return Err(self.object.explain(Error::damaged("a manifest refers to more of a chunk than there is")));
-        }
-        Ok(chunk.slice(part))
+        cut(chunk, part).map_err(|e| self.object.explain(e))
     }
 
     /// Starts fetching as far as the window goes.

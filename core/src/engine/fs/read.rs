@@ -6,6 +6,7 @@
 
 use super::super::contents::{Contents, ReadNodes};
 use super::super::fetch::Asking;
+use super::super::part::cut;
 use super::body::{Part, Plan};
 use super::budget::{Budget, Taken};
 use super::overlay::HeldContent;
@@ -206,7 +207,8 @@ impl Reader {
             Some(chunk) => chunk.get_or_try_init(|| self.contents.read_chunk(id, false)).await.cloned()?,
             None => self.contents.read_chunk(id, true).await?,
         };
-        cut(&chunk, offset, length)
+        let start = offset as usize;
+        cut(&chunk, start..start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)))
     }
 
     /// The place in hand for a chunk; `None`: there is no share of the budget left for it.
@@ -249,15 +251,6 @@ impl Reader {
 pub(super) async fn gather(contents: &Arc<Contents>, plan: Plan) -> Result<Bytes> {
     let nowhere = u64::MAX / 2;
     Ok(join(Reader::new(contents.clone(), Budget::new(1)).read(nowhere..nowhere, plan).await?))
-}
-
-fn cut(chunk: &Bytes, offset: u32, length: u64) -> Result<Bytes> {
-    let start = offset as usize;
-    let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
-    match end.filter(|end| *end <= chunk.len()) {
-        Some(end) => Ok(chunk.slice(start..end)),
-        None => Err(Error::damaged("a manifest refers to more of a chunk than there is")),
-    }
 }
 
 /// Pieces of an answer.
