@@ -17,6 +17,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::io::InspectReader;
 use tombolo_core::{Error, ErrorKind, Result, SegmentId};
 
 /// Deltas for one peer that may be in memory, cut and not written.
@@ -323,7 +325,13 @@ fn admit(
 
 /// Serves a connection until it ends.
 async fn serve(hub: &Arc<Hub>, (peer, outbox, queues): Admitted, stream: Box<dyn Stream>, is_control: bool) {
-    let (reader, writer): (ReadHalf<_>, WriteHalf<_>) = split(stream);
+    // What counts is that bytes move, however long a frame takes on a slow link.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_read_timeout(Some(hub.limits.silence_timeout));
+    stream.set_write_timeout(Some(hub.limits.transfer_timeout));
+    let (reader, writer): (ReadHalf<_>, WriteHalf<_>) = split(Box::pin(stream));
+    let heard = outbox.clone();
+    let reader = InspectReader::new(reader, move |bytes| heard.heard(bytes.len()));
     let mut tasks = JoinSet::new();
     if is_control {
         tracing::info!(peer = peer.name, address = %peer.address, "connected");
@@ -336,7 +344,7 @@ async fn serve(hub: &Arc<Hub>, (peer, outbox, queues): Admitted, stream: Box<dyn
     for _ in 0..workers {
         tasks.spawn(fetch::work(hub.clone(), peer.clone(), outbox.clone()));
     }
-    let writing = outbox.write(queues, writer, peer.traffic.clone(), hub.limits.transfer_timeout);
+    let writing = outbox.write(queues, writer, peer.traffic.clone());
     let reading = session::read(hub, &peer, &outbox, reader, is_control);
     tokio::pin!(writing);
     let (ended, is_writing) = tokio::select! {

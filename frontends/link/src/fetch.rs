@@ -6,7 +6,7 @@
 use crate::hub::{Hub, Peer};
 use crate::outbox::Outbox;
 use crate::rate::Amount;
-use crate::wire::{Chunk, Want};
+use crate::wire::{Chunk, Chunks, Want};
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tombolo_core::{
     BucketId, ChunkId, ChunkSource, Codec, Error, ErrorKind, Residence, Result, SegmentId, StoredChunk,
@@ -26,8 +26,10 @@ const REQUEST_CHUNKS: usize = 16;
 pub(crate) const REQUESTS_PER_CONNECTION: usize = 3;
 /// How many segments may be asked one after the other for a chunk that those linked here don't have.
 const HOPS_MAX: u32 = 3;
-/// An answer goes on arriving, or the request is given up.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection on which fewer bytes come within the silence timeout carries no chunks; signs of life don't count.
+const MOVING_BYTES: u64 = 4 << 10;
+/// Who sends something else all the time, but not what was asked for, is not waited for longer than this many times the silence timeout.
+const SILENCES_MAX: u32 = 20;
 
 /// Brings chunks for readers.
 pub(crate) struct Source(pub(crate) Weak<Hub>);
@@ -119,18 +121,17 @@ async fn ask(
     residence: Residence,
 ) -> Result<HashMap<ChunkId, u64>> {
     let mut named = BytesMut::with_capacity(ids.len() * 32);
-    ids.iter().for_each(|id| named.put_slice(&id.0));
+    let mut waiting = HashSet::with_capacity(ids.len());
+    ids.iter().filter(|id| waiting.insert(**id)).for_each(|id| named.put_slice(&id.0));
     let want = Want { request: 0, chunks: named.freeze(), is_interactive, hops };
     let (request, mut answers) = outbox.ask(want);
     // Kept until all of this answer is here: a chunk may come before the node that refers to it.
     let import = hub.segment.chunk_import_as(residence);
-    let mut waiting: HashSet<ChunkId> = ids.iter().copied().collect();
     let mut brought = HashMap::new();
     let outcome = loop {
-        let answer = match timeout(STALL_TIMEOUT, answers.recv()).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => break Err(Error::new(ErrorKind::Offline, "the connection ended before the answer did")),
-            Err(_) => break Err(Error::new(ErrorKind::Offline, "the answer has stalled")),
+        let answer = match next_answer(&mut answers, outbox, hub.limits.silence_timeout).await {
+            Ok(answer) => answer,
+            Err(error) => break Err(error),
         };
         let is_last = answer.is_last;
         let stored = answer.chunks.into_iter().map(|chunk| accept(&mut waiting, chunk)).collect::<Result<Vec<_>>>();
@@ -163,6 +164,21 @@ async fn ask(
     }
 }
 
+/// The next frame of an answer. On a slow link it may be long in coming, behind others on its connection.
+async fn next_answer(answers: &mut mpsc::Receiver<Chunks>, outbox: &Outbox, silence: Duration) -> Result<Chunks> {
+    let mut heard = outbox.heard_bytes();
+    for _ in 0..SILENCES_MAX {
+        if let Ok(answer) = timeout(silence, answers.recv()).await {
+            return answer.ok_or_else(|| Error::new(ErrorKind::Offline, "the connection ended before the answer did"));
+        }
+        let before = std::mem::replace(&mut heard, outbox.heard_bytes());
+        if heard - before < MOVING_BYTES {
+            break;
+        }
+    }
+    Err(Error::new(ErrorKind::Offline, "the answer has stalled"))
+}
+
 /// A chunk that was asked for and has not come yet, as the engine takes it; not verified.
 fn accept(waiting: &mut HashSet<ChunkId>, chunk: Chunk) -> Result<StoredChunk> {
     let bad = |what: &str| Error::damaged(format!("a chunk that was sent {what}"));
@@ -179,8 +195,15 @@ fn accept(waiting: &mut HashSet<ChunkId>, chunk: Chunk) -> Result<StoredChunk> {
 /// Chunks that are to be brought in bulk.
 #[derive(Default)]
 pub(crate) struct Bulk {
-    queue: Mutex<VecDeque<Item>>,
+    queue: Mutex<Queue>,
     filled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Item>,
+    /// What has been asked for, each with others that wait for the same.
+    under_way: HashMap<(ChunkId, Residence), Vec<Item>>,
 }
 
 struct Item {
@@ -192,11 +215,44 @@ struct Item {
     tried: Vec<SegmentId>,
 }
 
+/// What one request is to bring: each chunk once, all to stay for as long.
+struct Batch<'a> {
+    bulk: &'a Bulk,
+    items: Vec<Item>,
+}
+
+impl Batch<'_> {
+    fn residence(&self) -> Residence {
+        self.items.first().map_or(Residence::Kept, |item| item.residence)
+    }
+
+    /// It has been asked for. Whoever waits for any of it.
+    fn end(mut self) -> Vec<Item> {
+        let mut items = std::mem::take(&mut self.items);
+        let mut queue = self.bulk.queue.lock();
+        for at in 0..items.len() {
+            let others = items.get(at).and_then(|item| queue.under_way.remove(&(item.id, item.residence)));
+            items.extend(others.into_iter().flatten());
+        }
+        items
+    }
+}
+
+impl Drop for Batch<'_> {
+    /// Who was to ask for it is gone: whoever waits hears that.
+    fn drop(&mut self) {
+        if !self.items.is_empty() {
+            let mut queue = self.bulk.queue.lock();
+            self.items.iter().for_each(|item| drop(queue.under_way.remove(&(item.id, item.residence))));
+        }
+    }
+}
+
 impl Bulk {
     /// Brings one chunk of a bucket here, when its turn comes.
     pub(crate) async fn bring(&self, bucket: BucketId, id: ChunkId, residence: Residence) -> Result<()> {
         let (done, outcome) = oneshot::channel();
-        self.queue.lock().push_back(Item { bucket, id, residence, done, tried: Vec::new() });
+        self.queue.lock().waiting.push_back(Item { bucket, id, residence, done, tried: Vec::new() });
         self.filled.notify_one();
         match outcome.await {
             Ok(Ok(())) => Ok(()),
@@ -205,8 +261,8 @@ impl Bulk {
         }
     }
 
-    /// What waits next that `peer` has not been asked for, all to stay as long as the first. Waits for it.
-    async fn take(&self, peer: &SegmentId) -> Vec<Item> {
+    /// What waits next that `peer` has not been asked for. Waits for it.
+    async fn take(&self, peer: &SegmentId) -> Batch<'_> {
         loop {
             // Woken by whatever is put back from here on, also if that is before it waits.
             let mut filled = std::pin::pin!(self.filled.notified());
@@ -216,21 +272,31 @@ impl Bulk {
                 let mut queue = self.queue.lock();
                 let mut passed = Vec::new();
                 while taken.len() < REQUEST_CHUNKS
-                    && let Some(item) = queue.pop_front()
+                    && let Some(item) = queue.waiting.pop_front()
                 {
                     if item.done.is_closed() {
                         continue;
                     }
+                    // Versions that came together may have chunks in common.
+                    if let Some(others) = queue.under_way.get_mut(&(item.id, item.residence)) {
+                        others.push(item);
+                        continue;
+                    }
                     let is_other = taken.first().is_some_and(|first| first.residence != item.residence);
-                    if item.tried.contains(peer) || is_other { passed.push(item) } else { taken.push(item) }
+                    if item.tried.contains(peer) || is_other {
+                        passed.push(item);
+                    } else {
+                        queue.under_way.insert((item.id, item.residence), Vec::new());
+                        taken.push(item);
+                    }
                 }
-                passed.into_iter().rev().for_each(|item| queue.push_front(item));
-                if !queue.is_empty() && !taken.is_empty() {
+                passed.into_iter().rev().for_each(|item| queue.waiting.push_front(item));
+                if !queue.waiting.is_empty() && !taken.is_empty() {
                     self.filled.notify_one();
                 }
             }
             if !taken.is_empty() {
-                return taken;
+                return Batch { bulk: self, items: taken };
             }
             filled.await;
         }
@@ -247,7 +313,7 @@ impl Bulk {
                 // Who waits may have gone.
                 let _ = item.done.send(Err(reason.to_owned()));
             } else {
-                self.queue.lock().push_back(item);
+                self.queue.lock().waiting.push_back(item);
                 // The one that is woken first may be of a peer that has been asked.
                 self.filled.notify_waiters();
             }
@@ -258,11 +324,11 @@ impl Bulk {
     pub(crate) fn give_up(&self, hub: &Hub) {
         let others: Vec<SegmentId> = sources(hub, None).iter().map(|peer| peer.id).collect();
         let mut queue = self.queue.lock();
-        for item in std::mem::take(&mut *queue) {
+        for item in std::mem::take(&mut queue.waiting) {
             if others.iter().all(|other| item.tried.contains(other)) {
                 let _ = item.done.send(Err("no linked segment that has it is connected".into()));
             } else {
-                queue.push_back(item);
+                queue.waiting.push_back(item);
             }
         }
     }
@@ -272,22 +338,24 @@ impl Bulk {
 pub(crate) async fn work(hub: Arc<Hub>, peer: Arc<Peer>, outbox: Outbox) {
     let receives = || hub.link(&peer.id).is_some_and(|link| link.direction.receives());
     while !outbox.is_closed() {
-        let items = tokio::select! {
-            items = hub.bulk.take(&peer.id) => items,
+        let batch = tokio::select! {
+            batch = hub.bulk.take(&peer.id) => batch,
             _ = outbox.closed() => break,
         };
         if !receives() {
-            hub.bulk.give_back(&hub, &peer.id, items, "the link sends only", true);
+            hub.bulk.give_back(&hub, &peer.id, batch.end(), "the link sends only", true);
             continue;
         }
-        let ids: Vec<ChunkId> = items.iter().map(|item| item.id).collect();
-        let residence = items.first().map_or(Residence::Kept, |item| item.residence);
-        match ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX, residence).await {
-            Ok(brought) => {
+        let ids: Vec<ChunkId> = batch.items.iter().map(|item| item.id).collect();
+        let asked = ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX, batch.residence()).await;
+        let items = batch.end();
+        match asked {
+            Ok(mut brought) => {
                 let (here, missing): (Vec<_>, Vec<_>) =
                     items.into_iter().partition(|item| brought.contains_key(&item.id));
                 for item in here {
-                    let bytes = brought.get(&item.id).copied().unwrap_or_default();
+                    // For the first that waits; it has come once.
+                    let bytes = brought.insert(item.id, 0).unwrap_or_default();
                     hub.rates.add(item.bucket, peer.id, Amount { bytes, ..Amount::default() });
                     let _ = item.done.send(Ok(()));
                 }

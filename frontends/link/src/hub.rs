@@ -23,9 +23,9 @@ pub struct LinkLimits {
     pub strangers_max: usize,
     /// A connection must have said so within this.
     pub greeting_timeout: Duration,
-    /// A connection on which nothing comes for this long is broken; pings keep it alive.
+    /// A connection on which no byte comes for this long is broken; pings keep it alive. An answer of which nothing comes for this long is given up, unless its connection is busy.
     pub silence_timeout: Duration,
-    /// A frame must be taken within this.
+    /// A connection that takes nothing for this long, though there is something to send, is broken.
     pub transfer_timeout: Duration,
     /// The longest wait before a peer is dialled again.
     pub redial_max: Duration,

@@ -39,6 +39,8 @@ struct Inner {
     requests: Mutex<HashMap<u64, mpsc::Sender<Chunks>>>,
     next_request: AtomicU64,
     rtt_us: AtomicU64,
+    /// Bytes that have come, of whatever.
+    heard: AtomicU64,
     started: Instant,
 }
 
@@ -81,6 +83,7 @@ impl Outbox {
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
             rtt_us: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             started: Instant::now(),
         };
         let queues = Queues { names: names_out, interactive: interactive_out, bulk: bulk_out };
@@ -157,6 +160,15 @@ impl Outbox {
         reason.unwrap_or_default()
     }
 
+    pub(crate) fn heard(&self, bytes: usize) {
+        self.0.heard.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes that have come so far on this connection, parts of frames included.
+    pub(crate) fn heard_bytes(&self) -> u64 {
+        self.0.heard.load(Ordering::Relaxed)
+    }
+
     /// A ping that says when it was sent, on this connection's clock.
     pub(crate) fn ping(&self) {
         let now_us = u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or_default();
@@ -173,13 +185,12 @@ impl Outbox {
         Some(self.0.rtt_us.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0)
     }
 
-    /// Writes until the connection is closed or breaks. A frame that the other side does not take within `patience` breaks it.
+    /// Writes until the connection is closed or breaks. The stream breaks itself when the other side takes nothing for too long.
     pub(crate) async fn write(
         &self,
         mut queues: Queues,
         stream: impl AsyncWrite + Unpin,
         traffic: Arc<Traffic>,
-        patience: Duration,
     ) -> Result<()> {
         let mut stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
         let mut is_flushed = true;
@@ -191,7 +202,7 @@ impl Outbox {
                 chunks = queues.bulk.recv() => chunks.map(|frame| (frame, None)),
                 // Nothing more to write now.
                 () = std::future::ready(()), if !is_flushed => {
-                    timeout(patience, stream.flush()).await.map_err(|_| stuck())?.map_err(wire::broken)?;
+                    stream.flush().await.map_err(wire::broken)?;
                     is_flushed = true;
                     continue;
                 }
@@ -205,7 +216,7 @@ impl Outbox {
                 }
             };
             let Some((frame, hold)) = next else { return Ok(()) };
-            timeout(patience, stream.write_all(&frame)).await.map_err(|_| stuck())?.map_err(wire::broken)?;
+            stream.write_all(&frame).await.map_err(wire::broken)?;
             traffic.sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
             is_flushed = false;
             drop(hold);

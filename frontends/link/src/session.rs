@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tombolo_core::sync::Message;
 use tombolo_core::{ChunkId, Error, ErrorKind, Result, VersionVector};
 
@@ -20,6 +20,8 @@ use tombolo_core::{ChunkId, Error, ErrorKind, Result, VersionVector};
 const ANSWERS_MAX: usize = 8;
 /// An answer is sent in frames of about this many bytes.
 const CHUNK_FRAME_BYTES: usize = 1 << 20;
+/// The same where names go: they don't wait for more than that, and a chunk.
+const CONTROL_FRAME_BYTES: usize = 64 << 10;
 
 /// Reads frames until the connection ends; says why it did.
 pub(crate) async fn read(
@@ -32,9 +34,9 @@ pub(crate) async fn read(
     let mut stream = stream;
     let answers = Arc::new(Semaphore::new(ANSWERS_MAX));
     let mut answering = JoinSet::new();
-    let mut pings = interval((hub.limits.silence_timeout / 3).max(Duration::from_millis(10)));
+    let mut pings = interval(sign_of_life(hub));
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut reading = Box::pin(frame(&mut stream, hub.limits.silence_timeout));
+    let mut reading = Box::pin(frame(&mut stream));
     loop {
         let received = tokio::select! {
             received = &mut reading => received?,
@@ -68,8 +70,8 @@ pub(crate) async fn read(
                     let (hub, peer, outbox) = (hub.clone(), peer.clone(), outbox.clone());
                     answering.spawn(async move {
                         let _permit = permit;
-                        if let Err(error) = answer(&hub, &peer, &outbox, want).await {
-                            tracing::debug!(peer = peer.name, %error, "a request for chunks was not answered");
+                        if let Err(error) = answer_in_time(&hub, &peer, &outbox, want).await {
+                            tracing::debug!(peer = peer.name, %error, "a request for chunks was not answered in full");
                         }
                     });
                 }
@@ -91,14 +93,12 @@ pub(crate) async fn read(
                 _ => return Err(Error::damaged("a bulk connection carries chunks only")),
             }
         }
-        reading = Box::pin(frame(&mut stream, hub.limits.silence_timeout));
+        reading = Box::pin(frame(&mut stream));
     }
 }
 
-async fn frame(stream: &mut (impl AsyncRead + Unpin), patience: Duration) -> Result<Option<(Frame, usize)>> {
-    timeout(patience, wire::read(stream, wire::FRAME_BYTES_MAX))
-        .await
-        .map_err(|_| Error::new(ErrorKind::Offline, "the other side is silent"))?
+async fn frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<(Frame, usize)>> {
+    wire::read(stream, wire::FRAME_BYTES_MAX).await
 }
 
 async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Result<()> {
@@ -147,6 +147,31 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
 fn promise(peer: &Arc<Peer>, place: &wire::Place, word: impl FnOnce(VersionVector) -> Word) -> Result<Input> {
     let (bucket, vector) = wire::bucket_and_vector(place)?;
     Ok(Input::Promise(peer.clone(), bucket, word(vector)))
+}
+
+/// Answers a request, and lets whoever asks hear now and then that the answer is being worked on; says that it ends also where it is cut short.
+async fn answer_in_time(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want) -> Result<()> {
+    let request = want.request;
+    let mut signs = tokio::time::interval_at(Instant::now() + sign_of_life(hub), sign_of_life(hub));
+    signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let answering = answer(hub, peer, outbox, want);
+    tokio::pin!(answering);
+    loop {
+        tokio::select! {
+            answered = &mut answering => {
+                if answered.is_err() {
+                    outbox.say(Body::Chunks(Chunks { request, chunks: Vec::new(), is_last: true }), None);
+                }
+                return answered;
+            }
+            _ = signs.tick() => outbox.say(Body::Chunks(Chunks { request, chunks: Vec::new(), is_last: false }), None),
+        }
+    }
+}
+
+/// How often this side is heard, whatever it does.
+fn sign_of_life(hub: &Hub) -> Duration {
+    (hub.limits.silence_timeout / 3).max(Duration::from_millis(10))
 }
 
 /// Sends what of the wanted chunks is here, or can be brought here.
@@ -199,7 +224,8 @@ impl Answer<'_> {
             raw_bytes: stored.raw_bytes,
             payload: stored.payload,
         });
-        if self.bytes >= CHUNK_FRAME_BYTES {
+        let enough = if self.outbox.is(&self.peer.control) { CONTROL_FRAME_BYTES } else { CHUNK_FRAME_BYTES };
+        if self.bytes >= enough {
             self.send(false).await?;
         }
         Ok(true)

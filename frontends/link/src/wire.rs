@@ -580,7 +580,11 @@ pub async fn read<M: Message + Default>(
 
 /// An error of the connection itself.
 pub fn broken(error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Offline, "the connection broke").because(error)
+    let what = match error.kind() {
+        std::io::ErrorKind::TimedOut => "the other side is silent, or takes nothing any more",
+        _ => "the connection broke",
+    };
+    Error::new(ErrorKind::Offline, what).because(error)
 }
 
 #[cfg(test)]

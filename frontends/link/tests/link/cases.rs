@@ -176,6 +176,31 @@ async fn buckets_that_are_deleted_stay_so_unless_something_was_put_there() {
     ny.stop().await;
 }
 
+/// What many versions share comes once. It was asked for once for each of them, and an answer that had it twice ended the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_versions_have_in_common_comes_once() {
+    let (sf, ny) = (Site::new("sf").await, Site::new("ny").await);
+    sf.make_bucket(DATA, BucketPolicy::default()).await;
+    let part = noise(20, 2 << 20);
+    let twice = [part.clone(), part.clone()].concat();
+    for copy in 0..40 {
+        sf.put(DATA, &format!("same-{copy}"), part.clone()).await;
+        sf.put(DATA, &format!("twice-{copy}"), [twice.as_slice(), &[copy]].concat()).await;
+    }
+    sf.link(&ny, Mode::Full).await;
+    ny.wait().await;
+    for copy in 0..40 {
+        assert_eq!(ny.get(DATA, &format!("same-{copy}")).await.unwrap(), part);
+        assert_eq!(ny.get(DATA, &format!("twice-{copy}")).await.unwrap(), [twice.as_slice(), &[copy]].concat());
+    }
+    let received = ny.door.status().await.unwrap().links[0].received_bytes;
+    // The part, its seam, and the ends of forty objects.
+    assert!((2 << 20..24 << 20).contains(&received), "{received} bytes came");
+    for site in [sf, ny] {
+        site.stop().await;
+    }
+}
+
 /// P8: names came without data while the link was so; from when all data is to be here, what is missing of those counts too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_of_names_becomes_a_whole_one() {

@@ -5,4 +5,5 @@
 mod cases;
 mod promises;
 mod site;
+mod slow;
 mod whole;

@@ -13,6 +13,10 @@ use tombolo_link::{AcceptOptions, Direction, InviteOptions, LinkDoor, LinkLimits
 /// Longer than anything takes; a test that gets there has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+fn limits() -> LinkLimits {
+    LinkLimits { redial_max: Duration::from_millis(200), ..LinkLimits::default() }
+}
+
 pub(crate) struct Site {
     pub(crate) name: String,
     pub(crate) dir: TempDir,
@@ -25,14 +29,17 @@ pub(crate) struct Site {
 impl Site {
     /// A new segment; its cluster is its name in capitals.
     pub(crate) async fn new(name: &str) -> Site {
+        Site::with_limits(name, limits()).await
+    }
+
+    pub(crate) async fn with_limits(name: &str, limits: LinkLimits) -> Site {
         let dir = tempfile::tempdir().unwrap();
         let create = CreateOptions { name: name.into(), cluster: name.to_uppercase() };
         let segment = Segment::create(dir.path().join("data"), create, OpenOptions::default()).await.unwrap();
-        Site::serve(name, dir, segment, "127.0.0.1:0".parse().unwrap()).await
+        Site::serve(name, dir, segment, "127.0.0.1:0".parse().unwrap(), limits).await
     }
 
-    async fn serve(name: &str, dir: TempDir, segment: Segment, listen: SocketAddr) -> Site {
-        let limits = LinkLimits { redial_max: Duration::from_millis(200), ..LinkLimits::default() };
+    async fn serve(name: &str, dir: TempDir, segment: Segment, listen: SocketAddr, limits: LinkLimits) -> Site {
         let options = LinkOptions { listen: vec![listen], limits };
         let door = LinkDoor::open(segment.clone(), options).await.unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -57,7 +64,7 @@ impl Site {
                 opened => break opened.unwrap(),
             };
         };
-        Site::serve(name, dir, segment, address).await
+        Site::serve(name, dir, segment, address, limits()).await
     }
 
     /// Stops; the directory stays.
@@ -74,8 +81,17 @@ impl Site {
     }
 
     pub(crate) async fn link_scoped(&self, other: &Site, mode: Mode, scope: Scope) {
+        self.link_by(other, mode, scope, Vec::new()).await;
+    }
+
+    /// The other one dials `address`.
+    pub(crate) async fn link_at(&self, other: &Site, mode: Mode, address: SocketAddr) {
+        self.link_by(other, mode, Scope::everything(), vec![address.to_string()]).await;
+    }
+
+    async fn link_by(&self, other: &Site, mode: Mode, scope: Scope, addresses: Vec<String>) {
         let invite = InviteOptions {
-            addresses: Vec::new(),
+            addresses,
             scope,
             mode,
             visible: Visible::Early,
@@ -116,14 +132,29 @@ impl Site {
 }
 
 /// Waits for a condition.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    assert!(comes_true(condition).await, "{what} did not happen");
+}
+
+/// The same; says how these stand if it does not come true.
+pub(crate) async fn eventually_at<F: Future<Output = bool>>(sites: &[&Site], what: &str, condition: impl FnMut() -> F) {
+    if comes_true(condition).await {
+        return;
+    }
+    for site in sites {
+        println!("{}: {:#?}", site.name, tokio::time::timeout(DEADLINE / 10, site.door.status()).await);
+    }
+    panic!("{what} did not happen");
+}
+
+async fn comes_true<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) -> bool {
     let mut looks = tokio::time::interval(Duration::from_millis(10));
     let waiting = async {
         while !condition().await {
             looks.tick().await;
         }
     };
-    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{what} did not happen");
+    tokio::time::timeout(DEADLINE, waiting).await.is_ok()
 }
 
 /// Bytes that don't compress and never repeat.

@@ -1,6 +1,6 @@
 //! P3, P7, P8: over a link whose versions show with their data.
 
-use crate::site::{DEADLINE, Site, eventually, noise};
+use crate::site::{DEADLINE, Site, eventually, eventually_at, noise};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tombolo_core::{BucketPolicy, ErrorKind, ListItem, ListOptions};
@@ -112,7 +112,7 @@ async fn what_nobody_delivers_is_listed_and_the_rest_goes_on() {
         let status = status(&ny).await;
         status.waiting.iter().any(|waiting| waiting.path.as_deref() == Some(b"lost") && waiting.reason != "on its way")
     };
-    eventually("trying in vain", tried).await;
+    eventually_at(&[&hub, &ny, &la], "trying in vain", tried).await;
     let waits = status(&ny).await;
     assert_eq!((waits.waiting_objects, waits.waiting_bytes, waits.missing_objects), (1, 2 << 20, 0), "{waits:?}");
     assert!(waits.peers.iter().any(|peer| peer.name == "hub" && !peer.is_here), "{waits:?}");
@@ -154,7 +154,8 @@ async fn what_waits_outlives_connections_and_shows_when_the_link_says_so() {
     sf.link(&ny, Mode::Full).await;
     ny.wait().await;
     set_whole(&ny, "sf", 3600).await;
-    sf.door.set("ny", |link| link.rate_bytes_per_second = Some(1 << 20)).await.unwrap();
+    // One frame of each connection; the next is due in days.
+    sf.door.set("ny", |link| link.rate_bytes_per_second = Some(1)).await.unwrap();
     sf.put(DATA, "large", noise(400, 8 << 20)).await;
     sf.put(DATA, "small", "behind it").await;
     let waits = async || status(&ny).await.waiting_objects == 1;
