@@ -165,15 +165,10 @@ impl Site {
     }
 
     /// Takes a delta in, if it begins where this segment stands. Also says whether this segment has to begin anew, with all its peers.
-    pub async fn apply(
-        &mut self,
-        at: usize,
-        payload: Packed,
-        sender: SegmentId,
-    ) -> (Result<VersionVector, String>, bool) {
+    pub async fn apply(&mut self, at: usize, payload: Packed, sender: SegmentId) -> (Result<Stance, String>, bool) {
         let (delta, by) = Delta::decode(payload).unwrap();
         assert_eq!(by, sender);
-        let before = self.position(at).await;
+        let before = self.stance(at).await.vector;
         if !before.dominates(&delta.from) {
             // The peer has heard something that was said before this site fell back.
             let is_comparing = self.bucket(at).is_comparing().await.unwrap();
@@ -187,13 +182,14 @@ impl Site {
             self.changed.insert(at);
         }
         self.look(at).await;
-        let position = self.position(at).await;
-        (applied.map(|_| position.clone()).map_err(|error| error.to_string()), !position.dominates(&before))
+        let stance = self.stance(at).await;
+        let falls_back = !stance.vector.dominates(&before);
+        (applied.map(|_| stance).map_err(|error| error.to_string()), falls_back)
     }
 
-    /// After which vector others are to begin.
-    pub async fn position(&self, at: usize) -> VersionVector {
-        self.bucket(at).position().await.unwrap()
+    /// What others are told of where this segment stands.
+    pub async fn stance(&self, at: usize) -> Stance {
+        self.bucket(at).stance().await.unwrap()
     }
 
     /// Rows that are nothing but tombstones.

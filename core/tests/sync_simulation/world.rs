@@ -348,10 +348,10 @@ impl World {
 
     async fn share(&mut self, link: usize, end: usize, bucket: usize) -> Result<(), String> {
         let (at, peer) = self.ends(link, end);
-        let vector = self.sites[at].position(bucket).await;
+        let stance = self.sites[at].stance(bucket).await;
         // In a quarter of all schedules deltas wait at some sites.
         let terms = Terms { stages: self.seed % 4 == 3 && at % 2 == 0, ..self.links[link].terms[end] };
-        self.handle(at, Event::Share { peer, bucket: self.buckets[bucket].0, terms, vector }).await
+        self.handle(at, Event::Share { peer, bucket: self.buckets[bucket].0, terms, stance }).await
     }
 
     /// One end finds the connection gone. The other notices later.
@@ -396,7 +396,7 @@ impl World {
         for end in [0, 1] {
             let (at, peer) = self.ends(link, end);
             for (bucket, _) in self.buckets.clone() {
-                self.handle(at, Event::Probe { peer, bucket, nonce: at as u64 }).await?;
+                self.handle(at, Event::Probe { peer, bucket, nonce: at as u64, leads: false }).await?;
             }
         }
         Ok(())
@@ -509,7 +509,7 @@ impl World {
                     if fails { (Err(FAULT.into()), false) } else { self.sites[at].apply(which, payload, peer).await };
                 let from = self.at(&peer);
                 self.trace.push(match &outcome {
-                    Ok(vector) => format!("{at}/{which}: takes in from {from}: {vector:?}"),
+                    Ok(stance) => format!("{at}/{which}: takes in from {from}: {stance:?}"),
                     Err(error) => format!("{at}/{which}: does not take in from {from}: {error}"),
                 });
                 self.outcome.deltas += 1;
@@ -522,7 +522,7 @@ impl World {
             }
             Action::Read { peer, bucket, nonce } => {
                 let which = self.bucket_at(&bucket);
-                Event::Read { peer, bucket, nonce, vector: self.sites[at].position(which).await }
+                Event::Read { peer, bucket, nonce, stance: self.sites[at].stance(which).await }
             }
             Action::Learn { bucket, carriers, .. } => {
                 let which = self.bucket_at(&bucket);
@@ -531,7 +531,9 @@ impl World {
                 }
                 return Ok(());
             }
-            Action::Send { .. } | Action::Close { .. } | Action::Stands { .. } => return Ok(()),
+            Action::Send { .. } | Action::Close { .. } | Action::Stands { .. } | Action::Compares { .. } => {
+                return Ok(());
+            }
         };
         self.sites[at].done.push(event);
         Ok(())
