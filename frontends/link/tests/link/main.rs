@@ -4,5 +4,6 @@
 
 mod cases;
 mod promises;
+mod returning;
 mod site;
 mod whole;
