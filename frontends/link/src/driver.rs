@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tombolo_core::sync::{Action, Event, Machine, Message, Piece, Terms};
@@ -515,6 +515,7 @@ fn begin_anew(hub: &Hub) {
 pub(crate) mod tests {
     use super::*;
     use crate::{Identity, Invites, Links};
+    use tokio::sync::oneshot;
     use tombolo_core::{BucketPolicy, CreateOptions, GetOptions, OpenOptions, PutOptions, Segment};
 
     pub(crate) async fn hub(dir: &std::path::Path, name: &str) -> (Arc<Hub>, tombolo_core::Bucket) {
