@@ -8,6 +8,10 @@ use crate::random::Random;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Events, and waits of a second, in which those who stay exchange what they have.
+const EVENTS: usize = 300;
+const WAITS: usize = 3;
+
 #[derive(Default)]
 pub struct Away {
     /// Sites that no link reaches now.
@@ -66,7 +70,7 @@ impl World {
 
     /// Those who stayed drop what they all have; then it is back.
     async fn come_back(&mut self, at: usize) -> Result<(), String> {
-        self.settle().await?;
+        self.go_on().await?;
         for _ in 0..2 {
             for other in (0..self.sites.len()).filter(|other| !self.away.sites.contains(other)).collect::<Vec<_>>() {
                 for bucket in 0..self.buckets.len() {
@@ -74,7 +78,7 @@ impl World {
                     self.drop_at(other, bucket).await?;
                 }
             }
-            self.settle().await?;
+            self.go_on().await?;
         }
         self.note_without_bytes().await;
         self.trace.push(format!("{at} returns"));
@@ -87,6 +91,23 @@ impl World {
             if self.links[link].end_of(at).is_some() {
                 self.connect(link).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Lets things happen for a while. Links that lack one direction, or one bucket at one end, never come to rest.
+    async fn go_on(&mut self) -> Result<(), String> {
+        let mut random = Random::of_step(self.seed, u32::MAX - 3);
+        let mut waits = 0;
+        for _ in 0..EVENTS {
+            if self.happen(&mut random).await? {
+                continue;
+            }
+            waits += 1;
+            if waits > WAITS {
+                break;
+            }
+            self.tick(1000).await?;
         }
         Ok(())
     }

@@ -287,6 +287,12 @@ impl World {
 
     // ---- checks
 
+    /// Whether what shows under a key is listed as wanted: a file that has two names is, once.
+    async fn is_wanted(&self, at: usize, bucket: usize, key: &str, wanted: &[Wanted]) -> bool {
+        let info = self.sites[at].bucket(bucket).head(key, GetOptions::default()).await.unwrap();
+        wanted.iter().any(|wanted| wanted.path.as_deref() == Some(key.as_bytes()) || wanted.node == Some(info.node))
+    }
+
     /// P8: where nothing is said to be missing, nothing is: all of a site that is to have all, and what is pinned.
     pub async fn check_data(&self, at: usize) -> Result<(), String> {
         for bucket in (0..self.buckets.len()).filter(|_| self.data.is_on) {
@@ -297,10 +303,12 @@ impl World {
                 continue;
             }
             let wanted = of.wanted(None, ALL).await.unwrap();
-            let is_missing = |key: &String| wanted.iter().any(|w| w.path.as_deref() == Some(key.as_bytes()));
             for key in self.sites[at].keys(bucket).await {
                 let is_to_be_here = is_full || pins.iter().any(|pin| pin.covers(key.as_bytes()));
-                if is_to_be_here && !self.sites[at].is_whole(bucket, &key).await && !is_missing(&key) {
+                if is_to_be_here
+                    && !self.sites[at].is_whole(bucket, &key).await
+                    && !self.is_wanted(at, bucket, &key, &wanted).await
+                {
                     return Err(format!("P8: {at}/{bucket}: '{key}' is to be here, is not, and is not listed"));
                 }
             }
@@ -330,7 +338,7 @@ impl World {
                 let wanted = self.sites[at].bucket(bucket).wanted(None, ALL).await.unwrap();
                 for (key, label) in self.sites[at].shows(bucket).await {
                     let is_excused = self.away.without_bytes.contains(&(bucket, label.clone()));
-                    let is_wanted = wanted.iter().any(|wanted| wanted.path.as_deref() == Some(key.as_bytes()));
+                    let is_wanted = self.is_wanted(at, bucket, &key, &wanted).await;
                     if is_wanted && !is_excused {
                         return Err(format!("P11: {at}/{bucket}: '{key}' ({label}) is nowhere"));
                     }

@@ -232,7 +232,8 @@ impl World {
         let label = label_of(&content).to_owned();
         if after.values().any(|shown| *shown == label) {
             self.made.insert((bucket, label.clone()), format!("{at}: {what}"));
-            self.data.texts.insert(label.clone(), content);
+            let text = if what.starts_with("symlink") { label.clone() } else { content };
+            self.data.texts.insert(label.clone(), text);
         }
         let id = self.sites[at].id;
         let made_at = Dot::new(id, self.sites[at].look(bucket).await.get(&id));
@@ -477,7 +478,7 @@ impl World {
     }
 
     /// Lets one of the things happen that can. `false`: there is none.
-    async fn happen(&mut self, random: &mut Random) -> Result<bool, String> {
+    pub async fn happen(&mut self, random: &mut Random) -> Result<bool, String> {
         let mut nexts = Vec::new();
         for (at, link) in self.links.iter().enumerate() {
             for end in [0, 1] {
