@@ -186,7 +186,7 @@ impl Bucket {
                     break;
                 }
             }
-            transact!(self.segment(), txn, { txn.delete(Space::Meta, namespace::mark_row(number)) })?;
+            transact!(self.segment(), txn, { namespace::end_mark(&mut txn, number, &mark) })?;
             if is_new {
                 break;
             }
@@ -213,8 +213,8 @@ impl Bucket {
             Some(mark) => (mark, false),
             None => {
                 let vector = namespace::tight(ledger, &snapshot, number, &here.known).await?;
-                // Nothing has changed since something was dropped last.
-                if here.floor.dominates(&vector) {
+                // Nothing has changed since something was dropped here last. The floor may be that of others, who have dropped what is still here.
+                if namespace::dropped(&snapshot, number).await?.dominates(&vector) {
                     return Ok(None);
                 }
                 (Mark { commit, vector, heard: Carriers::default() }, true)
