@@ -61,15 +61,16 @@ impl World {
     }
 
     pub async fn data_step(&mut self, step: u32, random: &mut Random) -> Result<(), String> {
-        let (at, bucket) = (random.below(self.sites.len()), random.below(self.buckets.len()));
-        match random.below(20) {
+        let (mut at, bucket) = (random.below(self.sites.len()), random.below(self.buckets.len()));
+        let what = random.below(20);
+        // Where all data is to be here, pins and promises of others change nothing.
+        let names: Vec<usize> = (0..self.sites.len()).filter(|at| !self.data.full.contains(at)).collect();
+        if (4..12).contains(&what) {
+            at = random.pick(&names).copied().unwrap_or(at);
+        }
+        match what {
             0..4 => self.bring(at).await?,
-            4..6 => {
-                let path = self.some_path(at, bucket, random).await;
-                self.sites[at].bucket(bucket).pin(&path).await.unwrap();
-                self.trace.push(format!("{at}/{bucket}: pins '{path}'"));
-                self.bring(at).await?;
-            }
+            4..6 => self.pin(at, bucket, random).await?,
             6 | 7 => self.unpin(at, bucket, random).await?,
             8 => {
                 let path = self.some_path(at, bucket, random).await;
@@ -89,13 +90,22 @@ impl World {
         self.check_data(at).await
     }
 
+    /// A path to be pinned or persisted: as a rule one of something that is not here.
     async fn some_path(&self, at: usize, bucket: usize, random: &mut Random) -> String {
+        let whole = self.whole(at, bucket).await;
         let keys = self.sites[at].keys(bucket).await;
-        let there: Vec<&String> = keys.iter().filter(|key| !is_diary(key)).collect();
-        match random.pick(&there) {
-            Some(key) if random.percent(50) => (*key).clone(),
+        let absent: Vec<&String> = keys.iter().filter(|key| !is_diary(key) && !whole.contains(*key)).collect();
+        match random.pick(&absent) {
+            Some(key) if random.percent(60) => (*key).clone(),
             _ => (*random.pick(&PATHS).unwrap_or(&"")).to_owned(),
         }
+    }
+
+    async fn pin(&mut self, at: usize, bucket: usize, random: &mut Random) -> Result<(), String> {
+        let path = self.some_path(at, bucket, random).await;
+        self.sites[at].bucket(bucket).pin(&path).await.unwrap();
+        self.trace.push(format!("{at}/{bucket}: pins '{path}'"));
+        self.bring(at).await
     }
 
     async fn set_full(&mut self, at: usize, is_full: bool) {
@@ -126,6 +136,9 @@ impl World {
     }
 
     async fn unpin(&mut self, at: usize, bucket: usize, random: &mut Random) -> Result<(), String> {
+        if self.sites[at].bucket(bucket).pins().await.unwrap().is_empty() {
+            self.pin(at, bucket, random).await?;
+        }
         let pins = self.sites[at].bucket(bucket).pins().await.unwrap();
         let Some(pin) = random.pick(&pins) else { return Ok(()) };
         let path = String::from_utf8_lossy(&pin.path).into_owned();
@@ -171,6 +184,7 @@ impl World {
         }
         let holders: Vec<usize> = near.into_iter().filter(|near| self.data.full.contains(near)).collect();
         let Some(&holder) = random.pick(&holders) else { return Ok(()) };
+        self.bring(holder).await?;
         let Some(promised) = self.sites[holder].bucket(bucket).promise(&own).await.unwrap() else { return Ok(()) };
         self.trace.push(format!("{holder}/{bucket}: promises {at} {promised:?}"));
         let edge = self.sites[at].bucket(bucket);
@@ -325,6 +339,8 @@ impl World {
         if !self.data.is_on || Link::components(self.sites.len(), &self.links).len() > 1 {
             return Ok(());
         }
+        // What this brings did not happen in the schedule.
+        let outcome = self.outcome;
         for bucket in 0..self.buckets.len() {
             self.sites[0].bucket(bucket).pin("").await.unwrap();
         }
@@ -333,6 +349,7 @@ impl World {
             self.collect(at).await?;
             self.bring(at).await?;
         }
+        self.outcome = outcome;
         for at in 0..self.sites.len() {
             for bucket in 0..self.buckets.len() {
                 let wanted = self.sites[at].bucket(bucket).wanted(None, ALL).await.unwrap();

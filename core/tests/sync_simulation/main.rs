@@ -33,6 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::World;
 
 const STEPS: u32 = 60;
+const STEPS_WITH_DATA: u32 = 100;
 /// Runs that go into making one failing schedule smaller.
 const SHRINK_RUNS: usize = 150;
 
@@ -59,7 +60,8 @@ fn variable(name: &str) -> Option<u64> {
 fn schedule_of(seed: u64, kind: Kind) -> Schedule {
     let sites = variable("TOMBOLO_SEGMENTS").and_then(|n| usize::try_from(n).ok());
     let sites = sites.unwrap_or(2 + usize::try_from(seed % 5).unwrap());
-    Schedule { seed, sites, steps: (0..STEPS).collect(), handover: kind == Kind::Handover, data: kind == Kind::Data }
+    let steps = if kind == Kind::Data { STEPS_WITH_DATA } else { STEPS };
+    Schedule { seed, sites, steps: (0..steps).collect(), handover: kind == Kind::Handover, data: kind == Kind::Data }
 }
 
 fn run(schedule: &Schedule) -> Result<Outcome, Violation> {
