@@ -41,5 +41,5 @@ pub use namespace::{
 pub use object::*;
 pub use path::{BucketPath, KEY_BYTES_MAX, NAME_BYTES_MAX, ObjectPath, TenantPath, check_key, check_name};
 pub use policy::{BucketPolicy, Chunking, Compression, ConflictPolicy, EtagKind, POLICY_KEYS, Versioning};
-pub use register::{Carrier, Carriers, Dot, VersionVector};
+pub use register::{Carrier, Carriers, Dot, Stance, VersionVector};
 pub use tree::ConflictKind;

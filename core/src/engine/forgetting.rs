@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::SegmentId;
 use crate::kv::Space;
 use crate::namespace::{self, Delta, Mark, Standing};
-use crate::register::{Carrier, Carriers, VersionVector};
+use crate::register::{Carrier, Carriers, Stance, VersionVector};
 
 impl Bucket {
     pub(super) async fn standing(&self) -> Result<Standing> {
@@ -19,6 +19,18 @@ impl Bucket {
     /// After which vector others are to cut deltas for this segment: [`Bucket::vector`], but less while [`Bucket::is_comparing`].
     pub async fn position(&self) -> Result<VersionVector> {
         Ok(self.standing().await?.position)
+    }
+
+    /// [`Bucket::position`] and [`Bucket::is_comparing`] at one instant: what others are told.
+    pub async fn stance(&self) -> Result<Stance> {
+        let here = self.standing().await?;
+        Ok(Stance { vector: here.position, is_comparing: here.comparing.is_some() })
+    }
+
+    /// Whether a segment that has said that it stands at `vector` has heard of all that was dropped here. One that has not was away, or is new: it may hold what it has yet to
+    /// compare, and tell of as a new change when it has.
+    pub async fn is_above_floor(&self, vector: &VersionVector) -> Result<bool> {
+        Ok(vector.dominates(&self.standing().await?.floor))
     }
 
     /// Whether this segment was away for longer than others remember, and compares all that it holds with what they have. It shows what it showed until
@@ -174,7 +186,7 @@ impl Bucket {
                     break;
                 }
             }
-            transact!(self.segment(), txn, { txn.delete(Space::Meta, namespace::mark_row(number)) })?;
+            transact!(self.segment(), txn, { namespace::end_mark(&mut txn, number, &mark) })?;
             if is_new {
                 break;
             }
@@ -201,8 +213,8 @@ impl Bucket {
             Some(mark) => (mark, false),
             None => {
                 let vector = namespace::tight(ledger, &snapshot, number, &here.known).await?;
-                // Nothing has changed since something was dropped last.
-                if here.floor.dominates(&vector) {
+                // Nothing has changed since something was dropped here last. The floor may be that of others, who have dropped what is still here.
+                if namespace::dropped(&snapshot, number).await?.dominates(&vector) {
                     return Ok(None);
                 }
                 (Mark { commit, vector, heard: Carriers::default() }, true)

@@ -33,6 +33,29 @@ pub fn mark_row(bucket: BucketNumber) -> Bytes {
     key.freeze()
 }
 
+/// `dropped/`, bucket (4).
+pub fn dropped_row(bucket: BucketNumber) -> Bytes {
+    let mut key = BytesMut::from(&b"dropped/"[..]);
+    key.put_u32(bucket);
+    key.freeze()
+}
+
+/// The mark up to which this segment itself has dropped what was dead. Its floor says what anybody has, and may be higher.
+pub async fn dropped(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<VersionVector> {
+    match snapshot.get(Space::Meta, &dropped_row(bucket)).await? {
+        Some(row) => VersionVector::decode(&mut row.as_ref()),
+        None => Ok(VersionVector::new()),
+    }
+}
+
+/// What is dead at a mark has been dropped here: it is over.
+pub fn end_mark(txn: &mut Txn, bucket: BucketNumber, mark: &Mark) {
+    let mut row = Vec::new();
+    mark.vector.encode(&mut row);
+    txn.put(Space::Meta, dropped_row(bucket), row);
+    txn.delete(Space::Meta, mark_row(bucket));
+}
+
 /// Who carries the bucket, as this segment has heard; its own row says only whether it was forgotten.
 pub async fn carriers(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<Carriers> {
     match snapshot.get(Space::Meta, &carriers_row(bucket)).await? {

@@ -57,7 +57,7 @@ pub use directory::{
     LINKS_MAX, find_directory, keep_directory, link, link_node, make_directories, mkdir, rename_directory, rename_file,
     rmdir,
 };
-pub use drop::{Mark, carriers, carriers_row, drop_page, mark_row, put_carriers};
+pub use drop::{Mark, carriers, carriers_row, drop_page, dropped, end_mark, put_carriers};
 pub use history::{find_kept, newest_kept};
 pub use hold::{
     Gather, Hold, Holds, add_receipt, end_promise, forget_receipts, gather, gathers_row, give, given_row, promise,

@@ -125,11 +125,13 @@ pub(super) fn differing_prefix(bucket: BucketNumber) -> Bytes {
 }
 
 /// All rows of this module, of `drop` and of `replaced`, that a bucket has: for who erases it.
-pub fn standing_rows(bucket: BucketNumber) -> [Bytes; 7] {
+pub fn standing_rows(bucket: BucketNumber) -> [Bytes; 8] {
     let carriers = super::drop::carriers_row(bucket);
     let mark = super::drop::mark_row(bucket);
+    let dropped = super::drop::dropped_row(bucket);
     let replaced = super::replaced::replaced_prefix(bucket);
-    [vector_row(bucket), floor_row(bucket), comparing_row(bucket), differing_prefix(bucket), carriers, mark, replaced]
+    let [vector, floor, comparing] = [vector_row(bucket), floor_row(bucket), comparing_row(bucket)];
+    [vector, floor, comparing, differing_prefix(bucket), carriers, mark, dropped, replaced]
 }
 
 fn bytes_of(vectors: &[&VersionVector]) -> Vec<u8> {

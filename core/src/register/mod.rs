@@ -15,7 +15,7 @@ pub use carriers::{Carrier, Carriers};
 pub use clock::HybridClock;
 pub use codec::{put_varint, take_array, take_slice, take_varint};
 pub use dot::{Dot, Stamp};
-pub use vector::{Context, VersionVector};
+pub use vector::{Context, Stance, VersionVector};
 
 use crate::id::SegmentId;
 use smallvec::SmallVec;

@@ -22,6 +22,15 @@ pub struct VersionVector {
     entries: SmallVec<[(SegmentId, u64); 1]>,
 }
 
+/// Where a segment stands in a bucket, as it says to others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stance {
+    /// After which vector they are to begin.
+    pub vector: VersionVector,
+    /// It compares all that it holds with what others have (note 0006), and holds more than `vector` says. It can't tell before that is over what of it is to stay.
+    pub is_comparing: bool,
+}
+
 impl VersionVector {
     /// The most segments a decoded vector may list.
     pub const SEGMENTS_MAX: usize = 4096;

@@ -1,6 +1,6 @@
 //! One bucket on the way to one linked segment.
 
-use super::{Piece, RETRY_MS, RETRY_MS_MAX, WINDOW};
+use super::{DEFERRED_MAX, Piece, RETRY_MS, RETRY_MS_MAX, WINDOW};
 use crate::register::VersionVector;
 use std::collections::VecDeque;
 
@@ -24,6 +24,8 @@ pub struct LaneStatus {
     pub peer_vector: VersionVector,
     /// The part of it that it sends here, or has sent: when this segment stands there too, it has all that the other side has told of.
     pub peer_announced: VersionVector,
+    /// The other side compares all that it holds, and has more than it has told of.
+    pub peer_compares: bool,
     /// Deltas sent and not acknowledged.
     pub in_flight: usize,
     /// Deltas that came and wait to be taken in, staged ones among them.
@@ -43,6 +45,12 @@ pub struct Lane<P> {
     pub(super) theirs: VersionVector,
     /// What it has said that it sends; an acknowledgement is no such promise.
     announced: VersionVector,
+    /// It compares all that it holds, as it last said.
+    pub(super) peer_compares: bool,
+    /// The same of this segment, as it last said to the peer.
+    pub(super) is_said_to_compare: bool,
+    /// Questions where this segment stands that are answered when it has compared.
+    deferred: VecDeque<u64>,
     /// Where it will stand when it has taken what is under way.
     sent: VersionVector,
     in_flight: usize,
@@ -71,6 +79,9 @@ impl<P> Default for Lane<P> {
             peer_receives: None,
             theirs: VersionVector::new(),
             announced: VersionVector::new(),
+            peer_compares: false,
+            is_said_to_compare: false,
+            deferred: VecDeque::new(),
             sent: VersionVector::new(),
             in_flight: 0,
             is_dirty: false,
@@ -99,6 +110,7 @@ impl<P> Lane<P> {
             is_open: self.is_open(),
             peer_vector: self.theirs.clone(),
             peer_announced: self.announced.clone(),
+            peer_compares: self.peer_compares,
             in_flight: self.in_flight,
             waiting: self.in_line(),
             problem: self.problem.clone(),
@@ -109,6 +121,8 @@ impl<P> Lane<P> {
     pub(super) fn disconnected(&mut self) {
         self.peer_receives = None;
         self.refuse_waiting();
+        self.deferred.clear();
+        self.is_said_to_compare = false;
         self.in_flight = 0;
         self.is_dirty = false;
         self.is_forced = false;
@@ -117,7 +131,8 @@ impl<P> Lane<P> {
     }
 
     /// The peer says where it stands, at the start or because its terms have changed.
-    pub(super) fn announced(&mut self, vector: VersionVector, receives: bool) {
+    pub(super) fn announced(&mut self, vector: VersionVector, receives: bool, is_comparing: bool) {
+        self.peer_compares = is_comparing;
         if self.peer_receives.is_none() {
             // It may be a peer that was restored from a backup: it stands where it says, not where it once was.
             self.theirs = vector.clone();
@@ -284,8 +299,22 @@ impl<P> Lane<P> {
 
     /// The peer answers a probe: it stands at `vector`, and sends what leads there.
     pub(super) fn peer_stands(&mut self, vector: &VersionVector) {
+        self.peer_compares = false;
         self.theirs.merge(vector);
         self.announced.merge(vector);
+    }
+
+    /// A question is answered when this segment has compared.
+    pub(super) fn defer(&mut self, nonce: u64) {
+        if self.deferred.len() == DEFERRED_MAX {
+            self.deferred.pop_front();
+        }
+        self.deferred.push_back(nonce);
+    }
+
+    /// Those that are answered now.
+    pub(super) fn take_deferred(&mut self) -> VecDeque<u64> {
+        std::mem::take(&mut self.deferred)
     }
 
     /// Something of the peer's could not be taken in here.

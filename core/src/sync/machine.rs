@@ -3,7 +3,7 @@
 use super::lane::{Lane, LaneStatus};
 use super::{Action, Event, Message, UNKNOWN_BUCKETS_MAX};
 use crate::id::{BucketId, SegmentId};
-use crate::register::VersionVector;
+use crate::register::{Stance, VersionVector};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// See the module `sync`.
@@ -59,23 +59,26 @@ impl<P> Machine<P> {
                 // An answer on the next connection would be taken for one to something else.
                 self.applying.values_mut().filter(|from| **from == Some(peer)).for_each(|from| *from = None);
             }
-            Event::Share { peer, bucket, terms, vector } => {
+            Event::Share { peer, bucket, terms, stance } => {
                 let lane = self.lanes.entry((bucket, peer)).or_default();
                 lane.terms = Some(terms);
                 lane.soil();
-                let receives = terms.receives;
-                let message = Message::Carry { bucket, vector, receives };
-                self.send(peer, message, actions);
+                lane.is_said_to_compare = stance.is_comparing;
+                let (receives, Stance { vector, is_comparing }) = (terms.receives, stance);
+                self.send(peer, Message::Carry { bucket, vector, receives, is_comparing }, actions);
                 self.advance((bucket, peer), actions);
                 self.apply_next(bucket, actions);
             }
             Event::Unshare { peer, bucket } => {
                 let Some(lane) = self.lanes.get_mut(&(bucket, peer)) else { return };
-                let refused = lane.unshared();
+                let (refused, deferred) = (lane.unshared(), lane.take_deferred());
                 if lane.is_idle() {
                     self.lanes.remove(&(bucket, peer));
                 }
                 self.refuse(peer, bucket, "this bucket does not go over this link any more", refused, actions);
+                for nonce in deferred {
+                    self.send(peer, Message::Stand { bucket, nonce, vector: VersionVector::new() }, actions);
+                }
             }
             Event::Received { peer, message } => {
                 if self.connected.contains(&peer) {
@@ -118,12 +121,15 @@ impl<P> Machine<P> {
                     lane.is_applying = false;
                 }
                 match outcome {
-                    Ok(vector) => {
+                    Ok(stance) => {
                         if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                             lane.trouble(None);
                         }
                         if is_connected {
-                            self.send(peer, Message::Ack { bucket, vector }, actions);
+                            self.send(peer, Message::Ack { bucket, vector: stance.vector.clone() }, actions);
+                        }
+                        if !stance.is_comparing {
+                            self.say_that_it_has_compared(bucket, &stance.vector, actions);
                         }
                         self.soil(&bucket, Some(&peer), actions);
                     }
@@ -140,15 +146,14 @@ impl<P> Machine<P> {
                 }
                 self.apply_next(bucket, actions);
             }
-            Event::Read { peer, bucket, nonce, vector } => {
-                self.send(peer, Message::Stand { bucket, nonce, vector }, actions);
-                // Only what is cut from now on takes the peer all the way there.
-                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+            Event::Read { peer, bucket, nonce, stance } => self.answer(peer, bucket, nonce, stance, actions),
+            Event::Probe { peer, bucket, nonce, leads } => {
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)).filter(|_| leads) {
                     lane.force();
+                    self.advance((bucket, peer), actions);
                 }
-                self.advance((bucket, peer), actions);
+                self.send(peer, Message::Probe { bucket, nonce }, actions);
             }
-            Event::Probe { peer, bucket, nonce } => self.send(peer, Message::Probe { bucket, nonce }, actions),
         }
     }
 
@@ -168,14 +173,14 @@ impl<P> Machine<P> {
     fn received(&mut self, peer: SegmentId, message: Message<P>, actions: &mut Vec<Action<P>>) {
         let now_ms = self.now_ms;
         match message {
-            Message::Carry { bucket, vector, receives } => {
+            Message::Carry { bucket, vector, receives, is_comparing } => {
                 let unknown = self.lanes.values().filter(|lane| lane.terms.is_none()).count();
                 if unknown >= UNKNOWN_BUCKETS_MAX && !self.lanes.contains_key(&(bucket, peer)) {
                     let reason = "it announces more buckets than there can be".into();
                     actions.push(Action::Close { peer, reason });
                     return;
                 }
-                self.lanes.entry((bucket, peer)).or_default().announced(vector, receives);
+                self.lanes.entry((bucket, peer)).or_default().announced(vector, receives, is_comparing);
                 self.advance((bucket, peer), actions);
             }
             Message::Delta { bucket, from, to, payload } => {
@@ -223,6 +228,12 @@ impl<P> Machine<P> {
                     self.send(peer, Message::Stand { bucket, nonce, vector: VersionVector::new() }, actions);
                 }
             }
+            Message::Compares { bucket, nonce } => {
+                if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
+                    lane.peer_compares = true;
+                }
+                actions.push(Action::Compares { peer, bucket, nonce });
+            }
             Message::Stand { bucket, nonce, vector } => {
                 if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                     lane.peer_stands(&vector);
@@ -230,6 +241,46 @@ impl<P> Machine<P> {
                 // The bucket may have gone since it was asked.
                 actions.push(Action::Stands { peer, bucket, nonce, vector });
             }
+        }
+    }
+
+    /// Answers a question where this segment stands, now or when it has compared.
+    fn answer(&mut self, peer: SegmentId, bucket: BucketId, nonce: u64, stance: Stance, actions: &mut Vec<Action<P>>) {
+        let lane = self.lanes.get_mut(&(bucket, peer)).filter(|lane| lane.terms.is_some());
+        let Some(lane) = lane.filter(|_| self.connected.contains(&peer)) else {
+            // The connection on which it was asked is gone, or nothing of the bucket goes over this link any more.
+            self.send(peer, Message::Stand { bucket, nonce, vector: VersionVector::new() }, actions);
+            return;
+        };
+        if stance.is_comparing {
+            lane.defer(nonce);
+            self.send(peer, Message::Compares { bucket, nonce }, actions);
+            return;
+        }
+        // Only what is cut from now on takes the peer all the way there.
+        lane.force();
+        self.send(peer, Message::Stand { bucket, nonce, vector: stance.vector }, actions);
+        self.advance((bucket, peer), actions);
+    }
+
+    /// Peers that were told that this segment compares a bucket hear that it does not any more, and what they asked meanwhile is answered.
+    fn say_that_it_has_compared(&mut self, bucket: BucketId, vector: &VersionVector, actions: &mut Vec<Action<P>>) {
+        let all = (bucket, SegmentId([0; 16]))..=(bucket, SegmentId([0xff; 16]));
+        let mut told = Vec::new();
+        for ((_, peer), lane) in self.lanes.range_mut(all) {
+            let was_told = std::mem::take(&mut lane.is_said_to_compare);
+            let receives = lane.terms.filter(|_| was_told).map(|terms| terms.receives);
+            let deferred = lane.take_deferred();
+            if receives.is_some() || !deferred.is_empty() {
+                told.push((*peer, receives, deferred));
+            }
+        }
+        for (peer, receives, deferred) in told {
+            if let Some(receives) = receives {
+                let vector = vector.clone();
+                self.send(peer, Message::Carry { bucket, vector, receives, is_comparing: false }, actions);
+            }
+            actions.extend(deferred.into_iter().map(|nonce| Action::Read { peer, bucket, nonce }));
         }
     }
 

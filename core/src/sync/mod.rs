@@ -11,7 +11,10 @@
 //!   not, the lane starts again from what it acknowledged.
 //! * What a lane says about the other side ([`LaneStatus`]) the other side has said itself.
 //! * Deltas of one peer are taken in, in the order in which they came. Where they are staged first ([`Terms::stages`]) those of others go on meanwhile.
-//! * Memory: for each lane at most [`WINDOW`] deltas that have arrived and wait. A peer that sends more breaks the protocol.
+//! * Memory: for each lane at most [`WINDOW`] deltas that have arrived and wait. A peer that sends more breaks the protocol. And at most [`DEFERRED_MAX`] questions that have
+//!   their answers later.
+//! * A segment that compares all that it holds does not say where it stands, because it holds more than that. Whoever asks is told so at once ([`Message::Compares`]), and has
+//!   the answer when that is over.
 
 mod lane;
 mod machine;
@@ -20,7 +23,7 @@ pub use lane::{Lane, LaneStatus, Terms};
 pub use machine::Machine;
 
 use crate::id::{BucketId, SegmentId};
-use crate::register::{Carriers, VersionVector};
+use crate::register::{Carriers, Stance, VersionVector};
 
 /// Deltas of one bucket that may be under way to one segment.
 pub const WINDOW: usize = 4;
@@ -28,6 +31,8 @@ pub const WINDOW: usize = 4;
 pub const RETRY_MS: u64 = 250;
 /// The longest wait.
 pub const RETRY_MS_MAX: u64 = 30_000;
+/// Questions of one peer about one bucket that wait for an answer while this segment compares. The oldest is let go for a further one: who asked it may have gone.
+pub const DEFERRED_MAX: usize = 64;
 /// Buckets that a peer may announce before this segment knows them.
 pub const UNKNOWN_BUCKETS_MAX: usize = 100_000;
 
@@ -42,6 +47,8 @@ pub enum Message<P> {
         vector: VersionVector,
         /// Whether it takes changes over this link.
         receives: bool,
+        /// It compares all that it holds, and has more than `vector` says. It says so again when that is over.
+        is_comparing: bool,
     },
     /// Changes.
     Delta {
@@ -91,13 +98,22 @@ pub enum Message<P> {
         /// Where the sender stood.
         vector: VersionVector,
     },
+    /// A probe has its answer when the sender has compared all that it holds.
+    Compares {
+        /// The bucket.
+        bucket: BucketId,
+        /// Of the probe.
+        nonce: u64,
+    },
 }
 
 impl<P> Message<P> {
     /// The same with another payload.
     pub fn map<Q>(self, convert: impl FnOnce(P) -> Q) -> Message<Q> {
         match self {
-            Message::Carry { bucket, vector, receives } => Message::Carry { bucket, vector, receives },
+            Message::Carry { bucket, vector, receives, is_comparing } => {
+                Message::Carry { bucket, vector, receives, is_comparing }
+            }
             Message::Delta { bucket, from, to, payload } => {
                 Message::Delta { bucket, from, to, payload: convert(payload) }
             }
@@ -106,6 +122,7 @@ impl<P> Message<P> {
             Message::Carriers { bucket, carriers } => Message::Carriers { bucket, carriers },
             Message::Probe { bucket, nonce } => Message::Probe { bucket, nonce },
             Message::Stand { bucket, nonce, vector } => Message::Stand { bucket, nonce, vector },
+            Message::Compares { bucket, nonce } => Message::Compares { bucket, nonce },
         }
     }
 }
@@ -137,7 +154,7 @@ pub enum Event<P> {
         /// What may pass.
         terms: Terms,
         /// Where this segment stands.
-        vector: VersionVector,
+        stance: Stance,
     },
     /// A bucket does not go over the link any more.
     Unshare {
@@ -192,8 +209,8 @@ pub enum Event<P> {
         peer: SegmentId,
         /// The bucket.
         bucket: BucketId,
-        /// The new vector, or why not.
-        outcome: Result<VersionVector, String>,
+        /// The new place, or why not.
+        outcome: Result<Stance, String>,
     },
     /// The outcome of [`Action::Read`].
     Read {
@@ -204,7 +221,7 @@ pub enum Event<P> {
         /// Of the probe.
         nonce: u64,
         /// Where this segment stands.
-        vector: VersionVector,
+        stance: Stance,
     },
     /// Somebody here wants to know where `peer` stands, and to get there.
     Probe {
@@ -214,6 +231,8 @@ pub enum Event<P> {
         bucket: BucketId,
         /// Returned with the answer.
         nonce: u64,
+        /// Whether the peer is to get to where this segment stands, too, even if there is nothing to send but that.
+        leads: bool,
     },
 }
 
@@ -299,6 +318,15 @@ pub enum Action<P> {
         nonce: u64,
         /// Where it stood.
         vector: VersionVector,
+    },
+    /// A probe is answered later: the peer compares all that it holds.
+    Compares {
+        /// Who.
+        peer: SegmentId,
+        /// The bucket.
+        bucket: BucketId,
+        /// Of the probe.
+        nonce: u64,
     },
     /// End the connection: the peer breaks the protocol.
     Close {

@@ -89,6 +89,24 @@ async fn what_is_deleted_everywhere_gives_its_space_back() {
     }
 }
 
+/// B heard, with something else, of what A had dropped, took that for what it had dropped itself, and kept its own tombstones and the bytes below them until somebody changed something. Found by schedules.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_dropped_goes_here_too() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("floor-of-others", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    put(a, "x", "content").await;
+    sync(a, b).await;
+    delete(b, "x").await;
+    sync(a, b).await;
+    tell(a, b).await;
+    assert!(drop_all(a).await > 0);
+    // An empty delta, as whoever asks where A stands is sent.
+    b.pull(a).await;
+    assert!(drop_all(b).await > 0, "it has still to drop it itself");
+    assert_eq!((drop_all(a).await, drop_all(b).await), (0, 0), "once");
+}
+
 /// Where A is not linked to C, it hears of it from B.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_at_the_end_of_a_chain_holds_up_what_it_has_not_heard_of() {

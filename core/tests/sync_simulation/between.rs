@@ -73,9 +73,8 @@ impl World {
                 let ListItem::Object(object) = item else { continue };
                 let options = GetOptions { snapshot: snapshot.clone(), version: None };
                 let content = bucket.get(&object.key, options).await.map_err(|error| error.to_string())?;
-                let text = content.bytes(0..u64::MAX).await.map_err(|error| error.to_string())?;
                 let key = String::from_utf8_lossy(&object.key).into_owned();
-                shows.insert(key, String::from_utf8_lossy(&text).into_owned());
+                shows.insert(key, self.sites[taken.at].label(&content).await);
             }
             if shows != taken.showed {
                 let (at, name, showed) = (taken.at, &taken.name, &taken.showed);

@@ -14,9 +14,8 @@ impl World {
             5..9 => self.drop_at(at, bucket).await?,
             _ => {
                 let other = random.below(self.sites.len());
-                let id = self.sites[other].id;
-                if self.sites[at].bucket(bucket).forget_carrier(&id).await.unwrap_or(false) {
-                    self.trace.push(format!("{at}/{bucket}: forgets {other}"));
+                if at != other {
+                    self.forget(at, bucket, other).await?;
                 }
             }
         }
@@ -68,6 +67,7 @@ impl World {
     /// A site that has to compare says so at new connections to all its peers.
     pub async fn begin_anew(&mut self, at: usize) -> Result<(), String> {
         self.outcome.comparisons += 1;
+        self.outcome.compared += usize::from(self.away.returned.remove(&at));
         for link in 0..self.links.len() {
             if self.links[link].end_of(at).is_some() && self.links[link].is_up == [true, true] {
                 self.break_off(link, 0).await?;

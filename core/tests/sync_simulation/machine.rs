@@ -1,8 +1,10 @@
 //! The machine by itself, over segments that are a vector and nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
-use tombolo_core::register::{Carriers, Dot, VersionVector};
-use tombolo_core::sync::{Action, Event, LaneStatus, Machine, Message, Piece, RETRY_MS, RETRY_MS_MAX, Terms, WINDOW};
+use tombolo_core::register::{Carriers, Dot, Stance, VersionVector};
+use tombolo_core::sync::{
+    Action, DEFERRED_MAX, Event, LaneStatus, Machine, Message, Piece, RETRY_MS, RETRY_MS_MAX, Terms, WINDOW,
+};
 use tombolo_core::{BucketId, SegmentId};
 
 const BUCKET: BucketId = BucketId([7; 16]);
@@ -24,11 +26,15 @@ struct Node {
     /// Changes that a delta holds at most.
     limit: usize,
     refuses: bool,
+    /// It compares all that it holds, and tells others to begin at nothing.
+    is_comparing: bool,
     /// Asked for by the machine, not done.
     pending: VecDeque<Action<Toy>>,
     closed: Vec<SegmentId>,
     /// Answers to where a peer stands.
     heard: Vec<VersionVector>,
+    /// Questions that are answered later.
+    deferred: Vec<u64>,
 }
 
 impl Node {
@@ -49,13 +55,18 @@ impl Node {
         Piece { from, to, is_empty: payload.dots.is_empty(), is_whole, payload }
     }
 
-    fn apply(&mut self, delta: &Toy) -> Result<VersionVector, String> {
+    fn stance(&self) -> Stance {
+        let vector = if self.is_comparing { VersionVector::new() } else { self.known.clone() };
+        Stance { vector, is_comparing: self.is_comparing }
+    }
+
+    fn apply(&mut self, delta: &Toy) -> Result<Stance, String> {
         if self.refuses {
             return Err("the disk is full".into());
         }
         assert!(self.known.dominates(&delta.from), "a delta for somebody who stands elsewhere");
         self.known.merge(&delta.to);
-        Ok(self.known.clone())
+        Ok(self.stance())
     }
 }
 
@@ -76,9 +87,11 @@ impl Net {
             known: VersionVector::new(),
             limit: usize::MAX,
             refuses: false,
+            is_comparing: false,
             pending: VecDeque::new(),
             closed: Vec::new(),
             heard: Vec::new(),
+            deferred: Vec::new(),
         });
         Net { nodes: nodes.collect(), lines: BTreeMap::new(), carried: 0, now_ms: 0 }
     }
@@ -120,8 +133,8 @@ impl Net {
     }
 
     fn share(&mut self, at: usize, with: usize, terms: Terms) {
-        let (peer, vector) = (self.nodes[with].id, self.nodes[at].known.clone());
-        self.handle(at, Event::Share { peer, bucket: BUCKET, terms, vector });
+        let (peer, stance) = (self.nodes[with].id, self.nodes[at].stance());
+        self.handle(at, Event::Share { peer, bucket: BUCKET, terms, stance });
     }
 
     fn connect(&mut self, a: usize, b: usize, terms: (Terms, Terms)) {
@@ -166,10 +179,14 @@ impl Net {
                 Event::Applied { peer, bucket, outcome: self.nodes[at].apply(&payload) }
             }
             Action::Read { peer, bucket, nonce } => {
-                Event::Read { peer, bucket, nonce, vector: self.nodes[at].known.clone() }
+                Event::Read { peer, bucket, nonce, stance: self.nodes[at].stance() }
             }
             Action::Stands { vector, .. } => {
                 self.nodes[at].heard.push(vector);
+                return true;
+            }
+            Action::Compares { nonce, .. } => {
+                self.nodes[at].deferred.push(nonce);
                 return true;
             }
             Action::Send { .. } | Action::Close { .. } | Action::Learn { .. } => return true,
@@ -414,7 +431,7 @@ fn whoever_asks_where_a_peer_stands_gets_there() {
     net.connect(0, 1, (BOTH, BOTH));
     net.settle();
     let (peer, bucket) = (net.nodes[1].id, BUCKET);
-    net.handle(0, Event::Probe { peer, bucket, nonce: 1 });
+    net.handle(0, Event::Probe { peer, bucket, nonce: 1, leads: false });
     net.deliver(0, 1);
     while let Some(at) = net.nodes[1].pending.iter().position(|action| matches!(action, Action::Cut { .. })) {
         net.nodes[1].pending.rotate_left(at);
@@ -426,6 +443,74 @@ fn whoever_asks_where_a_peer_stands_gets_there() {
     let heard = net.nodes[0].heard.pop().unwrap();
     assert_eq!(heard.get(&peer), 1);
     assert!(net.nodes[0].known.dominates(&heard), "{:?}", net.nodes[0].known);
+}
+
+/// P8: a peer that compares all that it holds answered with the vector after which others are to begin, which is below what it holds: whoever waited for what the peer has
+/// did not wait for that. It says that it compares, and answers when that is over; status says so meanwhile.
+#[test]
+fn a_peer_that_compares_answers_when_it_has_compared() {
+    let mut net = Net::new(2);
+    net.write(0, 1);
+    net.write(1, 3);
+    let own = net.nodes[1].known.clone();
+    net.nodes[1].is_comparing = true;
+    net.connect(0, 1, (BOTH, BOTH));
+    // It holds what it has before it is told of anything.
+    net.deliver(1, 0);
+    assert!(net.status(0, 1).peer_compares && !own.is_empty());
+    let (peer, bucket) = (net.nodes[1].id, BUCKET);
+    for nonce in 0..u64::try_from(DEFERRED_MAX).unwrap() + 2 {
+        net.handle(0, Event::Probe { peer, bucket, nonce, leads: false });
+    }
+    while net.lines[&(0, 1)].iter().any(|message| matches!(message, Message::Probe { .. })) {
+        net.deliver(0, 1);
+    }
+    let is_read = |action: &Action<Toy>| matches!(action, Action::Read { .. });
+    while let Some(at) = net.nodes[1].pending.iter().position(is_read) {
+        net.nodes[1].pending.rotate_left(at);
+        net.work(1);
+    }
+    while net.deliver(1, 0) {}
+    while net.work(0) {}
+    assert_eq!((net.nodes[0].heard.len(), net.nodes[0].deferred.len()), (0, DEFERRED_MAX + 2));
+    assert!(net.status(0, 1).peer_compares);
+
+    net.nodes[1].is_comparing = false;
+    net.settle();
+    assert!(!net.status(0, 1).peer_compares);
+    // Of more than can wait the oldest were let go.
+    assert_eq!(net.nodes[0].heard.len(), DEFERRED_MAX);
+    assert!(net.nodes[0].heard.iter().all(|vector| vector.dominates(&own)), "{:?}", net.nodes[0].heard);
+    net.assert_equal();
+}
+
+/// A question that waits ends with the connection, and with the bucket's going over the link.
+#[test]
+fn what_is_answered_later_is_not_answered_elsewhere() {
+    let mut net = Net::new(2);
+    net.nodes[1].is_comparing = true;
+    net.connect(0, 1, (BOTH, BOTH));
+    net.settle();
+    let (asker, peer, bucket) = (net.nodes[0].id, net.nodes[1].id, BUCKET);
+    let ask = |net: &mut Net, nonce| {
+        net.handle(0, Event::Probe { peer, bucket, nonce, leads: true });
+        net.settle();
+    };
+    ask(&mut net, 1);
+    net.disconnect(0, 1);
+    net.connect(0, 1, (BOTH, BOTH));
+    net.settle();
+    ask(&mut net, 2);
+    assert_eq!((net.nodes[0].deferred.clone(), net.nodes[0].heard.len()), (vec![1, 2], 0));
+    net.handle(1, Event::Unshare { peer: asker, bucket });
+    net.settle();
+    assert_eq!(net.nodes[0].heard, [VersionVector::new()], "nothing of it goes over this link");
+    net.share(1, 0, BOTH);
+    net.nodes[1].is_comparing = false;
+    net.write(0, 1);
+    net.settle();
+    assert_eq!(net.nodes[0].heard.len(), 1);
+    net.assert_equal();
 }
 
 /// Who carries a bucket is told over every open lane, whichever way changes go, and taken in only where the bucket goes over the link.

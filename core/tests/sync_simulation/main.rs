@@ -3,29 +3,50 @@
 //!
 //! ```text
 //! TOMBOLO_SEEDS=1000 cargo test -p tombolo-core --test sync_simulation         more schedules
-//! TOMBOLO_SEED=17 [TOMBOLO_SEGMENTS=2] [TOMBOLO_STEPS=3,5] [TOMBOLO_HANDOVER=1]
+//! TOMBOLO_SEED=17 [TOMBOLO_SEGMENTS=2] [TOMBOLO_STEPS=3,5] [TOMBOLO_HANDOVER=1] [TOMBOLO_DATA=1]
 //!     cargo test -p tombolo-core --test sync_simulation replay -- --nocapture
 //! ```
+//!
+//! With data, contents are too large for rows, some sites have names only, pin, persist, and give up what others hold, and sites leave, are forgotten, go on alone and
+//! return (`data`, `away`). The lines that a run ends with say how often each of these really happened.
 //!
 //! A schedule that breaks a promise is made smaller and printed with the variables that run it again.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, unreachable_pub, reason = "a test program")]
 
+mod away;
 mod between;
+mod data;
 mod forgetting;
 mod link;
 mod machine;
 mod operation;
+mod outcome;
 mod random;
+mod settled;
 mod site;
+mod waits;
 mod world;
 
+use outcome::{Outcome, Schedule};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use world::{Outcome, Schedule, World};
+use world::World;
 
 const STEPS: u32 = 60;
+const STEPS_WITH_DATA: u32 = 100;
 /// Runs that go into making one failing schedule smaller.
 const SHRINK_RUNS: usize = 150;
+
+/// What a schedule is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Names, and contents that are part of them.
+    Names,
+    /// Everybody sees every change before the next one.
+    Handover,
+    /// Data that is here or is not, and sites that leave and return.
+    Data,
+}
 
 struct Violation {
     what: String,
@@ -36,10 +57,11 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn schedule_of(seed: u64, handover: bool) -> Schedule {
+fn schedule_of(seed: u64, kind: Kind) -> Schedule {
     let sites = variable("TOMBOLO_SEGMENTS").and_then(|n| usize::try_from(n).ok());
     let sites = sites.unwrap_or(2 + usize::try_from(seed % 5).unwrap());
-    Schedule { seed, sites, steps: (0..STEPS).collect(), handover }
+    let steps = if kind == Kind::Data { STEPS_WITH_DATA } else { STEPS };
+    Schedule { seed, sites, steps: (0..steps).collect(), handover: kind == Kind::Handover, data: kind == Kind::Data }
 }
 
 fn run(schedule: &Schedule) -> Result<Outcome, Violation> {
@@ -89,9 +111,13 @@ fn check(schedule: &Schedule) -> Outcome {
     println!("seed {} fails: {}\nmaking it smaller", schedule.seed, violation.what);
     let (small, violation) = shrink(schedule, violation);
     let steps: Vec<String> = small.steps.iter().map(u32::to_string).collect();
-    let handover = if small.handover { " TOMBOLO_HANDOVER=1" } else { "" };
+    let kind = match (small.handover, small.data) {
+        (true, _) => " TOMBOLO_HANDOVER=1",
+        (_, true) => " TOMBOLO_DATA=1",
+        _ => "",
+    };
     panic!(
-        "{}\n\n{}\n\nTOMBOLO_SEED={} TOMBOLO_SEGMENTS={} TOMBOLO_STEPS={}{handover}",
+        "{}\n\n{}\n\nTOMBOLO_SEED={} TOMBOLO_SEGMENTS={} TOMBOLO_STEPS={}{kind}",
         violation.trace.join("\n"),
         violation.what,
         small.seed,
@@ -100,22 +126,15 @@ fn check(schedule: &Schedule) -> Outcome {
     );
 }
 
-fn check_all(name: &str, count: u64, handover: bool) -> usize {
+fn check_all(name: &str, count: u64, kind: Kind) -> Outcome {
     let first = variable("TOMBOLO_FIRST_SEED").unwrap_or(1);
-    let (mut all, mut with_conflicts) = (Outcome::default(), 0);
+    let mut all = Outcome::default();
     for seed in first..first + count {
-        let outcome = check(&schedule_of(seed, handover));
-        with_conflicts += usize::from(outcome.conflicts > 0);
-        all.operations += outcome.operations;
-        all.deltas += outcome.deltas;
-        all.crashes += outcome.crashes;
-        all.conflicts += outcome.conflicts;
-        all.dropped += outcome.dropped;
-        all.comparisons += outcome.comparisons;
+        all.add(check(&schedule_of(seed, kind)));
     }
-    println!("{name}: {count} schedules, {with_conflicts} with conflicts at the end; in all {all:?}");
+    println!("{name}: {count} schedules; in all {all:?}");
     assert!(count < 10 || all.dropped > 0, "nothing was dropped: the schedules test less than they say");
-    with_conflicts
+    all
 }
 
 fn seeds() -> u64 {
@@ -124,26 +143,39 @@ fn seeds() -> u64 {
 
 #[test]
 fn linked_segments_converge_and_nothing_is_lost() {
-    let with_conflicts = check_all("at random", seeds(), false);
-    assert!(seeds() < 20 || with_conflicts > 0, "the schedules had no conflicts: they test nothing");
+    let all = check_all("at random", seeds(), Kind::Names);
+    assert!(seeds() < 20 || all.with_conflicts > 0, "the schedules had no conflicts: they test nothing");
 }
 
 #[test]
 fn a_hand_over_is_never_a_conflict() {
-    check_all("handed over", seeds().div_ceil(4), true);
+    check_all("handed over", seeds().div_ceil(4), Kind::Handover);
+}
+
+/// P8, P10, P11: data that is pinned, persisted, given up and brought, and sites that are forgotten and return.
+#[test]
+fn data_is_where_it_is_said_to_be_and_who_returns_brings_what_it_alone_had() {
+    let all = check_all("with data", seeds(), Kind::Data);
+    let happened = [all.pinned, all.persisted, all.unpinned, all.given_up, all.returned, all.compared, all.waits];
+    assert!(seeds() < 40 || happened.iter().all(|count| *count > 0), "the schedules test less than they say");
 }
 
 /// A schedule whose six segments each waited for another, as long as operations draw the same choices.
 #[test]
 fn segments_that_compare_do_not_wait_for_each_other() {
-    check(&schedule_of(1009, false));
+    check(&schedule_of(1009, Kind::Names));
 }
 
 /// One schedule, from the environment.
 #[test]
 fn replay() {
     let Some(seed) = variable("TOMBOLO_SEED") else { return };
-    let mut schedule = schedule_of(seed, variable("TOMBOLO_HANDOVER").is_some());
+    let kind = match (variable("TOMBOLO_HANDOVER"), variable("TOMBOLO_DATA")) {
+        (Some(_), _) => Kind::Handover,
+        (_, Some(_)) => Kind::Data,
+        _ => Kind::Names,
+    };
+    let mut schedule = schedule_of(seed, kind);
     if let Ok(steps) = std::env::var("TOMBOLO_STEPS") {
         schedule.steps = steps.split(',').filter_map(|step| step.parse().ok()).collect();
     }

@@ -1,5 +1,6 @@
 //! Operations of every kind on one bucket of one site, through the calls that doors use.
 
+use crate::data::label_of;
 use crate::random::Random;
 use crate::site::Site;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,7 @@ pub async fn operate(
     content: &str,
 ) -> Done {
     let bucket = site.bucket(at);
+    let label = label_of(content);
     let files = bucket.file_system().durable();
     let root = Caller::root();
     let there: Vec<&String> = shows.keys().filter(|key| !is_diary(key)).collect();
@@ -79,9 +81,9 @@ pub async fn operate(
     let (what, outcome) = match random.below(24) {
         0..=3 if !key.ends_with('/') => {
             let outcome = bucket.put(&key, content.to_owned(), PutOptions::default()).await;
-            (format!("put {key} = {content}"), outcome.map(drop))
+            (format!("put {key} = {label}"), outcome.map(drop))
         }
-        4..=6 if !key.ends_with('/') => (format!("write {key} = {content}"), write_file(bucket, &key, content).await),
+        4..=6 if !key.ends_with('/') => (format!("write {key} = {label}"), write_file(bucket, &key, content).await),
         7 | 8 => (format!("delete {key}"), bucket.delete(&key, DeleteOptions::default()).await.map(drop)),
         9 => {
             let outcome = async {
@@ -150,9 +152,9 @@ pub async fn operate(
         21 => {
             let outcome = async {
                 let (parent, name) = split(bucket, &key).await?;
-                files.make_symlink(&root, &parent, name, content.as_bytes(), SetAttributes::default()).await.map(drop)
+                files.make_symlink(&root, &parent, name, label.as_bytes(), SetAttributes::default()).await.map(drop)
             };
-            (format!("symlink {key} = {content}"), outcome.await)
+            (format!("symlink {key} = {label}"), outcome.await)
         }
         22 => {
             let mode = 0o600 | u32::try_from(random.below(64)).unwrap_or_default();
@@ -164,7 +166,7 @@ pub async fn operate(
             (format!("chmod {mode:o} {key}"), outcome.await)
         }
         _ => {
-            let tags = Tags::from_iter([("tag".to_owned(), content.to_owned())]);
+            let tags = Tags::from_iter([("tag".to_owned(), label.to_owned())]);
             (format!("tag {key}"), bucket.set_tags(&key, None, tags).await.map(drop))
         }
     };

@@ -1,6 +1,7 @@
 //! One segment of the simulated world: a real engine in a directory, its sync machine, and what the machine waits for.
 
 use crate::random::SeededEntropy;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,6 +12,13 @@ use tombolo_core::sync::{Action, Event, Machine, Piece};
 use tombolo_core::*;
 
 pub type Packed = bytes::Bytes;
+
+/// What contents are, by their ETags: a site that has only their names can't read that.
+pub type Known = Arc<Mutex<BTreeMap<String, String>>>;
+
+/// Longer contents are in chunks, and begin with a label of so many bytes.
+const INLINE_BYTES_MAX: u64 = 1000;
+pub const LABEL_BYTES: u64 = 5;
 
 /// A wall clock that is wrong by an amount that can change.
 pub struct SkewedClock {
@@ -41,6 +49,7 @@ pub struct Site {
     pub changed: BTreeSet<usize>,
     /// Where each bucket really stands.
     pub vectors: Vec<VersionVector>,
+    known: Known,
     environment: Environment,
     paths: Vec<BucketPath>,
     open: Option<Open>,
@@ -62,7 +71,13 @@ fn options(environment: &Environment) -> OpenOptions {
 
 impl Site {
     /// Makes a segment with these buckets in it.
-    pub async fn new(name: String, seed: u64, clock: SkewedClock, buckets: &[(BucketPath, BucketPolicy)]) -> Site {
+    pub async fn new(
+        name: String,
+        seed: u64,
+        clock: SkewedClock,
+        buckets: &[(BucketPath, BucketPolicy)],
+        known: Known,
+    ) -> Site {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(clock);
         let environment = Environment { clock: clock.clone(), entropy: Arc::new(SeededEntropy::new(seed)) };
@@ -84,6 +99,7 @@ impl Site {
             done: Vec::new(),
             changed: BTreeSet::new(),
             vectors: vec![VersionVector::new(); buckets.len()],
+            known,
             environment,
             paths: buckets.iter().map(|(path, _)| path.clone()).collect(),
             open: Some(Open { segment, buckets: open }),
@@ -165,15 +181,10 @@ impl Site {
     }
 
     /// Takes a delta in, if it begins where this segment stands. Also says whether this segment has to begin anew, with all its peers.
-    pub async fn apply(
-        &mut self,
-        at: usize,
-        payload: Packed,
-        sender: SegmentId,
-    ) -> (Result<VersionVector, String>, bool) {
+    pub async fn apply(&mut self, at: usize, payload: Packed, sender: SegmentId) -> (Result<Stance, String>, bool) {
         let (delta, by) = Delta::decode(payload).unwrap();
         assert_eq!(by, sender);
-        let before = self.position(at).await;
+        let before = self.stance(at).await.vector;
         if !before.dominates(&delta.from) {
             // The peer has heard something that was said before this site fell back.
             let is_comparing = self.bucket(at).is_comparing().await.unwrap();
@@ -187,13 +198,14 @@ impl Site {
             self.changed.insert(at);
         }
         self.look(at).await;
-        let position = self.position(at).await;
-        (applied.map(|_| position.clone()).map_err(|error| error.to_string()), !position.dominates(&before))
+        let stance = self.stance(at).await;
+        let falls_back = !stance.vector.dominates(&before);
+        (applied.map(|_| stance).map_err(|error| error.to_string()), falls_back)
     }
 
-    /// After which vector others are to begin.
-    pub async fn position(&self, at: usize) -> VersionVector {
-        self.bucket(at).position().await.unwrap()
+    /// What others are told of where this segment stands.
+    pub async fn stance(&self, at: usize) -> Stance {
+        self.bucket(at).stance().await.unwrap()
     }
 
     /// Rows that are nothing but tombstones.
@@ -225,10 +237,32 @@ impl Site {
         let mut out = BTreeMap::new();
         for key in self.keys(at).await {
             let object = bucket.get(&key, GetOptions::default()).await.unwrap();
-            let text = object.bytes(0..u64::MAX).await.unwrap();
-            out.insert(key, String::from_utf8_lossy(&text).into_owned());
+            out.insert(key, self.label(&object).await);
         }
         out
+    }
+
+    /// A content, or how a long one begins.
+    pub async fn label(&self, object: &Object) -> String {
+        let (etag, size) = (format!("{:?}", object.info().etag), object.info().size);
+        let read = object.bytes(0..if size > INLINE_BYTES_MAX { LABEL_BYTES } else { u64::MAX }).await;
+        let mut known = self.known.lock();
+        match read {
+            Ok(text) => {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                known.insert(etag, text.clone());
+                text
+            }
+            Err(error) if error.kind() == ErrorKind::Offline => known[&etag].clone(),
+            Err(error) => panic!("P3: {error}"),
+        }
+    }
+
+    /// Whether every byte of what shows under a key is here.
+    pub async fn is_whole(&self, at: usize, key: &str) -> bool {
+        let object = self.bucket(at).get(key, GetOptions::default()).await.unwrap();
+        let (here, of) = object.local_bytes().await.unwrap();
+        here == of
     }
 
     pub async fn keys(&self, at: usize) -> Vec<String> {

@@ -3,15 +3,19 @@
 //! A schedule is a seed, a number of sites and the steps of it that are taken. Each step draws its choices from (seed, step), whatever came before, so leaving
 //! steps out is how a failing schedule shrinks. One thing happens at a time, and each is awaited to its end, so the seed decides what happens.
 
+use crate::away::Away;
 use crate::between::Taken;
+use crate::data::{Data, label_of};
 use crate::link::{BOTH, Link};
 use crate::operation::{is_diary, operate};
+use crate::outcome::{Outcome, Schedule};
 use crate::random::Random;
-use crate::site::{Packed, Site, SkewedClock};
+use crate::site::{Known, Packed, Site, SkewedClock};
+use crate::waits::Waits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use tombolo_core::register::VersionVector;
+use tombolo_core::register::{Dot, VersionVector};
 use tombolo_core::sync::{Action, Event, Terms, WINDOW};
 use tombolo_core::{BucketId, BucketPath, BucketPolicy, ConflictPolicy, DeltaLimit, PutOptions, SegmentId, Versioning};
 
@@ -21,50 +25,33 @@ const SKEWS_NS: [i64; 8] = [0, 0, 1_000_000, -40_000_000, HOUR_NS, -HOUR_NS, 7 *
 const EVENTS_MAX: usize = 50_000;
 const FAULT: &str = "the disk has a bad day";
 
-/// A schedule that can be run again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Schedule {
-    pub seed: u64,
-    pub sites: usize,
-    pub steps: Vec<u32>,
-    /// Everybody sees every change before the next one is made.
-    pub handover: bool,
-}
-
-/// What a run that held found out.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Outcome {
-    /// Names of conflict copies that showed at the end.
-    pub conflicts: usize,
-    pub operations: usize,
-    pub deltas: usize,
-    pub crashes: usize,
-    /// Rows that lost something because everybody had it.
-    pub dropped: usize,
-    /// Times that a site had been away too long.
-    pub comparisons: usize,
-}
-
 pub struct World {
-    seed: u64,
+    pub seed: u64,
     pub sites: Vec<Site>,
     pub links: Vec<Link>,
     pub buckets: Vec<(BucketId, BucketPolicy)>,
-    limit: DeltaLimit,
+    pub limit: DeltaLimit,
     /// Whether cutting and taking in fail now and then.
     faults: bool,
     now_ns: Arc<AtomicI64>,
     now_ms: u64,
     /// Contents by bucket, and who made them.
-    made: BTreeMap<(usize, String), String>,
+    pub made: BTreeMap<(usize, String), String>,
     /// Contents that an operation which saw them took away.
-    gone: BTreeSet<(usize, String)>,
+    pub gone: BTreeSet<(usize, String)>,
     /// Contents that are there more than once. Each of them may go where another is still seen, so none of them is missed.
-    copied: BTreeSet<(usize, String)>,
+    pub copied: BTreeSet<(usize, String)>,
+    /// Contents that something was done about between their being made and taken away: a concurrent deletion may lose against that.
+    pub touched: BTreeSet<(usize, String)>,
+    /// Of each content: who made it, and where that one stood then.
+    pub made_at: BTreeMap<(usize, String), Dot>,
     /// Diary entries: bucket, site and number; and how far each diary was when it was written.
     diaries: BTreeMap<(usize, usize, u64), Vec<u64>>,
     /// Answers to the question where a peer stands: who asked, about which bucket, and the answer.
-    stood: Vec<(usize, usize, VersionVector)>,
+    pub stood: Vec<(usize, usize, VersionVector)>,
+    pub waits: Waits,
+    pub data: Data,
+    pub away: Away,
     pub snapshots: Vec<Taken>,
     pub outcome: Outcome,
     pub trace: Vec<String>,
@@ -96,18 +83,22 @@ impl World {
             })
             .collect();
         let now_ns = Arc::new(AtomicI64::new(1_700_000_000_000_000_000));
+        let known = Known::default();
         let mut sites = Vec::new();
         for at in 0..schedule.sites {
             let skew_ns = AtomicI64::new(*random.pick(&SKEWS_NS).unwrap_or(&0));
             let clock = SkewedClock { now_ns: now_ns.clone(), skew_ns };
             let seed = schedule.seed.wrapping_mul(64).wrapping_add(at as u64);
-            sites.push(Site::new(format!("site{at}"), seed, clock, &buckets).await);
+            sites.push(Site::new(format!("site{at}"), seed, clock, &buckets, known.clone()).await);
         }
         let mut ids = Vec::new();
         for (at, (_, policy)) in buckets.into_iter().enumerate() {
             ids.push((sites[0].bucket_id(at).await, policy));
         }
-        let registers = *random.pick(&[usize::MAX, 1, 3, 3, 10]).unwrap_or(&3);
+        let mut registers = *random.pick(&[usize::MAX, 1, 3, 3, 10]).unwrap_or(&3);
+        if schedule.data && registers == 10 {
+            registers = usize::MAX;
+        }
         let mut world = World {
             seed: schedule.seed,
             sites,
@@ -120,8 +111,13 @@ impl World {
             made: BTreeMap::new(),
             gone: BTreeSet::new(),
             copied: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            made_at: BTreeMap::new(),
             diaries: BTreeMap::new(),
             stood: Vec::new(),
+            waits: Waits::default(),
+            data: Data::default(),
+            away: Away::default(),
             snapshots: Vec::new(),
             outcome: Outcome::default(),
             trace: Vec::new(),
@@ -136,6 +132,9 @@ impl World {
         world
             .trace
             .push(format!("{} sites, links {shape:?}, {:?}, faults {}", schedule.sites, world.limit, world.faults));
+        if schedule.data {
+            world.begin_data().await;
+        }
         world
     }
 
@@ -153,16 +152,22 @@ impl World {
                     self.forgetting(&mut random).await?;
                 }
                 self.operation(step, &mut random).await?;
+            } else if schedule.data && random.percent(35) {
+                self.data_step(step, &mut random).await?;
             } else {
                 self.step(step, &mut random).await?;
             }
+            self.note_without_bytes().await;
         }
+        self.return_all().await?;
         self.mend().await?;
         self.settle().await?;
+        self.note_without_bytes().await;
         self.check_settled(schedule.handover).await?;
         self.drop_all().await?;
         self.check_snapshots().await?;
-        self.check_settled(schedule.handover).await
+        self.check_settled(schedule.handover).await?;
+        self.check_data_settled().await
     }
 
     async fn step(&mut self, step: u32, random: &mut Random) -> Result<(), String> {
@@ -188,7 +193,7 @@ impl World {
                 Ok(())
             }
             96..98 => self.tick(1 + random.below(1000) as u64).await,
-            98 => self.probe(random.below(self.links.len())).await,
+            98 => self.probe(random.below(self.links.len()), false).await,
             _ => self.between(step, random).await,
         }
     }
@@ -198,7 +203,7 @@ impl World {
     async fn operation(&mut self, step: u32, random: &mut Random) -> Result<(), String> {
         let (at, bucket) = (random.below(self.sites.len()), random.below(self.buckets.len()));
         let before = self.sites[at].shows(bucket).await;
-        let content = format!("c{step}");
+        let content = self.content(step, random);
         let (what, about) = if random.percent(12) {
             (self.write_diary(at, bucket, &before).await, BTreeSet::new())
         } else {
@@ -207,15 +212,38 @@ impl World {
             self.copied.extend(copied.map(|content| (bucket, content.clone())));
             (done.what, done.about)
         };
+        self.operated(at, bucket, &before, content, what, about).await
+    }
+
+    /// An operation was done where `before` showed: what it made, and what it took away.
+    pub async fn operated(
+        &mut self,
+        at: usize,
+        bucket: usize,
+        before: &BTreeMap<String, String>,
+        content: String,
+        what: String,
+        about: BTreeSet<String>,
+    ) -> Result<(), String> {
         self.trace.push(format!("{at}/{bucket}: {what}"));
         self.outcome.operations += 1;
         let after = self.sites[at].shows(bucket).await;
         self.check_shown(at, bucket, &what).await?;
-        if after.values().any(|shown| *shown == content) {
-            self.made.insert((bucket, content), format!("{at}: {what}"));
+        let label = label_of(&content).to_owned();
+        if after.values().any(|shown| *shown == label) {
+            self.made.insert((bucket, label.clone()), format!("{at}: {what}"));
+            let text = if what.starts_with("symlink") { label.clone() } else { content };
+            self.data.texts.insert(label.clone(), text);
+        }
+        let id = self.sites[at].id;
+        let made_at = Dot::new(id, self.sites[at].look(bucket).await.get(&id));
+        for shown in after.values() {
+            self.made_at.entry((bucket, shown.clone())).or_insert(made_at);
         }
         let remaining: BTreeSet<&String> = after.values().collect();
         let at_about: BTreeSet<&String> = about.iter().filter_map(|key| before.get(key)).collect();
+        let touched = at_about.iter().filter(|content| remaining.contains(*content));
+        self.touched.extend(touched.map(|content| (bucket, (*content).clone())));
         for content in before.values().filter(|content| !remaining.contains(content) && !content.is_empty()) {
             if !at_about.contains(content) {
                 return Err(format!(
@@ -223,6 +251,11 @@ impl World {
                 ));
             }
             self.gone.insert((bucket, content.clone()));
+            let is_covered = |dot| self.sites[at].vectors[bucket].covers(dot);
+            if !self.made_at.get(&(bucket, content.clone())).is_some_and(is_covered) {
+                // It was here in part: a deletion does not cover a name that has not come.
+                self.touched.insert((bucket, content.clone()));
+            }
         }
         // A segment's changes have one numbering, whichever bucket they are in.
         for each in 0..self.buckets.len() {
@@ -331,7 +364,7 @@ impl World {
     }
 
     pub async fn connect(&mut self, link: usize) -> Result<(), String> {
-        if !self.links[link].is_down() {
+        if !self.links[link].is_down() || self.links[link].ends.iter().any(|end| self.away.sites.contains(end)) {
             return Ok(());
         }
         self.trace.push(format!("link {link} comes up"));
@@ -348,10 +381,10 @@ impl World {
 
     async fn share(&mut self, link: usize, end: usize, bucket: usize) -> Result<(), String> {
         let (at, peer) = self.ends(link, end);
-        let vector = self.sites[at].position(bucket).await;
+        let stance = self.sites[at].stance(bucket).await;
         // In a quarter of all schedules deltas wait at some sites.
         let terms = Terms { stages: self.seed % 4 == 3 && at % 2 == 0, ..self.links[link].terms[end] };
-        self.handle(at, Event::Share { peer, bucket: self.buckets[bucket].0, terms, vector }).await
+        self.handle(at, Event::Share { peer, bucket: self.buckets[bucket].0, terms, stance }).await
     }
 
     /// One end finds the connection gone. The other notices later.
@@ -392,11 +425,12 @@ impl World {
     }
 
     /// Each end of a link asks where the other stands.
-    async fn probe(&mut self, link: usize) -> Result<(), String> {
+    pub async fn probe(&mut self, link: usize, leads: bool) -> Result<(), String> {
         for end in [0, 1] {
             let (at, peer) = self.ends(link, end);
             for (bucket, _) in self.buckets.clone() {
-                self.handle(at, Event::Probe { peer, bucket, nonce: at as u64 }).await?;
+                self.waits.asked += 1;
+                self.handle(at, Event::Probe { peer, bucket, nonce: self.waits.asked, leads }).await?;
             }
         }
         Ok(())
@@ -404,7 +438,7 @@ impl World {
 
     // ---- what the machines want
 
-    async fn tick(&mut self, ms: u64) -> Result<(), String> {
+    pub async fn tick(&mut self, ms: u64) -> Result<(), String> {
         self.now_ms += ms;
         for at in 0..self.sites.len() {
             self.handle(at, Event::Tick { now_ms: self.now_ms }).await?;
@@ -412,7 +446,7 @@ impl World {
         Ok(())
     }
 
-    async fn handle(&mut self, at: usize, event: Event<Packed>) -> Result<(), String> {
+    pub async fn handle(&mut self, at: usize, event: Event<Packed>) -> Result<(), String> {
         let mut actions = Vec::new();
         self.sites[at].machine.handle(event, &mut actions);
         for action in actions {
@@ -425,12 +459,13 @@ impl World {
                     }
                 }
                 Action::Close { reason, .. } => return Err(format!("{at} closes a connection: {reason}")),
-                Action::Stands { peer, bucket, vector, .. } => {
+                Action::Stands { peer, bucket, vector, nonce } => {
                     let which = self.bucket_at(&bucket);
                     let real = &self.sites[self.at(&peer)].vectors[which];
                     if !real.dominates(&vector) {
                         return Err(format!("P8: {at} heard that a peer stands at {vector:?}, and it is at {real:?}"));
                     }
+                    self.answered(at, which, nonce, &vector).await?;
                     self.stood.push((at, which, vector));
                 }
                 other => self.sites[at].asked.push(other),
@@ -439,16 +474,16 @@ impl World {
         self.check_status(at)
     }
 
-    fn at(&self, id: &SegmentId) -> usize {
+    pub fn at(&self, id: &SegmentId) -> usize {
         self.sites.iter().position(|site| site.id == *id).unwrap()
     }
 
-    fn bucket_at(&self, id: &BucketId) -> usize {
+    pub fn bucket_at(&self, id: &BucketId) -> usize {
         self.buckets.iter().position(|(bucket, _)| bucket == id).unwrap()
     }
 
     /// Lets one of the things happen that can. `false`: there is none.
-    async fn happen(&mut self, random: &mut Random) -> Result<bool, String> {
+    pub async fn happen(&mut self, random: &mut Random) -> Result<bool, String> {
         let mut nexts = Vec::new();
         for (at, link) in self.links.iter().enumerate() {
             for end in [0, 1] {
@@ -509,20 +544,21 @@ impl World {
                     if fails { (Err(FAULT.into()), false) } else { self.sites[at].apply(which, payload, peer).await };
                 let from = self.at(&peer);
                 self.trace.push(match &outcome {
-                    Ok(vector) => format!("{at}/{which}: takes in from {from}: {vector:?}"),
+                    Ok(stance) => format!("{at}/{which}: takes in from {from}: {stance:?}"),
                     Err(error) => format!("{at}/{which}: does not take in from {from}: {error}"),
                 });
                 self.outcome.deltas += 1;
                 self.check_shown(at, which, "a delta").await?;
                 self.check_diaries(at, which).await?;
+                self.check_waits(at, which).await?;
                 if falls_back {
                     self.begin_anew(at).await?;
                 }
                 Event::Applied { peer, bucket, outcome }
             }
             Action::Read { peer, bucket, nonce } => {
-                let which = self.bucket_at(&bucket);
-                Event::Read { peer, bucket, nonce, vector: self.sites[at].position(which).await }
+                self.note_asked(at, self.bucket_at(&bucket), nonce).await;
+                Event::Read { peer, bucket, nonce, stance: self.sites[at].stance(self.bucket_at(&bucket)).await }
             }
             Action::Learn { bucket, carriers, .. } => {
                 let which = self.bucket_at(&bucket);
@@ -531,7 +567,9 @@ impl World {
                 }
                 return Ok(());
             }
-            Action::Send { .. } | Action::Close { .. } | Action::Stands { .. } => return Ok(()),
+            Action::Send { .. } | Action::Close { .. } | Action::Stands { .. } | Action::Compares { .. } => {
+                return Ok(());
+            }
         };
         self.sites[at].done.push(event);
         Ok(())
@@ -558,7 +596,8 @@ impl World {
     fn check_status(&self, at: usize) -> Result<(), String> {
         for (bucket, peer, status) in self.sites[at].machine.status() {
             let real = &self.sites[self.at(peer)].vectors[self.bucket_at(bucket)];
-            if !real.dominates(&status.peer_vector) {
+            // Of a connection that is gone it is what the peer has said: one that leaves those it compares with falls back.
+            if status.is_open && !real.dominates(&status.peer_vector) {
                 return Err(format!(
                     "P8: {at} says that {} is at {:?}, and it is at {real:?}",
                     self.at(peer),
@@ -600,90 +639,9 @@ impl World {
         }
         Ok(())
     }
-
-    async fn check_settled(&mut self, handover: bool) -> Result<(), String> {
-        let components = Link::components(self.sites.len(), &self.links);
-        for (bucket, (_, policy)) in self.buckets.clone().into_iter().enumerate() {
-            for component in &components {
-                let first = self.sites[component[0]].state(bucket).await;
-                for &other in component {
-                    self.check_shown(other, bucket, "all was delivered").await?;
-                    let state = self.sites[other].state(bucket).await;
-                    if state != first {
-                        return Err(format!(
-                            "P5: bucket {bucket}: {} and {other} differ:\n{}",
-                            component[0],
-                            difference(&first, &state)
-                        ));
-                    }
-                    for &peer in component {
-                        let vector = self.sites[peer].look(bucket).await;
-                        if self.sites[other].bucket(bucket).has_changes_since(&vector).await.unwrap() {
-                            return Err(format!(
-                                "P5: bucket {bucket}: {other} still has something for {peer} at {vector:?}"
-                            ));
-                        }
-                    }
-                }
-                let shows = self.sites[component[0]].shows(bucket).await;
-                let conflicts: Vec<&String> = shows.keys().filter(|key| key.contains("(conflict")).collect();
-                if handover && !conflicts.is_empty() {
-                    return Err(format!("P6: false conflicts: {conflicts:?}"));
-                }
-                self.outcome.conflicts += conflicts.len();
-                // A loser of a bucket without conflict copies does not show; and what one component made is not in the others.
-                if policy.conflicts == ConflictPolicy::KeepBoth && components.len() == 1 {
-                    let there: BTreeSet<&String> = shows.values().collect();
-                    for ((_, content), by) in self.made.iter().filter(|((of, _), _)| *of == bucket) {
-                        let known = (bucket, content.clone());
-                        if !self.gone.contains(&known) && !self.copied.contains(&known) && !there.contains(content) {
-                            return Err(format!("P6: {content} ({by}) is lost: {shows:?}"));
-                        }
-                    }
-                }
-            }
-        }
-        self.check_lanes().await
-    }
-
-    /// Nothing is left for any peer, as each lane sees it, and whoever asks where a peer stands gets there.
-    async fn check_lanes(&mut self) -> Result<(), String> {
-        self.stood.clear();
-        for link in 0..self.links.len() {
-            self.probe(link).await?;
-        }
-        self.settle().await?;
-        if self.stood.len() != self.links.len() * 2 * self.buckets.len() {
-            return Err("P8: a question where a peer stands was not answered".into());
-        }
-        for (at, site) in self.sites.iter().enumerate() {
-            for (bucket, peer, status) in site.machine.status() {
-                let (which, peer) = (self.bucket_at(bucket), self.at(peer));
-                if site.bucket(which).has_changes_since(&status.peer_vector).await.unwrap() {
-                    return Err(format!("P5: {at} has something left for {peer}: {status:?}"));
-                }
-                if status.in_flight + status.waiting > 0 || status.problem.is_some() || !status.is_open {
-                    return Err(format!("P8: all is done, and {at} has {status:?} for {peer}"));
-                }
-            }
-        }
-        for (at, bucket, vector) in &self.stood {
-            let real = &self.sites[*at].vectors[*bucket];
-            if !real.dominates(vector) {
-                return Err(format!("P8: {at} asked where a peer stands, heard {vector:?} and got to {real:?}"));
-            }
-        }
-        Ok(())
-    }
 }
 
-fn diary_of(key: &str) -> Option<(usize, u64)> {
+pub fn diary_of(key: &str) -> Option<(usize, u64)> {
     let (site, number) = key.strip_prefix('d').filter(|_| is_diary(key))?.split_once('-')?;
     Some((site.parse().ok()?, number.parse().ok()?))
-}
-
-fn difference(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> String {
-    let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let differing = keys.into_iter().filter(|key| a.get(*key) != b.get(*key));
-    differing.map(|key| format!("{key}:\n  {:?}\n  {:?}", a.get(key), b.get(key))).collect::<Vec<_>>().join("\n")
 }

@@ -28,6 +28,9 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 const ANSWER_MAX: Duration = Duration::from_secs(600);
 /// Changes under way are looked at again after this.
 const LOOK: Duration = Duration::from_millis(50);
+/// Of a segment that can't be verified now.
+const AWAY: &str =
+    "was away for longer than deletions are remembered, and compares all that it holds with what there is";
 /// Differences that a report names.
 const DIFFERENCES_MAX: usize = 1000;
 
@@ -89,18 +92,20 @@ async fn told(hub: &Hub, peer: &Peer, question: Compare) -> Result<Compared> {
     if !hub.link(&peer.id).is_some_and(|link| covers(&link)) {
         return Err(Error::new(ErrorKind::Denied, "nothing of this bucket is told over this link"));
     }
+    let mut is_comparing = false;
     if held.as_ref().is_none_or(|held| held.comparison != question.comparison || held.bucket != bucket) {
         // Only the first question begins an instant: later ones are about that one.
         if !ranges.is_empty() {
             return Err(Error::new(ErrorKind::Busy, "another comparison has taken this one's place"));
         }
+        is_comparing = opened.is_comparing().await?;
         let summary = opened.summary().await?;
         *held = Some(Held { comparison: question.comparison, bucket, summary, used: Instant::now() });
     }
     let Some(held) = held.as_mut() else { return Err(Error::new(ErrorKind::Failed, "a comparison is gone")) };
     let answer = compared(&held.summary, &ranges, question.lists).await;
     held.used = Instant::now();
-    answer
+    Ok(Compared { is_comparing, ..answer? })
 }
 
 async fn compared(summary: &Summary, ranges: &[RangeSummary], lists: bool) -> Result<Compared> {
@@ -215,6 +220,8 @@ async fn verify_with(hub: &Hub, link: &Link, bucket: &Bucket, id: BucketId, dead
 /// Waits until both have all that the other one has, and compares that.
 async fn settle(peer: &Peer, bucket: &Bucket, id: BucketId, traffic: &Traffic, deadline: Instant) -> Result<Outcome> {
     loop {
+        // Before what it is about: if it ends in between, the next look tells.
+        let is_comparing = bucket.is_comparing().await?;
         let here = bucket.summary().await?;
         let asker = Asker { peer, bucket: id, comparison: rand::rng().random(), traffic };
         let opened = asker.ask(&[], false).await?;
@@ -223,9 +230,11 @@ async fn settle(peer: &Peer, bucket: &Bucket, id: BucketId, traffic: &Traffic, d
             of.dots().filter(|dot| !stands.covers(dot)).collect()
         };
         let (lacks, they_lack) = (lacking(here.vector(), &effective), lacking(&stands, here.effective()));
-        let is_level = lacks.is_empty() && they_lack.is_empty();
+        let is_level = lacks.is_empty() && they_lack.is_empty() && !is_comparing && !opened.is_comparing;
         let outcome = match is_level {
             true => tombolo_core::compare(&here, &asker, DIFFERENCES_MAX).await.map(Outcome::Compared),
+            false if is_comparing => Ok(Outcome::Unknown(format!("this segment {AWAY}"))),
+            false if opened.is_comparing => Ok(Outcome::Unknown(format!("the other segment {AWAY}"))),
             false => Ok(Outcome::UnderWay { here: lacks, there: they_lack }),
         };
         asker.end();

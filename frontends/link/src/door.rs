@@ -1,7 +1,7 @@
 //! [`LinkDoor`]: what a daemon or a program opens to be linked with other segments.
 
 use crate::dial::{self, AcceptOptions, blocking, unix_time};
-use crate::hub::{Hub, Input, LinkLimits};
+use crate::hub::{Asked, Hub, Input, LinkLimits};
 use crate::invite::{Code, Invite, InviteOptions, Invites};
 use crate::links::{Link, Links};
 use crate::scope::Scope;
@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -23,6 +24,9 @@ use tombolo_core::{BucketId, Error, ErrorKind, Pin, Result, Segment, SegmentId, 
 const INPUTS_MAX: usize = 256;
 /// How often a wait looks whether it is over, when nothing tells it to.
 pub(crate) const WAIT_STEP: Duration = Duration::from_millis(20);
+
+/// A peer that has still to hear of what was deleted here is asked again after this.
+const ASKED_AGAIN: Duration = Duration::from_millis(200);
 
 /// Far enough to be never.
 pub(crate) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -217,17 +221,27 @@ pub(crate) async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadlin
         let problem = hub.problem(&link.peer).map(|problem| format!(" ({problem})")).unwrap_or_default();
         Error::new(ErrorKind::Offline, format!("'{}': {what}{problem}", link.name))
     };
-    probe(hub, &link.peer, None, deadline).await.ok_or_else(|| late("not connected"))?;
+    probe(hub, &link.peer, None, false, deadline).await.map_err(late)?;
     // What was copied here is listed until somebody has looked whether its data is here.
     hub.wanted.notify_one();
     let buckets = hub.segment.catalog().all_buckets().await?;
     for info in buckets.iter().filter(|info| link.scope.covers(&info.path) && scope.covers(&info.path)) {
-        let target = probe(hub, &link.peer, Some(info.id), deadline).await.ok_or_else(|| late("not connected"))?;
+        let mut target = probe(hub, &link.peer, Some(info.id), false, deadline).await.map_err(late)?;
         let bucket = match hub.segment.catalog().bucket_with_id(&info.id).await {
             // It has gone meanwhile, by what came from there perhaps.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             found => found?,
         };
+        // A peer that was away for longer than deletions are remembered here may not know it yet. It compares as soon as it hears of it, and has all to tell when that is over.
+        // (Nothing is where it stands if nothing of the bucket goes over the link there.)
+        while !target.is_empty() && !bucket.is_above_floor(&target).await? {
+            if Instant::now() >= deadline {
+                let what = "it was away, and has not heard in time of what was deleted here";
+                return Err(late(&format!("{}: {what}", info.path)));
+            }
+            tokio::time::sleep(ASKED_AGAIN).await;
+            target = probe(hub, &link.peer, Some(info.id), true, deadline).await.map_err(late)?;
+        }
         loop {
             let are_names_here = bucket.vector().await?.dominates(&target);
             let is_data_here = if hub.wants_data(&info.path) {
@@ -249,25 +263,37 @@ pub(crate) async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadlin
     Ok(())
 }
 
-/// Where a peer stands; `None` if it does not say so in time. Asks anew on every new connection.
-async fn probe(hub: &Hub, peer: &SegmentId, bucket: Option<BucketId>, deadline: Instant) -> Option<VersionVector> {
+/// Where a peer stands, or why it has not said so in time. Asks anew on every new connection. `leads`: the peer is to get to where this segment stands, too.
+async fn probe(
+    hub: &Hub,
+    peer: &SegmentId,
+    bucket: Option<BucketId>,
+    leads: bool,
+    deadline: Instant,
+) -> std::result::Result<VersionVector, &'static str> {
+    let mut why = "not connected";
     while Instant::now() < deadline {
         if let Some(connected) = hub.peer(peer) {
             let (answer, stands) = oneshot::channel();
-            let nonce = rand::rng().random();
-            hub.input.send(Input::Probe { peer: *peer, bucket, nonce, answer }).await.ok()?;
+            let is_comparing = Arc::new(AtomicBool::new(false));
+            let (nonce, asked) = (rand::rng().random(), Asked { answer, is_comparing: is_comparing.clone() });
+            let input = Input::Probe { peer: *peer, bucket, nonce, leads, asked };
+            hub.input.send(input).await.map_err(|_| "the link door is closing")?;
             tokio::select! {
                 stands = timeout_at(deadline, stands) => match stands {
-                    Ok(Ok(vector)) => return Some(vector),
+                    Ok(Ok(vector)) => return Ok(vector),
                     Ok(Err(_)) => {}
-                    Err(_) => return None,
+                    Err(_) => why = "it does not answer",
                 },
-                _ = connected.control.closed() => {}
+                _ = connected.control.closed() => why = "not connected",
+            }
+            if is_comparing.load(Ordering::Relaxed) {
+                why = "it was away for longer than deletions are remembered, and compares all that it holds";
             }
         }
         tokio::time::sleep(WAIT_STEP).await;
     }
-    None
+    Err(why)
 }
 
 /// Keeps every link up that can be dialled.

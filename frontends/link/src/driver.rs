@@ -1,6 +1,6 @@
 //! Carries out what the sync machine says: one task owns the machine, what it asks for is done beside it.
 
-use crate::hub::{Hub, Input, Payload, Peer};
+use crate::hub::{Asked, Hub, Input, Payload, Peer};
 use crate::links::Link;
 use crate::outbox::Hold;
 use crate::rate::Amount;
@@ -14,13 +14,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tombolo_core::sync::{Action, Event, Machine, Message, Piece, Terms};
 use tombolo_core::{
     BucketId, Carriers, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch,
-    VersionVector,
+    Stance, VersionVector,
 };
 
 /// Registers of one delta, at most.
@@ -30,7 +30,7 @@ const CATALOG_DELAY: Duration = Duration::from_millis(20);
 /// Who carries a bucket, and up to where, is told this long after a change of it, so that it is told once for many.
 const CARRIERS_DELAY: Duration = Duration::from_millis(500);
 
-type Probes = HashMap<u64, oneshot::Sender<VersionVector>>;
+type Probes = HashMap<u64, Asked>;
 
 struct Driver {
     hub: Arc<Hub>,
@@ -171,11 +171,11 @@ impl Driver {
                     self.import(&peer, packed).await;
                 }
             }
-            Input::Probe { peer, bucket, nonce, answer } => {
-                self.probes.retain(|_, waiting| !waiting.is_closed());
-                self.probes.insert(nonce, answer);
+            Input::Probe { peer, bucket, nonce, leads, asked } => {
+                self.probes.retain(|_, waiting| !waiting.answer.is_closed());
+                self.probes.insert(nonce, asked);
                 match (bucket, self.hub.peer(&peer)) {
-                    (Some(bucket), _) => self.handle(Event::Probe { peer, bucket, nonce }),
+                    (Some(bucket), _) => self.handle(Event::Probe { peer, bucket, nonce, leads }),
                     (None, Some(peer)) => peer.say(Body::Probe(Place { nonce, ..Place::default() })),
                     (None, None) => {}
                 }
@@ -316,11 +316,11 @@ impl Driver {
             if self.shares.get(&(peer.id, bucket)) == Some(&terms) {
                 continue;
             }
-            match position(&self.hub, &bucket).await {
-                Ok(vector) => {
+            match stance(&self.hub, &bucket).await {
+                Ok(stance) => {
                     self.shares.insert((peer.id, bucket), terms);
                     self.tell_carriers(bucket);
-                    self.handle(Event::Share { peer: peer.id, bucket, terms, vector });
+                    self.handle(Event::Share { peer: peer.id, bucket, terms, stance });
                 }
                 Err(error) => tracing::warn!(%bucket, %error, "a bucket can't be shared"),
             }
@@ -328,9 +328,9 @@ impl Driver {
     }
 
     fn answer_probe(&mut self, nonce: u64, vector: VersionVector) {
-        if let Some(answer) = self.probes.remove(&nonce) {
+        if let Some(asked) = self.probes.remove(&nonce) {
             // Who asked may have gone.
-            let _ = answer.send(vector);
+            let _ = asked.answer.send(vector);
         }
     }
 
@@ -340,7 +340,8 @@ impl Driver {
             Action::Send { peer, message } => {
                 let Some(peer) = hub.peer(&peer) else { return };
                 let mut hold = match &message {
-                    Message::Stand { .. } => peer.questions.answer_about_bucket(),
+                    // Of a question that is answered later the first word counts: those that follow are bounded by lane.
+                    Message::Stand { .. } | Message::Compares { .. } => peer.questions.answer_about_bucket(),
                     _ => None,
                 };
                 let message = message.map(|payload: Payload| {
@@ -373,8 +374,8 @@ impl Driver {
             Action::Read { peer, bucket, nonce } => {
                 self.tasks.spawn(async move {
                     // A bucket that has gone meanwhile is nowhere.
-                    let vector = position(&hub, &bucket).await.unwrap_or_default();
-                    Some(Event::Read { peer, bucket, nonce, vector })
+                    let stance = stance(&hub, &bucket).await.unwrap_or_default();
+                    Some(Event::Read { peer, bucket, nonce, stance })
                 });
             }
             Action::Learn { peer, bucket, carriers: told } => {
@@ -393,6 +394,11 @@ impl Driver {
                 });
             }
             Action::Stands { nonce, vector, .. } => self.answer_probe(nonce, vector),
+            Action::Compares { nonce, .. } => {
+                if let Some(asked) = self.probes.get(&nonce) {
+                    asked.is_comparing.store(true, Ordering::Relaxed);
+                }
+            }
             Action::Close { peer, reason } => {
                 if let Some(peer) = hub.peer(&peer) {
                     tracing::warn!(peer = peer.name, reason, "the connection is ended");
@@ -413,9 +419,9 @@ fn covers(link: &Link, name: &CatalogName) -> bool {
     }
 }
 
-/// After which vector peers are to begin.
-async fn position(hub: &Hub, bucket: &BucketId) -> Result<VersionVector> {
-    hub.segment.catalog().bucket_with_id(bucket).await?.position().await
+/// What peers are told of where this segment stands.
+async fn stance(hub: &Hub, bucket: &BucketId) -> Result<Stance> {
+    hub.segment.catalog().bucket_with_id(bucket).await?.stance().await
 }
 
 /// Takes in a table of carriers, and those of the same peer and bucket that come meanwhile. Whether any of them said something new.
@@ -471,7 +477,7 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
     Ok(Piece { from, to, is_empty, is_whole, payload })
 }
 
-async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload) -> Result<VersionVector> {
+async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload) -> Result<Stance> {
     let Payload { packed, staged, .. } = payload;
     let (delta, _) = Delta::decode(packed.unpack()?)?;
     let bucket = hub.segment.catalog().bucket_with_id(id).await?;
@@ -486,8 +492,8 @@ async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload
     }
     let wants_data = hub.keep_data(&bucket).await?;
     let applied = whole::apply(hub, peer, id, &bucket, &delta, staged).await;
-    let position = bucket.position().await?;
-    if !position.dominates(&before) {
+    let stance = bucket.stance().await?;
+    if !stance.vector.dominates(&before) {
         begin_anew(hub);
     }
     applied?;
@@ -495,7 +501,7 @@ async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload
         hub.wanted.notify_one();
     }
     hub.rates.add(*id, *peer, Amount { names: delta.names(), changes: distance(&before, &delta.to), bytes: 0 });
-    Ok(position)
+    Ok(stance)
 }
 
 /// Where this segment stands now, which is below where it stood, is said at the beginning of connections.
@@ -509,6 +515,7 @@ fn begin_anew(hub: &Hub) {
 pub(crate) mod tests {
     use super::*;
     use crate::{Identity, Invites, Links};
+    use tokio::sync::oneshot;
     use tombolo_core::{BucketPolicy, CreateOptions, GetOptions, OpenOptions, PutOptions, Segment};
 
     pub(crate) async fn hub(dir: &std::path::Path, name: &str) -> (Arc<Hub>, tombolo_core::Bucket) {

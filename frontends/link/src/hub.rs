@@ -78,11 +78,20 @@ pub(crate) enum Input {
         peer: SegmentId,
         bucket: Option<BucketId>,
         nonce: u64,
-        answer: tokio::sync::oneshot::Sender<VersionVector>,
+        /// Whether the peer is to get to where this segment stands, too.
+        leads: bool,
+        asked: Asked,
     },
     /// About who holds data of a bucket for whom.
     Promise(Arc<Peer>, BucketId, crate::gather::Word),
     Lanes(tokio::sync::oneshot::Sender<Vec<(BucketId, SegmentId, LaneStatus)>>),
+}
+
+/// Somebody here has asked a peer where it stands.
+pub(crate) struct Asked {
+    pub(crate) answer: tokio::sync::oneshot::Sender<VersionVector>,
+    /// Set when the peer says that it compares all that it holds, and answers when that is over.
+    pub(crate) is_comparing: Arc<AtomicBool>,
 }
 
 /// A connected segment.

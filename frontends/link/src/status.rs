@@ -121,8 +121,10 @@ pub struct PeerBucketStatus {
     pub is_open: bool,
     /// Where it last said that it stands.
     pub peer_vector: VersionVector,
-    /// Whether all names are here that it has told of, as of its last word.
+    /// Whether all names are here that it has told of, as of its last word. Not while it compares.
     pub is_here: bool,
+    /// It was away for longer than deletions are remembered, compares all that it holds with what others have, and tells of it when that is over.
+    pub is_comparing: bool,
     /// Whether all names that are here are known to be there.
     pub is_there: bool,
     /// Deltas sent and not acknowledged.
@@ -199,7 +201,11 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
                 name: link.name.clone(),
                 is_open: lane.is_open,
                 is_here: !receives
-                    || lane.is_open && !status.is_comparing && status.vector.dominates(&lane.peer_announced),
+                    || lane.is_open
+                        && !status.is_comparing
+                        && !lane.peer_compares
+                        && status.vector.dominates(&lane.peer_announced),
+                is_comparing: lane.is_open && lane.peer_compares,
                 is_there: !link.direction.sends()
                     || lane.is_open && !bucket.has_changes_since(&lane.peer_vector).await?,
                 peer_vector: lane.peer_vector,

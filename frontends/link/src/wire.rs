@@ -93,7 +93,7 @@ pub enum Role {
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says. `None`: something that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22")]
     pub body: Option<Body>,
 }
 
@@ -163,6 +163,9 @@ pub enum Body {
     /// "I rely on it no longer", with the number of the question.
     #[prost(message, tag = "21")]
     Released(Place),
+    /// `sync::Message::Compares`. A build that does not know it has its answer later all the same.
+    #[prost(message, tag = "22")]
+    Compares(Place),
 }
 
 /// Bytes that may be compressed.
@@ -194,6 +197,9 @@ pub struct Place {
     /// A sentence for people.
     #[prost(string, tag = "5")]
     pub reason: String,
+    /// Whether the sender compares all that it holds, and has more than `vector` says.
+    #[prost(bool, tag = "6")]
+    pub is_comparing: bool,
 }
 
 /// Changes of a bucket.
@@ -319,6 +325,9 @@ pub struct Compared {
     /// Why there is no answer, for people.
     #[prost(string, tag = "7")]
     pub refusal: String,
+    /// Whether the bucket there is being compared as one that was away too long (note 0006): what it holds may not be what it goes on with.
+    #[prost(bool, tag = "8")]
+    pub is_comparing: bool,
 }
 
 impl Packed {
@@ -357,8 +366,8 @@ impl Packed {
 pub fn to_body(message: sync::Message<Packed>) -> Body {
     let place = |bucket: BucketId| Place { bucket: Bytes::copy_from_slice(&bucket.0), ..Place::default() };
     match message {
-        sync::Message::Carry { bucket, vector, receives } => {
-            Body::Carry(Place { vector: vector_bytes(&vector), receives, ..place(bucket) })
+        sync::Message::Carry { bucket, vector, receives, is_comparing } => {
+            Body::Carry(Place { vector: vector_bytes(&vector), receives, is_comparing, ..place(bucket) })
         }
         sync::Message::Delta { bucket, from, to, payload } => Body::Delta(Delta {
             bucket: Bytes::copy_from_slice(&bucket.0),
@@ -377,6 +386,7 @@ pub fn to_body(message: sync::Message<Packed>) -> Body {
         sync::Message::Stand { bucket, nonce, vector } => {
             Body::Stand(Place { vector: vector_bytes(&vector), nonce, ..place(bucket) })
         }
+        sync::Message::Compares { bucket, nonce } => Body::Compares(Place { nonce, ..place(bucket) }),
     }
 }
 
@@ -387,6 +397,7 @@ pub fn to_message(body: &Body) -> Result<Option<sync::Message<Packed>>> {
             bucket: bucket(&place.bucket)?,
             vector: vector(&place.vector)?,
             receives: place.receives,
+            is_comparing: place.is_comparing,
         },
         Body::Delta(delta) => sync::Message::Delta {
             bucket: bucket(&delta.bucket)?,
@@ -407,6 +418,7 @@ pub fn to_message(body: &Body) -> Result<Option<sync::Message<Packed>>> {
         Body::Stand(place) => {
             sync::Message::Stand { bucket: bucket(&place.bucket)?, nonce: place.nonce, vector: vector(&place.vector)? }
         }
+        Body::Compares(place) => sync::Message::Compares { bucket: bucket(&place.bucket)?, nonce: place.nonce },
         _ => return Ok(None),
     }))
 }

@@ -139,6 +139,9 @@ fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
     if bucket.comparing {
         remarks.push("this segment was away too long and compares all that it holds".into());
     }
+    if peer.comparing {
+        remarks.push(format!("{} was away too long and compares all that it holds", peer.name));
+    }
     if bucket.carriers.iter().any(|carrier| carrier.forgotten && carrier.segment == peer.peer) {
         remarks.push(format!("{} is forgotten", peer.name));
     }
@@ -206,6 +209,7 @@ mod tests {
                 vector: "0".into(),
                 here: true,
                 there: true,
+                comparing: false,
                 in_flight: 0,
                 names_per_second: None,
                 bytes_per_second: None,
@@ -231,6 +235,8 @@ mod tests {
         (peer.open, peer.there, peer.names_per_second, peer.names_eta_s) = (true, true, Some(1234.4), Some(59.2));
         (peer.bytes_per_second, behind.data_eta_s) = (Some(2048.0), Some(7201.0));
         assert_eq!(remarks(&behind, &behind.peers[0]), "1234 names/s, 60 s left; 2.00 KiB/s, 3 h left");
+        behind.peers[0].comparing = true;
+        assert!(remarks(&behind, &behind.peers[0]).starts_with("newyork was away too long and compares"));
         assert!(!is_complete(&[], &[behind]));
         assert!(is_complete(&[], &[BucketSyncRecord { data_complete: None, ..bucket() }]));
     }

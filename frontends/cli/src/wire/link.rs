@@ -232,6 +232,9 @@ pub(crate) struct PeerSyncRecord {
     pub(crate) here: bool,
     /// Whether all that is here is known to be at the peer, by name.
     pub(crate) there: bool,
+    /// Whether the peer was away too long, compares all that it holds, and tells of it when that is over.
+    #[serde(default)]
+    pub(crate) comparing: bool,
     pub(crate) in_flight: u64,
     /// `None`: nothing came lately.
     pub(crate) names_per_second: Option<f64>,
@@ -299,6 +302,7 @@ impl From<&PeerBucketStatus> for PeerSyncRecord {
             vector: status.peer_vector.to_string(),
             here: status.is_here,
             there: status.is_there,
+            comparing: status.is_comparing,
             in_flight: status.in_flight as u64,
             names_per_second: status.rate.map(|rate| rate.names_per_second),
             bytes_per_second: status.rate.map(|rate| rate.bytes_per_second),
@@ -345,6 +349,7 @@ mod tests {
                 peer_vector: vector(&here),
                 is_here: true,
                 is_there: true,
+                is_comparing: false,
                 in_flight: 0,
                 rate: None,
                 names_left: None,

@@ -4,6 +4,7 @@
 
 mod cases;
 mod promises;
+mod returning;
 mod site;
 mod slow;
 mod whole;
