@@ -3,6 +3,7 @@
 //!
 //! The tests themselves are in `tests/tests`, one file for each promise or door. Nothing here sleeps to wait: see [`wait`].
 
+pub mod blocks;
 pub mod command;
 pub mod content;
 pub mod door;

@@ -2,7 +2,8 @@
 
 use crate::command::{Finished, binary, run, tombolo};
 use crate::network::Host;
-use crate::s3::{Client, Request};
+use crate::s3::Client;
+use crate::server::metric;
 use crate::signature::Credentials;
 use crate::wait;
 use serde_json::Value;
@@ -170,11 +171,7 @@ impl LinkedSite {
     pub fn metric(&self, figure: &str) -> Option<f64> {
         let url = self.said["admin"].as_str().expect("where metrics are served");
         let address = url.strip_prefix("http://").expect("a URL").parse().expect("an address");
-        let nobody = Credentials { access_key: "none".into(), secret_key: "none".into() };
-        let request = Request { method: "GET", path: b"/metrics", ..Request::default() };
-        let text = Client::new(address, nobody).send(&request).expect("metrics").text();
-        let line = text.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(' '));
-        line.map(|value| value.parse().expect("a number"))
+        metric(address, figure)
     }
 }
 

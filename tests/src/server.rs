@@ -1,7 +1,7 @@
 //! A data directory and the `tombolo serve` process over it.
 
 use crate::command::{binary, run, tombolo};
-use crate::s3::Client;
+use crate::s3::{Client, Request};
 use crate::signature::Credentials;
 use crate::wait;
 use std::fs::File;
@@ -112,6 +112,15 @@ impl Default for Site {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
     listener.local_addr().expect("its number").port()
+}
+
+/// The value of a figure with its labels, `NAME{LABELS}`, as the server at this admin address says it; `None`: it is not there.
+pub fn metric(admin: SocketAddr, figure: &str) -> Option<f64> {
+    let nobody = Credentials { access_key: "none".into(), secret_key: "none".into() };
+    let request = Request { method: "GET", path: b"/metrics", ..Request::default() };
+    let text = Client::new(admin, nobody).send(&request).expect("metrics").text();
+    let line = text.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(' '));
+    line.map(|value| value.parse().expect("a number"))
 }
 
 impl Server {

@@ -9,13 +9,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tombolo_core::{BucketPath, CreateOptions, OpenOptions, Segment};
+use tokio::runtime::Runtime;
+use tombolo_core::{
+    Bucket, BucketPath, BucketPolicy, Chunking, CreateOptions, ErrorKind, FileOptions, GetOptions, OpenFile,
+    OpenOptions, Segment,
+};
+use tombolo_tests::blocks::Blocks;
 use tombolo_tests::command::run;
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, EngineDoor, Failure, S3Door};
 use tombolo_tests::mount::Mounted;
 use tombolo_tests::nfs::Nfs;
 use tombolo_tests::server::{Site, free_port};
+use tombolo_tests::wait;
 
 /// A file system of its own.
 struct SmallDisk(PathBuf);
@@ -142,6 +148,156 @@ fn the_engine_when_something_else_fills_the_disk() {
     }
     let report = runtime.block_on(segment.scrub(0, |_, _| {})).unwrap();
     assert_eq!(report.damage, Vec::<String>::new());
+}
+
+/// Fills a disk but for `left_bytes`.
+fn fill(disk: &SmallDisk, left_bytes: u64) -> PathBuf {
+    let path = disk.0.join("filler");
+    let mut file = File::create(&path).unwrap();
+    let piece = [0x5a; 64 << 10];
+    loop {
+        let found = rustix::fs::statvfs(&disk.0).unwrap();
+        if found.f_bavail * found.f_frsize <= left_bytes || file.write_all(&piece).is_err() {
+            return path;
+        }
+    }
+}
+
+/// A file of [`Blocks`] in a segment on a small disk, with chunks that are short enough for it to have many.
+struct Fragmented {
+    segment: Segment,
+    bucket: Bucket,
+    blocks: Blocks,
+}
+
+const BLOCKS: usize = 4096;
+
+impl Fragmented {
+    async fn create(data: &Path, path: &BucketPath) -> Fragmented {
+        let create = CreateOptions { name: "test".into(), cluster: "Test".into() };
+        let segment = Segment::create(data, create, OpenOptions::default()).await.unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        let policy = BucketPolicy { chunking: Chunking::Content(64 << 10), ..BucketPolicy::default() };
+        let bucket = segment.catalog().create_bucket(path, policy).await.unwrap();
+        let file = bucket.open_file("fragmented", FileOptions::create()).await.unwrap();
+        let blocks = Blocks::new(BLOCKS);
+        for number in 0..BLOCKS {
+            file.write_at(Blocks::offset(number), blocks.begin(number).into()).await.unwrap();
+            blocks.written(number);
+        }
+        file.fsync().await.unwrap();
+        (0..BLOCKS).for_each(|number| blocks.saved(number));
+        Fragmented { segment, bucket, blocks }
+    }
+
+    async fn open(&self) -> OpenFile {
+        self.bucket.open_file("fragmented", FileOptions::create()).await.unwrap()
+    }
+
+    /// Writes blocks and has that saved.
+    async fn write(&self, file: &OpenFile, numbers: &[usize]) -> tombolo_core::Result<()> {
+        for number in numbers {
+            file.write_at(Blocks::offset(*number), self.blocks.begin(*number).into()).await?;
+            self.blocks.written(*number);
+        }
+        file.fsync().await?;
+        numbers.iter().for_each(|number| self.blocks.saved(*number));
+        Ok(())
+    }
+
+    async fn object(&self) -> Vec<u8> {
+        let object = self.bucket.get("fragmented", GetOptions::default()).await.unwrap();
+        object.bytes(0..u64::MAX).await.unwrap().to_vec()
+    }
+
+    /// Opens what is on the disk at this instant, as another process would find it: all is there, nothing is damaged, and the file can be written to and is cut anew.
+    fn opened_after_a_crash(&self, runtime: &Runtime, place: &Path, when: &str) {
+        let copy = place.join("copy");
+        run(Command::new("cp").arg("-r").arg(self.segment.dir()).arg(&copy)).success();
+        let segment = runtime.block_on(Segment::open(&copy, OpenOptions::default())).unwrap();
+        let bucket = runtime.block_on(segment.bucket(self.bucket.path())).unwrap();
+        let there = Fragmented { segment, bucket, blocks: Blocks::new(0) };
+        self.blocks.survived(&runtime.block_on(there.object()), when);
+        let report = runtime.block_on(there.segment.scrub(0, |_, _| {})).unwrap();
+        assert_eq!(report.damage, Vec::<String>::new(), "{when}");
+        let there = Fragmented { blocks: Blocks::with(&runtime.block_on(there.object())), ..there };
+        let file = runtime.block_on(there.open());
+        let some: Vec<usize> = (1..BLOCKS).step_by(2).collect();
+        runtime.block_on(there.write(&file, &some)).unwrap();
+        wait::until("it to be cut anew", || (there.figure("tombolo_recut_extents_total") >= 2000.0).then_some(()));
+        assert!(runtime.block_on(there.object()) == there.blocks.all(), "{when}: cut anew");
+    }
+
+    fn figure(&self, name: &str) -> f64 {
+        self.segment.metrics().into_iter().find(|metric| metric.0 == name).unwrap().3
+    }
+}
+
+/// With little space left a file that is written to in pieces is not cut anew, which nobody notices; when there is room again that is done, though nobody writes to it any more.
+/// It used to be forgotten.
+#[test]
+fn a_fragmented_file_waits_for_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&dir.path().join("disk"), 512);
+    let path = BucketPath::new("Test", "lab", "bucket").unwrap();
+    let runtime = Runtime::new().unwrap();
+    let site = runtime.block_on(Fragmented::create(&disk.0.join("data"), &path));
+    let mut door = EngineDoor::open(runtime.handle(), &site.segment, &path).unwrap();
+    door.put(&key(1), content(1), false).unwrap();
+    // More than what is kept for deletes, and less than what cutting anew leaves to others.
+    let filler = fill(&disk, 80 << 20);
+    let file = runtime.block_on(site.open());
+    let every_other: Vec<usize> = (0..BLOCKS).step_by(2).collect();
+    runtime.block_on(site.write(&file, &every_other)).expect("writes go on");
+    let report = runtime.block_on(site.segment.recut_files());
+    assert_eq!((report.bytes, site.figure("tombolo_recut_bytes_total")), (0, 0.0), "there is no room for it");
+    assert!(runtime.block_on(site.object()) == site.blocks.all(), "reads go on");
+    runtime.block_on(file.close()).unwrap();
+    door.delete(&[key(1)]).expect("deletes go on");
+    runtime.block_on(site.segment.gc()).unwrap();
+
+    std::fs::remove_file(filler).unwrap();
+    // Of 4,096 extents.
+    wait::until("the extents to go", || (site.figure("tombolo_recut_extents_total") >= 3500.0).then_some(()));
+    assert!(runtime.block_on(site.object()) == site.blocks.all());
+    site.opened_after_a_crash(&runtime, dir.path(), "after a crash");
+}
+
+/// Something else fills the disk to its last byte while a file is written to and cut anew. What fsync acknowledged can be read on the full disk, and is there after a crash.
+#[test]
+fn the_disk_fills_up_while_a_file_is_cut_anew() {
+    for round in 1..=3 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SmallDisk::mount(&dir.path().join("disk"), 512);
+        let path = BucketPath::new("Test", "lab", "bucket").unwrap();
+        let runtime = Runtime::new().unwrap();
+        let site = runtime.block_on(Fragmented::create(&disk.0.join("data"), &path));
+        let file = runtime.block_on(site.open());
+        let wanted = f64::from(round) * 1e6;
+        let filler = std::thread::scope(|scope| {
+            let filling = scope.spawn(|| {
+                wait::until("a part to be cut anew", || {
+                    (site.figure("tombolo_recut_bytes_total") >= wanted).then_some(())
+                });
+                fill(&disk, 0)
+            });
+            let mut number = 0;
+            // Until it fails, which it does when the disk is full.
+            let refusal = loop {
+                number = (number + 1021) % BLOCKS;
+                if let Err(error) = runtime.block_on(site.write(&file, &[number])) {
+                    break error;
+                }
+            };
+            assert_eq!(refusal.kind(), ErrorKind::NoSpace, "{refusal}");
+            filling.join().unwrap()
+        });
+        let report = runtime.block_on(site.segment.recut_files());
+        assert_eq!(report.bytes, 0, "round {round}: there is no room for it");
+        site.blocks.survived(&runtime.block_on(site.object()), &format!("round {round}: reads go on"));
+        std::fs::remove_file(filler).unwrap();
+        site.opened_after_a_crash(&runtime, dir.path(), &format!("round {round}: after a crash"));
+    }
 }
 
 /// Files that are open through FUSE and NFS while the disk fills up: fsync and COMMIT say so, what they said before is kept, and everything goes on

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_core::engine::fs::RecutReport;
 use tombolo_core::{
@@ -41,7 +42,7 @@ fn main() -> Outcome<()> {
     let mut data = vec![0; mib * MIB];
     StdRng::seed_from_u64(1).fill(data.as_mut_slice());
     let file = runtime.block_on(put(&bucket, "f", &data))?;
-    let alone = futures::executor::block_on(write(&file, &mut data, writes))?;
+    let alone = without_runtime(write(&file, &mut data, writes))?;
     let fragmented = runtime.block_on(best(&bucket, "f"))?;
     let began = Instant::now();
     let report: RecutReport = runtime.block_on(segment.recut_files());
@@ -76,6 +77,25 @@ fn main() -> Outcome<()> {
     println!("  as it was after the last    {:6.0} MiB/s  {:.2} of it", rate(read), of_it(read));
     runtime.block_on(segment.close())?;
     Ok(())
+}
+
+/// Runs a future where nothing that it starts in the background runs. (The engine blocks on futures of its own, which an executor of `futures` does not let it.)
+fn without_runtime<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(done) => return done,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
 }
 
 async fn open(dir: &Path) -> Outcome<(Segment, Bucket)> {

@@ -13,7 +13,7 @@ use crate::chunk::StoredChunk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ChunkId;
 use crate::manifest::{Manifest, NodeStore, Reference, Root, Source};
-use crate::namespace::{Content, LENDERS_MAX, Lender};
+use crate::namespace::{Content, LENDERS_MAX, Lender, Whereabouts};
 use crate::policy::Compression;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -81,14 +81,22 @@ impl Segment {
             // All that it refers to is in its record.
             return Ok(Some(lenders));
         }
-        for Lender { contents, is_here } in found {
-            for content in contents.into_iter().filter(|_| !is_here) {
+        for Lender { contents, whereabouts } in found {
+            for content in contents.into_iter().filter(|_| whereabouts != Whereabouts::Here) {
                 // Of the same content nodes tell as much.
                 let is_same = matches!(of, Content::Manifest(manifest) if *manifest == content);
-                if !is_same && !lenders.contains(&content) && !is_kept(self.contents(), &content).await? {
+                if !is_same
+                    && !lenders.contains(&content)
+                    && (whereabouts == Whereabouts::Elsewhere || !is_kept(self.contents(), &content).await?)
+                {
                     lenders.push(content);
                 }
             }
+        }
+        if let Content::Manifest(manifest) = of
+            && lenders.len() > LENDERS_MAX
+        {
+            lenders = needed(self.contents(), manifest, lenders).await?;
         }
         Ok((lenders.len() <= LENDERS_MAX).then_some(lenders))
     }
@@ -327,6 +335,70 @@ async fn are_kept(contents: &Arc<Contents>, ids: &[ChunkId]) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Those of `lenders` that are enough to have all of a content that is not here to stay; all of them if that can't be told. It is found where it is in the content itself, which is where
+/// changes of a part leave it: whoever saves a file again and again takes the same bytes from each version before, and the first has them all.
+async fn needed(contents: &Arc<Contents>, of: &Manifest, mut lenders: Vec<Manifest>) -> Result<Vec<Manifest>> {
+    let mut are_needed = vec![false; lenders.len()];
+    let mut walk = Walk::new(contents, of, 0..u64::MAX);
+    while let Some(step) = walk.next().await? {
+        let Step::Extents(extents) = step else { return Ok(lenders) };
+        for (id, range) in extents {
+            let Some(id) = id else { continue };
+            if are_kept(contents, &[id]).await? {
+                continue;
+            }
+            let mut is_found = false;
+            for (lender, is_needed) in lenders.iter().zip(&mut are_needed) {
+                if has_chunk(contents, lender, &id, &range).await? {
+                    (is_found, *is_needed) = (true, true);
+                    break;
+                }
+            }
+            if !is_found {
+                return Ok(lenders);
+            }
+        }
+    }
+    let mut nodes = HashSet::new();
+    for id in nodes_of(contents, of).await? {
+        if !are_kept(contents, &[id]).await? {
+            nodes.insert(id);
+        }
+    }
+    for is_turn_of_needed in [true, false] {
+        for (lender, is_needed) in lenders.iter().zip(&mut are_needed) {
+            if *is_needed == is_turn_of_needed && !nodes.is_empty() {
+                for id in nodes_of(contents, lender).await? {
+                    *is_needed |= nodes.remove(&id);
+                }
+            }
+        }
+    }
+    if nodes.is_empty() {
+        let mut are_needed = are_needed.into_iter();
+        lenders.retain(|_| are_needed.next().unwrap_or(true));
+    }
+    Ok(lenders)
+}
+
+/// Whether a content has a chunk in `range`, as far as its nodes are here.
+async fn has_chunk(contents: &Arc<Contents>, manifest: &Manifest, id: &ChunkId, range: &Range<u64>) -> Result<bool> {
+    let range = range.start.min(manifest.size())..range.end.min(manifest.size());
+    let mut cursor = manifest.extents(HeldNodes(contents.clone()), range.clone());
+    loop {
+        match cursor.next().await {
+            Ok(Some((start, _))) if start >= range.end => return Ok(false),
+            Ok(Some((_, extent))) if matches!(extent.source, Source::Chunk { id: found, .. } if found == *id) => {
+                return Ok(true);
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::Offline | ErrorKind::Damaged) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The nodes of a manifest, as far as those above them are here.

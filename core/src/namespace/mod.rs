@@ -71,7 +71,7 @@ pub use pin::{Pin, list_keys, note_pass, pin, pins, pins_row, unpin, want_pinned
 pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, recut, replace};
-pub use replaced::{Lender, Which, drop_replaced, lender, replaced_content, replaced_prefix};
+pub use replaced::{Lender, Whereabouts, Which, drop_replaced, lender, replaced_content, replaced_prefix};
 pub use resolve::{Resolution, resolve};
 pub use retired::{retire, take_up};
 pub use rows::{

@@ -159,8 +159,19 @@ pub async fn drop_replaced(
 pub struct Lender {
     /// The content, and those that it was taken from in its turn.
     pub contents: Vec<Manifest>,
-    /// Whether all of its bytes are known to be here, to stay.
-    pub is_here: bool,
+    /// Where their bytes are.
+    pub whereabouts: Whereabouts,
+}
+
+/// What is known of where the bytes of a [`Lender`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Here, to stay.
+    Here,
+    /// It has to be looked at.
+    Unknown,
+    /// Not all of them are here, or stay.
+    Elsewhere,
 }
 
 /// Which live write of a node's content is meant: the one with this dot, or one with this content.
@@ -192,7 +203,8 @@ pub async fn lender(txn: &mut Txn, bucket: BucketNumber, node: &NodeId, which: W
             is_whole && dot.segment == own && !is_given_in(txn, bucket).await?
         }
     };
-    Ok(Some(Lender { contents, is_here }))
+    let whereabouts = if is_here { Whereabouts::Here } else { Whereabouts::Unknown };
+    Ok(Some(Lender { contents, whereabouts }))
 }
 
 #[cfg(test)]

@@ -106,6 +106,9 @@ pub(super) struct State {
     pub(super) is_based: bool,
     /// Which versions unsaved bytes were taken from.
     pub(super) origins: Origins,
+    /// If it is known: the contents that the current version has bytes of that may not be here. All others of its bytes are: they were when this body made it, and
+    /// `hold` keeps them since.
+    pub(super) lent: Option<Vec<Manifest>>,
     /// Who made the changes that no version has; `Some(0)`: several did.
     pub(super) origin: Option<u32>,
     /// The last change that a row keeps against a crash.
@@ -396,6 +399,7 @@ impl Body {
                 is_unsynced: true,
                 is_based: true,
                 origins: Origins::default(),
+                lent: None,
                 origin: None,
                 protected_stamp: None,
                 handles: 0,
@@ -436,6 +440,7 @@ impl Body {
         state.attributes = loaded.attributes.clone();
         if loaded.version != state.version {
             state.version = loaded.version;
+            state.lent = None;
             state.is_based = true;
             state.working = loaded.working();
             state.size = state.working.size();

@@ -84,10 +84,9 @@ impl Made {
 }
 
 impl Body {
-    /// Cuts what is fragmented in a window of the stored content anew.
-    pub(super) async fn recut(&self, window: Range<u64>) -> Result<RecutReport> {
+    /// Cuts what is fragmented in a window of the stored content anew. Adds what it did to `report`, also if it fails.
+    pub(super) async fn recut(&self, window: Range<u64>, report: &mut RecutReport) -> Result<()> {
         let grain = Grain::new(self.bucket.state().policy().chunking);
-        let mut report = RecutReport { windows: 1, ..RecutReport::default() };
         for _ in 0..ROUNDS_MAX {
             let (content, limit) = {
                 let state = self.state();
@@ -109,7 +108,7 @@ impl Body {
             report.extents_before += before;
             report.extents_after += after;
         }
-        Ok(report)
+        Ok(())
     }
 
     /// The extents that touch `range` and lie before `limit`.
@@ -206,8 +205,8 @@ impl Body {
         Ok(Some((count, after)))
     }
 
-    /// If nothing is unsaved: commits the rows of what was stored, and puts the content as it is cut now in place of the version's, where only this segment can
-    /// have seen that. Else the next save does it.
+    /// If something was stored and nothing is unsaved: commits the rows of what was stored, and puts the content as it is cut now in place of the version's, where
+    /// only this segment can have seen that. Else the next save does it.
     pub(super) async fn keep(&self) -> Result<()> {
         let _edit = self.edit.lock().await;
         let (content, hold, version) = {
@@ -221,6 +220,9 @@ impl Body {
         };
         let mut sessions = Vec::new();
         hold.sessions(&mut sessions);
+        if sessions.is_empty() {
+            return Ok(());
+        }
         let bucket = self.bucket.state();
         transact!(self.bucket.segment(), txn, {
             self.bucket.require(&mut txn).await?;

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 
 /// The longest rest between two windows. It rests for as long as it has worked.
 const REST_MAX: Duration = Duration::from_secs(1);
+/// The longest rest while nothing can be cut anew. The first is as long as the longest between two windows, each further one twice as long as the one before.
+const STUCK_REST_MAX: Duration = Duration::from_secs(30);
 
 /// Where a file is. Does not hold on to the segment.
 #[derive(Clone)]
@@ -88,24 +90,36 @@ impl OpenNodes {
         }
         let this = self.clone();
         runtime.spawn(async move {
-            while this.recut_by_turns().await
+            loop {
+                this.recut_by_turns().await;
                 // What was noted since is ours, unless somebody else has begun.
-                && this.recutter.wear.lock().has_due()
-                && !this.recutter.is_running.swap(true, Ordering::AcqRel)
-            {}
+                if this.recutter.is_stopped.load(Ordering::Acquire)
+                    || !this.recutter.wear.lock().has_due()
+                    || this.recutter.is_running.swap(true, Ordering::AcqRel)
+                {
+                    return;
+                }
+            }
         });
     }
 
-    /// Cuts what is due, with rests. False: it can't be done now, and waits for the next note.
-    async fn recut_by_turns(&self) -> bool {
+    /// Cuts what is due, with rests, until nothing is.
+    async fn recut_by_turns(&self) {
         let recutter = &self.recutter;
         let _running = Running(&recutter.is_running);
+        let mut stuck_rest = REST_MAX;
         loop {
             let began = Instant::now();
             match self.recut_next().await {
-                Step::Done(_) => tokio::time::sleep(began.elapsed().min(REST_MAX)).await,
-                Step::Stuck => return false,
-                Step::Nothing => return !recutter.is_stopped.load(Ordering::Acquire),
+                Step::Done(_) => {
+                    tokio::time::sleep(began.elapsed().min(REST_MAX)).await;
+                    stuck_rest = REST_MAX;
+                }
+                Step::Stuck => {
+                    tokio::time::sleep(stuck_rest).await;
+                    stuck_rest = STUCK_REST_MAX.min(2 * stuck_rest);
+                }
+                Step::Nothing => return,
             }
         }
     }
@@ -125,10 +139,7 @@ impl OpenNodes {
         };
         let bucket = Bucket::new(Segment(segment), place.bucket);
         match self.recut_window(&bucket, &key, window).await {
-            Ok(Some(report)) => {
-                recutter.done.lock().add(&report);
-                Step::Done(report)
-            }
+            Ok(Some(report)) => Step::Done(report),
             Ok(None) => {
                 recutter.wear.lock().put_off(&key, window);
                 Step::Done(RecutReport::default())
@@ -136,6 +147,11 @@ impl OpenNodes {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 recutter.wear.lock().forget(&key);
                 Step::Done(RecutReport::default())
+            }
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::debug!(%error, node = %key.1, "a file stays fragmented until there is room");
+                recutter.wear.lock().again(&key, window);
+                Step::Stuck
             }
             Err(error) => {
                 tracing::debug!(%error, node = %key.1, "a file stays fragmented for now");
@@ -158,11 +174,12 @@ impl OpenNodes {
         };
         let bytes = Grain::new(bucket.state().policy().chunking).window_bytes();
         let start = window.saturating_mul(bytes);
-        let report = body.recut(start..start.saturating_add(bytes)).await?;
-        if report.bytes > 0 {
-            body.keep().await?;
-        }
-        Ok(Some(report))
+        let mut report = RecutReport { windows: 1, ..RecutReport::default() };
+        let outcome = body.recut(start..start.saturating_add(bytes), &mut report).await;
+        self.recutter.done.lock().add(&report);
+        // What was cut before it failed, and what an earlier pass could not keep.
+        body.keep().await?;
+        outcome.map(|()| Some(report))
     }
 
     /// Nothing is cut anew after this.

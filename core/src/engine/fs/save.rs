@@ -17,8 +17,9 @@ use super::store::Moment;
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::kv::Space;
+use crate::manifest::Root;
 use crate::namespace::keys::BucketNumber;
-use crate::namespace::{self, Content, Lender, NewContent, Txn, Which};
+use crate::namespace::{self, Content, Lender, NewContent, Txn, Whereabouts, Which};
 use crate::object::Etag;
 use crate::policy::EtagKind;
 use crate::register::Dot;
@@ -41,7 +42,11 @@ impl Moment {
         let Some(mut lenders) = self.origins.lenders(txn, bucket).await? else { return Ok(None) };
         if let Some(base) = &self.base {
             let Some(lender) = namespace::lender(txn, bucket, node, Which::Write(base)).await? else { return Ok(None) };
-            lenders.push(lender);
+            lenders.push(match &self.lent {
+                // It is as live as any, and what it takes from elsewhere is known: no fsync but the first after opening looks at all of a file.
+                Some(lent) => Lender { contents: lent.clone(), whereabouts: Whereabouts::Elsewhere },
+                None => lender,
+            });
         }
         Ok(Some(lenders))
     }
@@ -103,7 +108,7 @@ impl Body {
         let mut is_here = !self.bucket.contents().was_shared() || matches!(new.content, Content::Inline(_));
         // Held until the version is committed.
         let import = (!is_here).then(|| segment.chunk_import());
-        let ((dot, rows), sequenced) = loop {
+        let ((dot, rows, lenders), sequenced) = loop {
             let (outcome, sequenced) = transact!(segment, txn, {
                 self.bucket.require(&mut txn).await?;
                 let lenders = match is_here {
@@ -114,7 +119,7 @@ impl Body {
                     },
                 };
                 if let Some(lenders) = lenders {
-                    let new = NewContent { lenders, ..new.clone() };
+                    let new = NewContent { lenders: lenders.clone(), ..new.clone() };
                     if !is_durable {
                         txn.without_sync();
                     }
@@ -133,7 +138,7 @@ impl Body {
                             }
                         }
                     }
-                    Some((dot, rows))
+                    Some((dot, rows, lenders))
                 } else {
                     None
                 }
@@ -181,6 +186,9 @@ impl Body {
             segment: segment.id(),
             sequence: sequenced.first_sequence + u64::from(dot.slot().unwrap_or_default()),
         };
+        // A content without nodes names nobody, whatever it takes.
+        let has_nodes = manifest.as_ref().is_some_and(|manifest| matches!(manifest.root(), Root::Tree { .. }));
+        state.lent = has_nodes.then_some(lenders);
         state.looked_at = sequenced.commit;
         state.is_unsynced = !is_durable;
         state.failure = None;

@@ -51,6 +51,8 @@ pub(super) struct Moment {
     pub(super) hold: Arc<Hold>,
     /// The version that it was made from, if it has bytes of it, and those that bytes were taken from.
     pub(super) base: Option<Dot>,
+    /// What is known of where the base's bytes are, see [`State::lent`](super::body::State::lent).
+    pub(super) lent: Option<Vec<Manifest>>,
     pub(super) origins: Origins,
 }
 
@@ -237,6 +239,7 @@ impl Body {
             session,
             hold: state.hold.clone(),
             base: state.shows_base().then_some(state.version),
+            lent: state.lent.clone(),
             origins: state.origins.clone(),
         }
     }

@@ -97,6 +97,17 @@ impl<P: Clone> Wear<P> {
         None
     }
 
+    /// A window that was due could not be looked at for now: it is due again, and the first of its file.
+    pub(super) fn again(&mut self, key: &Key, window: u64) {
+        let Some(file) = self.files.get_mut(key) else { return };
+        if file.counts.remove(&window).is_some() {
+            if file.due.is_empty() {
+                self.waiting.push_back(*key);
+            }
+            file.due.insert(window);
+        }
+    }
+
     /// A window that was due could not be looked at: it is due when it is met next.
     pub(super) fn put_off(&mut self, key: &Key, window: u64) {
         let Some(file) = self.files.get_mut(key) else { return };
@@ -140,6 +151,20 @@ mod tests {
         assert_eq!(taken(&mut wear), [(1, 7)]);
         wear.put_off(&key(1), 7);
         assert!(wear.note(key(1), &(), std::iter::once(7)), "it is not known any more");
+    }
+
+    #[test]
+    fn a_window_for_which_there_was_no_room_is_due_again() {
+        let mut wear = Wear::default();
+        wear.note(key(1), &(), [3, 5].into_iter());
+        assert_eq!(wear.next().unwrap().2, 3);
+        wear.again(&key(1), 3);
+        assert_eq!(taken(&mut wear), [(1, 3), (1, 5)]);
+        wear.again(&key(1), 5);
+        assert_eq!((taken(&mut wear), wear.windows), (vec![(1, 5)], 2));
+        wear.forget(&key(1));
+        wear.again(&key(1), 5);
+        assert!(!wear.has_due());
     }
 
     #[test]
