@@ -166,7 +166,7 @@ async fn a_write_here_brings_it_back() {
     edge.check("writing").await;
     centre.pull(edge).await;
     assert_eq!(names(centre).await, expected);
-    assert_eq!(centre.shows().await["opened"], "writtenf old");
+    assert_eq!(centre.shows().await["opened"], "writtenof old");
     assert_eq!(centre.conflicts().await.len(), 0);
 }
 

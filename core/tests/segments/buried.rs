@@ -106,21 +106,19 @@ async fn a_bucket_that_comes_back_relies_on_no_earlier_promise() {
     let all = Sites::new(3).await;
     let sites = all.bucket("relies", 3, &BucketPolicy::default()).await;
     let (edge, centre, third) = (&sites[0], &sites[1], &sites[2]);
-    // The edge holds all for the third, before it begins to gather.
+    // The edge holds all for the third, so its bucket is kept when it is deleted.
+    edge.bucket.put("x", noise(1), PutOptions::default()).await.unwrap();
+    third.pull(edge).await;
     edge.bucket.keep_data(true).await.unwrap();
     edge.bucket.promise(&third.bucket.segment().id()).await.unwrap().unwrap();
     edge.bucket.keep_data(false).await.unwrap();
-    edge.bucket.put("x", noise(1), PutOptions::default()).await.unwrap();
-    third.pull(edge).await;
     edge.bucket.add_receipt(&centre.bucket.segment().id(), &edge.bucket.vector().await.unwrap()).await.unwrap();
     edge.bucket.delete("x", DeleteOptions::default()).await.unwrap();
     let (segment, path) = (edge.bucket.segment(), edge.bucket.path());
     segment.catalog().delete_bucket(path).await.unwrap();
+    assert_eq!(segment.catalog().promises_of_deleted().await.unwrap().len(), 1);
     take_catalog(third, edge).await;
     take_catalog(edge, third).await;
     let edge = Site { bucket: segment.bucket(path).await.unwrap() };
-    edge.pull(third).await;
-    edge.bucket.put("y", noise(2), PutOptions::default()).await.unwrap();
-    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
     assert!(edge.bucket.release(&centre.bucket.segment().id()).await.unwrap(), "there is nothing to release");
 }

@@ -2,7 +2,8 @@
 //! they have said is durable here before a collection gives anything up.
 //!
 //! A promise ends when whoever made it is not to hold all data any more, asks for it back, and hears that nobody relies on it: because others hold the data, or the asker
-//! holds it itself again. The same is asked when the bucket is deleted here; who has no such bucket relies on nothing. Both sides forget it on their disks first, and the one that relied on it before the other.
+//! holds it itself again. The same is asked when the bucket is deleted here; who has no such bucket relies on nothing. Both sides forget it on their disks first,
+//! and the one that relied on it before the other.
 
 use crate::hub::{Hub, Peer, gathers};
 use crate::links::Link;
