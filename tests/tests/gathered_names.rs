@@ -77,8 +77,10 @@ fn what_is_dropped_at_the_edge_goes_out_of_sight_and_comes_back() {
     assert_eq!(edge.run(&["sync", "verify"]).code, Some(0), "registers are the same");
 
     assert_eq!(edge.json(&["sync", "recall", &path("inbox/one")])["recalled"], 1);
-    assert!(std::fs::read(inbox.join("one")).unwrap() == content);
-    assert_eq!(names(&inbox), ["one"]);
+    // The kernel hears of it a little later.
+    wait::until("the name that was recalled", || (names(&inbox) == ["one"]).then_some(()));
+    let read = wait::until("what was recalled", || std::fs::read(inbox.join("one")).ok());
+    assert!(read == content);
     // Who opens it to write, opens what is there.
     let mut two = std::fs::File::options().create(true).append(true).open(inbox.join("two")).unwrap();
     two.write_all(b" and more").unwrap();
