@@ -133,7 +133,7 @@ async fn versions(cache: &Bucket, package: &str) -> Result<Vec<String>> {
     let mut after = None;
     loop {
         let delimiter = Some(Bytes::from_static(b"/"));
-        let options = ListOptions { prefix: prefix.clone(), delimiter, after, limit: 100, snapshot: None };
+        let options = ListOptions { prefix: prefix.clone(), delimiter, after, limit: 100, ..ListOptions::default() };
         let page = cache.list(options).await?;
         for item in page.items {
             if let ListItem::Prefix(name) = item {

@@ -274,6 +274,8 @@ pub struct ObjectSummary {
     pub etag: Etag,
     /// Kind of node. A directory appears when it was made by itself (`mkdir`, `PUT a/`), with a key that ends in `/`.
     pub file_type: FileType,
+    /// Whether the name is away (see [`Gather::names`](crate::Gather::names)); only [`ListOptions::with_away`] lists such.
+    pub is_away: bool,
 }
 
 /// How to delete.
@@ -309,6 +311,8 @@ pub struct ListOptions {
     pub limit: usize,
     /// Read from this snapshot.
     pub snapshot: Option<String>,
+    /// List names that are away, too, and say so of each.
+    pub with_away: bool,
 }
 
 /// An object or a rolled-up prefix.

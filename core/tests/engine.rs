@@ -56,7 +56,7 @@ async fn keys(bucket: &Bucket, prefix: &str, delimiter: Option<&str>, limit: usi
             delimiter: delimiter.map(|d| Bytes::copy_from_slice(d.as_bytes())),
             after,
             limit,
-            snapshot: None,
+            ..ListOptions::default()
         };
         let page = bucket.list(options).await.unwrap();
         assert!(page.items.len() <= limit);

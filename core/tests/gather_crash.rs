@@ -230,7 +230,7 @@ async fn create(dir: &Path, edge_dir: &Path) -> Bucket {
     }
     let (centre, edge) = (buckets.pop().unwrap(), buckets.pop().unwrap());
     centre.keep_data(true).await.unwrap();
-    edge.set_gather(Some(Gather { receipts: 1, delay_ms: 0 })).await.unwrap();
+    edge.set_gather(Some(Gather { receipts: 1, delay_ms: 0, names: false })).await.unwrap();
     gather(&edge, &centre).await;
     edge.segment().close().await.unwrap();
     centre

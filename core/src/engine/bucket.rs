@@ -163,13 +163,18 @@ impl Bucket {
         Ok(View::new(store, self.segment.id(), &self.state, at))
     }
 
+    /// The same as doors show it: without names that are away.
+    pub(super) async fn view_for_doors(&self, snapshot: Option<&str>) -> Result<View> {
+        Ok(self.view(snapshot).await?.for_doors(&self.state))
+    }
+
     /// Opens one version for reading; it stays readable, whole, however long that takes.
     pub async fn get(&self, key: impl AsRef<[u8]>, options: GetOptions) -> Result<Object> {
         let key = checked(key)?;
         self.settle_files().await;
         // A collection that starts now waits until the content is registered as open.
         let gate = self.contents().readers_gate.read().await;
-        let view = self.view(options.snapshot.as_deref()).await?;
+        let view = self.view_for_doors(options.snapshot.as_deref()).await?;
         let (info, content) = self.find(&view, &key, options.version).await?;
         let pin = match &content {
             Content::Manifest(manifest) => Some(self.contents().pin(manifest)),
@@ -185,7 +190,7 @@ impl Bucket {
     pub async fn head(&self, key: impl AsRef<[u8]>, options: GetOptions) -> Result<ObjectInfo> {
         let key = checked(key)?;
         self.settle_files().await;
-        let view = self.view(options.snapshot.as_deref()).await?;
+        let view = self.view_for_doors(options.snapshot.as_deref()).await?;
         Ok(self.find(&view, &key, options.version).await?.0)
     }
 
@@ -410,7 +415,10 @@ impl Bucket {
     /// A page of keys in byte order.
     pub async fn list(&self, options: ListOptions) -> Result<ListPage> {
         self.settle_files().await;
-        let view = self.view(options.snapshot.as_deref()).await?;
+        let view = match options.with_away {
+            true => self.view(options.snapshot.as_deref()).await?,
+            false => self.view_for_doors(options.snapshot.as_deref()).await?,
+        };
         let options = ListOptions { limit: options.limit.min(PAGE_ITEMS_MAX), ..options };
         namespace::list(view, &options).await
     }
@@ -418,7 +426,7 @@ impl Bucket {
     /// A page of versions: keys in byte order, each key's versions newest first.
     pub async fn list_versions(&self, options: ListVersionsOptions) -> Result<VersionPage> {
         self.settle_files().await;
-        let view = self.view(None).await?;
+        let view = self.view_for_doors(None).await?;
         let options = ListVersionsOptions { limit: options.limit.min(PAGE_ITEMS_MAX), ..options };
         namespace::list_versions(view, self.state.number, &options).await
     }

@@ -1,5 +1,6 @@
 //! Clusters, tenants, buckets and users.
 
+use super::buried::{bury, dig_up};
 use super::catalog_sync::CATALOG_ID;
 use super::segment::{Segment, number_row, shared_row};
 use super::{Bucket, transact};
@@ -135,7 +136,7 @@ impl Catalog {
         })?;
         state.set_deleted();
         self.0.0.buckets.write().remove(path);
-        self.erase_bucket(state.number).await
+        self.settle_buried(state.number).await
     }
 
     /// Whether a bucket can't go: it holds an object, a kept version, a snapshot or an upload.
@@ -148,43 +149,6 @@ impl Catalog {
         let snapshots = view.scan(Space::Catalog, snapshots, 1, false).await?;
         let usage = self.0.ledger().usage(number);
         Ok(usage != Default::default() || !uploads.rows.is_empty() || !snapshots.rows.is_empty())
-    }
-
-    /// Drops what is left of a removed bucket: hidden directories, tombstones, times. A crash on the way leaves garbage only.
-    pub(super) async fn erase_bucket(&self, number: BucketNumber) -> Result<()> {
-        self.0.ledger().forget_bucket(number);
-        let rows = [
-            namespace::wanted_prefix,
-            namespace::keeping_row,
-            namespace::pins_row,
-            namespace::rules_row,
-            namespace::gathers_row,
-            namespace::receipts_prefix,
-            namespace::promised_prefix,
-            namespace::given_row,
-        ];
-        for row in rows.into_iter().map(|row| row(number)).chain(namespace::standing_rows(number)) {
-            self.erase(Space::Meta, &row).await?;
-        }
-        for space in [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived] {
-            self.erase(space, &keys::bucket_prefix(number)).await?;
-        }
-        Ok(())
-    }
-
-    async fn erase(&self, space: Space, prefix: &Bytes) -> Result<()> {
-        loop {
-            let view = self.0.store().snapshot().await?;
-            let page = view.scan(space, KeyRange::prefix(prefix), 4096, false).await?;
-            if page.rows.is_empty() {
-                return Ok(());
-            }
-            transact!(self.0, txn, {
-                for (key, _) in &page.rows {
-                    txn.delete(space, key.clone());
-                }
-            })?;
-        }
     }
 
     /// A tenant's buckets, by name.
@@ -393,18 +357,18 @@ fn bucket_id(path: &BucketPath, replaces: &[Dot]) -> BucketId {
     BucketId(first_16(hasher.finalize()))
 }
 
-/// Takes a bucket's number away; its rows are garbage from then on.
+/// Takes a bucket's number away; [`Catalog::settle_buried`] is to follow.
 pub(super) async fn take_number(txn: &mut Txn, id: &BucketId, number: BucketNumber) -> Result<()> {
-    // Whoever else may have it may bring it back.
-    if txn.read(Space::Meta, &shared_row(id)).await?.is_some() {
-        namespace::retire(txn, number, id).await?;
-    }
-    txn.delete(Space::Meta, number_row(id).into());
+    let is_shared = txn.read(Space::Meta, &shared_row(id)).await?.is_some();
+    bury(txn, id, number, is_shared);
     Ok(())
 }
 
-/// Gives a bucket its number in this segment.
+/// Gives a bucket its number in this segment: the one that it had, if all it had is still here.
 pub(super) async fn give_number(txn: &mut Txn, id: &BucketId) -> Result<()> {
+    if dig_up(txn, id).await? {
+        return Ok(());
+    }
     let number = match txn.read(Space::Meta, NEXT_BUCKET_ROW).await? {
         Some(row) => row
             .as_ref()

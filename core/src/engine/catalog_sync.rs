@@ -132,7 +132,7 @@ impl Catalog {
             }
         }
         for number in &changes.erased {
-            self.erase_bucket(*number).await?;
+            self.settle_buried(*number).await?;
         }
         for path in &changes.changed {
             let state = self.0.0.buckets.read().get(path).cloned();

@@ -201,6 +201,10 @@ impl Bucket {
             namespace::show(txn, self.state()).await?;
             namespace::want_pinned(txn, self.state()).await?;
         }
+        if self.state().may_have_away() {
+            // What is changed here is seen here.
+            namespace::away::recall_changed(txn, self.state().number).await?;
+        }
         Ok(())
     }
 }

@@ -82,7 +82,11 @@ impl Bucket {
                     return Err(Error::exists(Subject::Key, text));
                 }
                 // Somebody else was faster.
-                Err(error) if error.kind() == ErrorKind::Precondition => self.stat(&path).await?.node,
+                Err(error) if error.kind() == ErrorKind::Precondition => {
+                    // Or it is away.
+                    self.recall(&path).await?;
+                    self.stat(&path).await?.node
+                }
                 Err(error) => return Err(error),
             }
         } else {

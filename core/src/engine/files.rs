@@ -139,7 +139,7 @@ impl Bucket {
     /// of the same name unless the path ends in `/`.
     pub async fn stat(&self, path: impl AsRef<[u8]>) -> Result<ObjectInfo> {
         self.settle_files().await;
-        let view = self.view(None).await?;
+        let view = self.view_for_doors(None).await?;
         if path.as_ref().is_empty() {
             return self.directory_stat(&view, Bytes::new(), NodeId::ROOT, None).await;
         }
@@ -227,7 +227,7 @@ impl Bucket {
         limit: usize,
     ) -> Result<(Vec<DirEntry>, bool)> {
         self.settle_files().await;
-        let view = self.view(None).await?;
+        let view = self.view_for_doors(None).await?;
         let path = path.as_ref();
         let mut directories = Vec::new();
         if !path.is_empty() {

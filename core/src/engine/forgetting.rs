@@ -349,7 +349,7 @@ impl Segment {
 
     /// [`Bucket::forget_carrier`] for all buckets that `segment` is known to carry. Returns how many those are. [`ErrorKind::NotFound`] if there is none.
     pub async fn forget_segment(&self, segment: &SegmentId) -> Result<u64> {
-        let mut buckets = 0;
+        let mut buckets = self.catalog().end_promises_of_deleted(segment).await?;
         for info in self.catalog().all_buckets().await? {
             let forgotten = async { self.bucket(&info.path).await?.forget_carrier(segment).await };
             match forgotten.await {

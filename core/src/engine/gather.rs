@@ -11,18 +11,22 @@ use crate::error::Result;
 use crate::id::SegmentId;
 use crate::namespace::{self, Gather, Keeping};
 use crate::register::VersionVector;
+use bytes::Bytes;
 
 impl Bucket {
     /// Has collections give up what is old enough and what enough others hold, of what is not pinned; `None`: nothing. Only where not all data is
-    /// to be here ([`Bucket::keep_data`]). What was given up before stays so.
+    /// to be here ([`Bucket::keep_data`]). What was given up before stays so; names that are away come back unless they are still to go.
     pub async fn set_gather(&self, gather: Option<Gather>) -> Result<()> {
-        if self.gather().await? == gather {
-            return Ok(());
+        if self.gather().await? != gather {
+            transact!(self.segment(), txn, {
+                self.require(&mut txn).await?;
+                namespace::set_gather(&mut txn, self.state().number, gather).await?
+            })?;
         }
-        transact!(self.segment(), txn, {
-            self.require(&mut txn).await?;
-            namespace::set_gather(&mut txn, self.state().number, gather).await?
-        })?;
+        // Also what a crash has left of it.
+        if gather.is_none_or(|gather| !gather.names) && self.state().may_have_away() {
+            self.bring_back(&Bytes::new(), None).await?;
+        }
         Ok(())
     }
 

@@ -44,6 +44,7 @@ impl Segment {
     /// Drops what nothing refers to and rewrites packs that are mostly garbage. One at a time; goes on beside readers and writers.
     pub async fn gc(&self) -> Result<GcReport> {
         let _one = self.0.collecting.lock().await;
+        self.catalog().settle_what_fits().await?;
         let rows_dropped = match self.drop_acknowledged().await {
             Ok(rows) => rows,
             // The room that this takes is made below.
@@ -63,6 +64,7 @@ impl Segment {
         contents.pool.run(move || this.settle_appends()).await?;
         // On disk before anything follows from it.
         self.begin_giving().await?;
+        let now_ns = self.now_ns();
         let (snapshot, open) = {
             let _readers = contents.readers_gate.write().await;
             contents.touched.next_era();
@@ -77,6 +79,7 @@ impl Segment {
             let marked = self.mark(&snapshot, &open, part).await?;
             self.sweep(&snapshot, &marked, part, &packs, &mut live_bytes, &mut report).await?;
         }
+        self.put_names_away(&snapshot, now_ns).await?;
         let is_cached = |number: u64| Packs::residence(number) == Residence::Cached;
         let small = packs.iter().filter(|p| p.bytes < SMALL_PACK_BYTES && !is_cached(p.number)).count();
         // Packs without anything live first: on a full disk they make the room that rewriting the others needs.

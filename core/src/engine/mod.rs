@@ -20,7 +20,9 @@
 //! # }
 //! ```
 
+mod away;
 mod bucket;
+mod buried;
 mod cache;
 mod catalog;
 mod catalog_sync;

@@ -14,13 +14,15 @@ const PASS_KEYS: usize = 1000;
 impl Bucket {
     /// Has all data below `path` brought here, now and as it changes, and stay: the object of that key, and all that is below it as if it were a directory;
     /// with a `/` at the end what is in the directory; empty: all of the bucket. What may not be here is listed by [`Bucket::wanted`] when this returns.
-    /// What is below `path` need not exist (yet). A matter of this segment alone.
+    /// What is below `path` need not exist (yet); names that are away ([`Bucket::recall`]) come back. A matter of this segment alone.
     pub async fn pin(&self, path: impl AsRef<[u8]>) -> Result<()> {
         let path = checked_path(path)?;
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
             namespace::pin(&mut txn, self.state().number, &path).await?
         })?;
+        // From now on nothing below it is put away.
+        self.bring_back(&path, None).await?;
         self.list_pins().await
     }
 
@@ -38,6 +40,7 @@ impl Bucket {
     /// those of [`Bucket::pin`]. Returns how many versions are now listed by [`Bucket::wanted`]; [`ErrorKind::NotFound`] if nothing shows there.
     pub async fn persist(&self, path: impl AsRef<[u8]>) -> Result<u64> {
         let path = checked_path(path)?;
+        self.recall(&path).await?;
         let (met, listed) = self.list_below(&path, Stay::ForGood).await?;
         if met == 0 && !path.is_empty() {
             let name = String::from_utf8_lossy(&path);
@@ -110,7 +113,7 @@ impl Bucket {
     }
 }
 
-fn checked_path(path: impl AsRef<[u8]>) -> Result<Bytes> {
+pub(super) fn checked_path(path: impl AsRef<[u8]>) -> Result<Bytes> {
     let path = path.as_ref();
     if path.len() > KEY_BYTES_MAX {
         return Err(Error::invalid(format!("a path of {} bytes; keys have at most {KEY_BYTES_MAX}", path.len())));

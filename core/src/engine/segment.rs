@@ -353,6 +353,9 @@ impl Segment {
         let is_shared = self.0.store.get(Space::Meta, &shared_row(&id)).await?.is_some();
         let origin = origin.as_deref().map(SegmentId::from_hex).transpose()?;
         let state = BucketState::new(number, id, path.clone(), *created_ns, policy.clone(), origin, is_shared);
+        if crate::namespace::away::has_away(&self.0.store.snapshot().await?, number).await? {
+            state.expect_away();
+        }
         let state = Arc::new(state);
         // The process may have ended between a change of the policy and what follows from it.
         if let Err(error) = Bucket::new(self.clone(), state.clone()).derive_conflicts().await {

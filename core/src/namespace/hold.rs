@@ -43,9 +43,13 @@ pub struct Gather {
     pub receipts: u32,
     /// How long ago it must have been written, in milliseconds.
     pub delay_ms: u64,
+    /// Whether the names of what is given up go out of sight, too (`away.rs`).
+    pub names: bool,
 }
 
 const FORMAT: u8 = 1;
+/// Of a bucket that gathers names, too: a build that would show them refuses it.
+const FORMAT_WITH_NAMES: u8 = 2;
 
 fn row(kind: &str, bucket: BucketNumber) -> Bytes {
     let mut key = BytesMut::from(kind.as_bytes());
@@ -54,32 +58,34 @@ fn row(kind: &str, bucket: BucketNumber) -> Bytes {
 }
 
 /// `gathers/`, bucket (4).
-pub fn gathers_row(bucket: BucketNumber) -> Bytes {
+pub(super) fn gathers_row(bucket: BucketNumber) -> Bytes {
     row("gathers/", bucket)
 }
 
 /// `receipts/`, bucket (4): the prefix of all of them.
-pub fn receipts_prefix(bucket: BucketNumber) -> Bytes {
+pub(super) fn receipts_prefix(bucket: BucketNumber) -> Bytes {
     row("receipts/", bucket)
 }
 
 /// `promised/`, bucket (4): the prefix of all of them.
-pub fn promised_prefix(bucket: BucketNumber) -> Bytes {
+pub(super) fn promised_prefix(bucket: BucketNumber) -> Bytes {
     row("promised/", bucket)
 }
 
 /// `given/`, bucket (4).
-pub fn given_row(bucket: BucketNumber) -> Bytes {
+pub(super) fn given_row(bucket: BucketNumber) -> Bytes {
     row("given/", bucket)
 }
 
 fn decode_gather(row: Option<Bytes>) -> Result<Option<Gather>> {
     let Some(mut row) = row else { return Ok(None) };
     let bad = |_| Error::damaged("how a bucket gathers can't be read");
-    if row.try_get_u8().map_err(bad)? != FORMAT || row.len() != 12 {
+    let format = row.try_get_u8().map_err(bad)?;
+    if !matches!(format, FORMAT | FORMAT_WITH_NAMES) || row.len() != 12 {
         return Err(Error::damaged("how a bucket gathers is in an unknown format"));
     }
-    Ok(Some(Gather { receipts: row.try_get_u32().map_err(bad)?, delay_ms: row.try_get_u64().map_err(bad)? }))
+    let (receipts, delay_ms) = (row.try_get_u32().map_err(bad)?, row.try_get_u64().map_err(bad)?);
+    Ok(Some(Gather { receipts, delay_ms, names: format == FORMAT_WITH_NAMES }))
 }
 
 fn decode_vector(row: Option<Bytes>) -> Result<VersionVector> {
@@ -101,7 +107,7 @@ pub async fn set_gather(txn: &mut Txn, bucket: BucketNumber, gather: Option<Gath
         Some(Gather { receipts: 0, .. }) => Err(Error::invalid("data is given up with one receipt at least")),
         Some(gather) => {
             let mut row = BytesMut::new();
-            row.put_u8(FORMAT);
+            row.put_u8(if gather.names { FORMAT_WITH_NAMES } else { FORMAT });
             row.put_u32(gather.receipts);
             row.put_u64(gather.delay_ms);
             txn.put(Space::Meta, key, row.freeze());
@@ -319,6 +325,18 @@ impl Holds {
         }
     }
 
+    /// How a bucket gives up; `None`: not at all, for now.
+    pub fn gather(&self) -> Option<Gather> {
+        self.gather.filter(|_| self.keeping == Keeping::NamesOnly)
+    }
+
+    /// The rows that a transaction depends on which follows from what this says of a bucket.
+    pub fn watch(txn: &mut Txn, bucket: BucketNumber) {
+        for row in [gathers_row(bucket), super::pin::pins_row(bucket), super::keeping_row(bucket)] {
+            txn.watch(Space::Meta, &row);
+        }
+    }
+
     fn is_given_up(&self, write: &Write<Version>) -> bool {
         let Some(gather) = self.gather else { return false };
         let holders = self.receipts.iter().filter(|held| held.covers(&write.dot)).count();
@@ -343,9 +361,11 @@ mod tests {
         row.extend_from_slice(&2u32.to_be_bytes());
         row.extend_from_slice(&9u64.to_be_bytes());
         let read = |row: &[u8]| decode_gather(Some(Bytes::copy_from_slice(row)));
-        assert_eq!(read(&row).unwrap(), Some(Gather { receipts: 2, delay_ms: 9 }));
+        assert_eq!(read(&row).unwrap(), Some(Gather { receipts: 2, delay_ms: 9, names: false }));
+        let with_names = [&[FORMAT_WITH_NAMES], &row[1..]].concat();
+        assert_eq!(read(&with_names).unwrap(), Some(Gather { receipts: 2, delay_ms: 9, names: true }));
         assert_eq!(decode_gather(None).unwrap(), None);
-        for bad in [&row[..12], &[], &[2; 13], &[&row[..], &[0]].concat()] {
+        for bad in [&row[..12], &[], &[3; 13], &[&row[..], &[0]].concat()] {
             assert!(read(bad).is_err(), "{bad:?}");
         }
     }

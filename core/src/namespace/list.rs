@@ -204,8 +204,11 @@ pub async fn list(view: View, options: &ListOptions) -> Result<ListPage> {
             }
             (None, Met::Key(key, shown)) => {
                 last = Some(key.clone());
+                let is_away = options.with_away && view.is_away(&shown).await?;
                 match shown {
-                    Shown::File(file) => page.items.push(ListItem::Object(file.summary(key))),
+                    Shown::File(file) => {
+                        page.items.push(ListItem::Object(ObjectSummary { is_away, ..file.summary(key) }));
+                    }
                     Shown::Directory { node, explicit } => {
                         if let Some(object) = explicit {
                             page.items.push(ListItem::Object(object.summary(key.clone())));
@@ -243,6 +246,9 @@ pub async fn list_versions(
     let mut walk = VersionWalk::new(view.clone(), bucket, options, delimiter).await?;
     let mut last: Option<(Bytes, Option<VersionId>)> = None;
     while let Some((key, parent, name)) = walk.next().await? {
+        if view.passes_over(&parent, &name).await? {
+            continue;
+        }
         if let Some(common) = rolled_up(&key, &options.prefix, delimiter) {
             if page.items.last() == Some(&VersionItem::Prefix(common.clone())) {
                 continue;
@@ -376,6 +382,7 @@ fn summary_of(key: &Bytes, version: &super::Version) -> ObjectSummary {
         modified_ns: version.modified_ns,
         etag: version.etag.clone(),
         file_type: version.file_type,
+        is_away: false,
     }
 }
 

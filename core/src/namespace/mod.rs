@@ -9,6 +9,7 @@
 //! * A directory that shows is either explicit or has something that shows below it.
 
 mod alias;
+pub mod away;
 mod bucket_watch;
 mod codec;
 mod compare;
@@ -60,28 +61,26 @@ pub use directory::{
 pub use drop::{Mark, carriers, carriers_row, drop_page, dropped, end_mark, put_carriers};
 pub use history::{find_kept, newest_kept};
 pub use hold::{
-    Gather, Hold, Holds, add_receipt, end_promise, forget_receipts, gather, gathers_row, give, given_row, promise,
-    promised_prefix, promises, receipts_prefix, release, set_gather,
+    Gather, Hold, Holds, add_receipt, end_promise, forget_receipts, gather, give, promise, promises, release,
+    set_gather,
 };
 pub use keep::{Keeping, keep, keep_later, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
 pub use loser::{Conflict, conflicts};
-pub use pin::{Pin, list_keys, note_pass, pin, pins, pins_row, unpin, want_pinned};
+pub use pin::{Pin, list_keys, note_pass, pin, pins, unpin, want_pinned};
 pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, recut, replace};
 pub use replaced::{Lender, Whereabouts, Which, drop_replaced, lender, replaced_content, replaced_prefix};
 pub use resolve::{Resolution, resolve};
-pub use retired::{retire, take_up};
+pub use retired::{bucket_rows, retire, take_up};
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
-pub use standing::{
-    Admission, Comparing, Patience, Standing, holds_below, holds_beyond, standing, standing_rows, tight,
-};
+pub use standing::{Admission, Comparing, Patience, Standing, holds_below, holds_beyond, standing, tight};
 pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
 pub use txn::{Field, Row, Txn};
 pub use usage_delta::UsageDelta;
@@ -125,6 +124,7 @@ pub struct BucketState {
     origin: RwLock<SegmentId>,
     is_shared: AtomicBool,
     is_deleted: AtomicBool,
+    may_have_away: AtomicBool,
     /// For directories that things are being deleted in: the name of an entry that showed.
     witnesses: Mutex<HashMap<NodeId, Bytes>>,
     deltas: tokio::sync::Mutex<()>,
@@ -156,6 +156,7 @@ impl BucketState {
             origin: RwLock::new(origin.unwrap_or_default()),
             is_shared: AtomicBool::new(is_shared),
             is_deleted: AtomicBool::new(false),
+            may_have_away: AtomicBool::new(false),
             witnesses: Mutex::new(HashMap::new()),
             deltas: tokio::sync::Mutex::new(()),
             passes: tokio::sync::Mutex::new(()),
@@ -227,6 +228,16 @@ impl BucketState {
     /// From now on deletes leave tombstones.
     pub fn share(&self) {
         self.is_shared.store(true, Ordering::Release);
+    }
+
+    /// Whether any of its names may be away (`away.rs`); if not, nobody need look.
+    pub fn may_have_away(&self) -> bool {
+        self.may_have_away.load(Ordering::Acquire)
+    }
+
+    /// From now on names may be away.
+    pub fn expect_away(&self) {
+        self.may_have_away.store(true, Ordering::Release);
     }
 
     /// Whether the bucket is gone.

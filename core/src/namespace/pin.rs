@@ -61,7 +61,7 @@ impl Pin {
 }
 
 /// `pins/`, bucket (4).
-pub fn pins_row(bucket: BucketNumber) -> Bytes {
+pub(super) fn pins_row(bucket: BucketNumber) -> Bytes {
     let mut key = BytesMut::from(&b"pins/"[..]);
     key.put_u32(bucket);
     key.freeze()

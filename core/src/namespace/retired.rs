@@ -1,13 +1,13 @@
 //! Where a bucket stood when it was deleted here, should it come back: another segment that held something in it outlives the deletion, and the bucket with it.
 //!
-//! A bucket is deleted when nothing shows in it any more; what is left are tombstones, and what deletions kept. Its rows go. So it stands as one whose
+//! A bucket is deleted when nothing shows in it any more; what is left are tombstones, and what deletions kept. When nobody relies on that (`engine/buried.rs`) its rows go. So it stands as one whose
 //! dead registers were all dropped at once, and that is what is kept: the vector, and as its floor all that it had. If it is admitted again it goes on from there. Others
 //! hold things that were deleted here, and compare, as with any segment that has dropped what they never saw deleted (`docs/notes/0006-forgetting.md`).
 //! What they made of it meanwhile (an edit, another name) is theirs, above the vector, and comes. Without this row a segment would stand
 //! nowhere but at its own number, and nobody would send it what it once wrote itself.
 
 use super::keys::{self, BucketNumber};
-use super::standing::{Standing, put_standing, standing_in};
+use super::standing::{Standing, put_standing, standing_in, standing_rows};
 use super::txn::Txn;
 use crate::error::{Error, Result};
 use crate::id::BucketId;
@@ -57,6 +57,22 @@ pub async fn retire(txn: &mut Txn, bucket: BucketNumber, id: &BucketId) -> Resul
     dropped.encode(&mut row);
     txn.put(Space::Meta, retired_row(id), row);
     Ok(())
+}
+
+/// The rows of [`Space::Meta`] that a bucket has, or what they begin with: for who erases it.
+pub fn bucket_rows(bucket: BucketNumber) -> impl Iterator<Item = Bytes> {
+    let rows = [
+        super::wanted_prefix(bucket),
+        super::keep::keeping_row(bucket),
+        super::pin::pins_row(bucket),
+        super::rules_row(bucket),
+        super::hold::gathers_row(bucket),
+        super::hold::receipts_prefix(bucket),
+        super::hold::promised_prefix(bucket),
+        super::hold::given_row(bucket),
+        super::away::away_prefix(bucket),
+    ];
+    rows.into_iter().chain(standing_rows(bucket))
 }
 
 /// A bucket that was deleted here has this number from now on: it stands where it stood.

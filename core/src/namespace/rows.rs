@@ -73,6 +73,7 @@ impl ExplicitDirectory {
             modified_ns: self.modified_ns,
             etag: self.etag.clone(),
             file_type: FileType::Directory,
+            is_away: false,
         }
     }
 }
@@ -130,6 +131,7 @@ impl ShownFile {
             modified_ns: self.modified_ns,
             etag: self.etag.clone(),
             file_type: self.file_type,
+            is_away: false,
         }
     }
 }

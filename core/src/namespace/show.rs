@@ -34,7 +34,11 @@ const SCAN_ROWS: usize = 256;
 
 /// Derives what the changes of `txn` make of what shows, writes what differs, and counts it.
 pub async fn show(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
-    show_names(txn, bucket, BTreeMap::new()).await
+    show_names(txn, bucket, BTreeMap::new()).await?;
+    if bucket.may_have_away() {
+        super::away::forget_nameless(txn, bucket.number).await?;
+    }
+    Ok(())
 }
 
 /// Meta: `rules/` and the bucket, by which rules its conflicts were derived.

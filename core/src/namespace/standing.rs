@@ -125,7 +125,7 @@ pub(super) fn differing_prefix(bucket: BucketNumber) -> Bytes {
 }
 
 /// All rows of this module, of `drop` and of `replaced`, that a bucket has: for who erases it.
-pub fn standing_rows(bucket: BucketNumber) -> [Bytes; 8] {
+pub(super) fn standing_rows(bucket: BucketNumber) -> [Bytes; 8] {
     let carriers = super::drop::carriers_row(bucket);
     let mark = super::drop::mark_row(bucket);
     let dropped = super::drop::dropped_row(bucket);

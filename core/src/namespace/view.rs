@@ -3,9 +3,9 @@
 //! A snapshot is a commit number. A row that was written later is looked up in [`Space::Past`], where the commit that first
 //! overwrote it put the old bytes; a row that is neither old enough nor there did not exist.
 
-use super::BucketState;
 use super::keys::{self, BucketNumber};
 use super::rows::{EntryRow, HistoryRow, NodeRow, Shown, row_commit};
+use super::{BucketState, away};
 use crate::error::{Error, Result, Subject};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Snapshot, Space, end_of_prefix};
@@ -23,6 +23,7 @@ pub struct View {
     bucket: BucketNumber,
     at: Option<u64>,
     rules: Rules<'static>,
+    passes_over_away: bool,
 }
 
 /// An entry found by a view.
@@ -39,7 +40,33 @@ pub struct Found {
 impl View {
     /// The bucket as the store's `snapshot` has it; `at`: as it was after that commit (read by the rules that hold now).
     pub fn new(snapshot: Arc<dyn Snapshot>, own: SegmentId, bucket: &BucketState, at: Option<u64>) -> View {
-        View { snapshot, own, bucket: bucket.number, at, rules: bucket.rules() }
+        View { snapshot, own, bucket: bucket.number, at, rules: bucket.rules(), passes_over_away: false }
+    }
+
+    /// The same as doors show it: without the names that are away. What a snapshot showed, it shows.
+    pub fn for_doors(self, bucket: &BucketState) -> View {
+        View { passes_over_away: self.at.is_none() && bucket.may_have_away(), ..self }
+    }
+
+    /// Whether what shows is a name that is away.
+    pub async fn is_away(&self, shown: &Shown) -> Result<bool> {
+        match away::node_of_name(shown) {
+            Some(node) if self.at.is_none() => away::is_away(&self.snapshot, self.bucket, node).await,
+            _ => Ok(false),
+        }
+    }
+
+    async fn is_passed_over(&self, shown: &Shown) -> Result<bool> {
+        Ok(self.passes_over_away && self.is_away(shown).await?)
+    }
+
+    /// Whether doors pass over what shows under `name` in `parent`.
+    pub async fn passes_over(&self, parent: &NodeId, name: &[u8]) -> Result<bool> {
+        Ok(self.passes_over_away
+            && match self.any_shown(parent, name).await? {
+                Some(shown) => self.is_away(&shown).await?,
+                None => false,
+            })
     }
 
     /// The bucket's number.
@@ -88,6 +115,13 @@ impl View {
 
     /// What shows under `name` in `parent`.
     pub async fn shown(&self, parent: &NodeId, name: &[u8]) -> Result<Option<Shown>> {
+        match self.any_shown(parent, name).await? {
+            Some(shown) if !self.is_passed_over(&shown).await? => Ok(Some(shown)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn any_shown(&self, parent: &NodeId, name: &[u8]) -> Result<Option<Shown>> {
         match self.row(Space::Entries, &keys::entry(self.bucket, parent, name)).await? {
             Some(row) => Ok(EntryRow::decode_shown(row)?.1),
             None => Ok(None),
@@ -229,7 +263,9 @@ impl EntryCursor {
             if self.view.at.is_some_and(|at| commit > at) {
                 continue;
             }
-            if let Some(shown) = shown {
+            if let Some(shown) = shown
+                && !self.view.is_passed_over(&shown).await?
+            {
                 return Ok(Some((key.slice(self.prefix.len()..), shown)));
             }
         }

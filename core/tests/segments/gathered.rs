@@ -19,7 +19,7 @@ async fn left(site: &Site, key: &str) -> u64 {
     site.bucket.get(key, GetOptions::default()).await.unwrap().local_bytes().await.unwrap().0
 }
 
-const AT_ONCE: Gather = Gather { receipts: 1, delay_ms: 0 };
+const AT_ONCE: Gather = Gather { receipts: 1, delay_ms: 0, names: false };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_goes_when_others_hold_it_and_is_not_claimed_then() {

@@ -6,7 +6,9 @@
 //! `TOMBOLO_SEEDS` sets how many schedules are tried; a failure names its seed.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what failed by failing")]
 
+mod away;
 mod beside;
+mod buried;
 mod cached;
 mod copies;
 mod decisions;

@@ -11,7 +11,7 @@ use tombolo_core::*;
 
 const SIZE: usize = 300_000;
 
-fn noise(seed: u8) -> Vec<u8> {
+pub(crate) fn noise(seed: u8) -> Vec<u8> {
     let mut content = vec![0; SIZE];
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[seed]);
@@ -27,21 +27,21 @@ async fn get(site: &Site, key: &str) -> Object {
     site.bucket.get(key, GetOptions::default()).await.unwrap()
 }
 
-async fn bytes(site: &Site, key: &str) -> Vec<u8> {
+pub(crate) async fn bytes(site: &Site, key: &str) -> Vec<u8> {
     get(site, key).await.bytes(0..u64::MAX).await.unwrap().to_vec()
 }
 
-async fn local(site: &Site, key: &str) -> u64 {
+pub(crate) async fn local(site: &Site, key: &str) -> u64 {
     get(site, key).await.local_bytes().await.unwrap().0
 }
 
-async fn collect(site: &Site) -> u64 {
+pub(crate) async fn collect(site: &Site) -> u64 {
     site.bucket.segment().gc().await.unwrap();
     // What the first one has spared because it was just being looked at.
     site.bucket.segment().gc().await.unwrap().chunks_live
 }
 
-struct Source {
+pub(crate) struct Source {
     from: Segment,
     to: Segment,
     chunks: AtomicU64,
@@ -61,7 +61,7 @@ impl ChunkSource for Source {
 }
 
 /// `here` reads what `there` has.
-fn linked(here: &Site, there: &Site) -> Arc<Source> {
+pub(crate) fn linked(here: &Site, there: &Site) -> Arc<Source> {
     let (from, to) = (there.bucket.segment().clone(), here.bucket.segment().clone());
     let source = Arc::new(Source { from, to, chunks: AtomicU64::new(0) });
     here.bucket.segment().set_chunk_source(Some(source.clone()));
@@ -415,7 +415,7 @@ async fn whatever_shows_can_be_read() {
                 _ if at == 0 => site.bucket.keep_data(true).await.unwrap(),
                 0 => site.bucket.keep_data(true).await.unwrap(),
                 1 => {}
-                _ => site.bucket.set_gather(Some(Gather { receipts: 1, delay_ms: 0 })).await.unwrap(),
+                _ => site.bucket.set_gather(Some(Gather { receipts: 1, delay_ms: 0, names: false })).await.unwrap(),
             }
         }
         for step in 0..50 {

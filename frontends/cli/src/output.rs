@@ -157,6 +157,9 @@ pub(crate) fn summary_json(summary: &SummaryRecord) -> Value {
     map.insert("time".into(), quantity::time(summary.modified_ns).into());
     map.insert("etag".into(), summary.etag.clone().into());
     local_fields(&mut map, summary.local_bytes, summary.size);
+    if summary.is_away {
+        map.insert("away".into(), true.into());
+    }
     Value::Object(map)
 }
 
@@ -273,8 +276,10 @@ mod tests {
             etag: "e".into(),
             file_type: Kind::CharDevice,
             local_bytes: Some(1),
+            is_away: true,
         };
         let json = summary_json(&summary);
+        assert_eq!(json["away"], true);
         assert_eq!(json["key"], "a\u{fffd}");
         assert_eq!(json["key_hex"], "61ff");
         assert_eq!(json["type"], "char-device");
@@ -295,6 +300,7 @@ mod tests {
                 etag: String::new(),
                 file_type: Kind::File,
                 local_bytes: None,
+                is_away: false,
             },
             version: "v".into(),
             current: true,

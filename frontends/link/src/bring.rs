@@ -55,6 +55,7 @@ async fn pass(hub: &Arc<Hub>) -> Result<()> {
             gather::promise(hub, &bucket, info.id).await?;
         }
     }
+    gather::take_back_of_deleted(hub).await?;
     hub.has_pins.store(has_pins, Ordering::Relaxed);
     Ok(())
 }

@@ -406,6 +406,7 @@ async fn pair_in(
         rate_bytes_per_second: None,
         gather_delay_s: links::gather_delay_s(),
         gather_receipts: links::gather_receipts(),
+        gather_names: false,
         created_unix_ms: u64::try_from(unix_time().as_millis()).unwrap_or_default(),
     };
     if let Err(error) = blocking(hub, move |hub| hub.links.put(link)).await {
@@ -496,6 +497,7 @@ async fn pair_with(hub: &Arc<Hub>, proven: Proven, code: &Code, options: AcceptO
         rate_bytes_per_second: None,
         gather_delay_s: links::gather_delay_s(),
         gather_receipts: links::gather_receipts(),
+        gather_names: false,
         created_unix_ms: u64::try_from(unix_time().as_millis()).unwrap_or_default(),
     };
     let stored = link.clone();

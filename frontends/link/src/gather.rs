@@ -2,7 +2,8 @@
 //! they have said is durable here before a collection gives anything up.
 //!
 //! A promise ends when whoever made it is not to hold all data any more, asks for it back, and hears that nobody relies on it: because others hold the data, or the asker
-//! holds it itself again. Both sides forget it on their disks first, and the one that relied on it before the other.
+//! holds it itself again. The same is asked when the bucket is deleted here; who has no such bucket relies on nothing. Both sides forget it on their disks first,
+//! and the one that relied on it before the other.
 
 use crate::hub::{Hub, Peer, gathers};
 use crate::links::Link;
@@ -24,7 +25,13 @@ const ASKED_MAX: usize = 1 << 16;
 /// Has the engine gather or not, as the links say, and asks those over whose links data goes for good.
 pub(crate) async fn follow(hub: &Arc<Hub>, bucket: &Bucket, id: BucketId) -> Result<()> {
     let gather = hub.gather(bucket.path());
+    let before = bucket.gather().await?;
     bucket.set_gather(gather).await?;
+    if gather != before {
+        // What others hold already may be given up on other terms now.
+        hub.terms.notify_one();
+        hub.receipts.notify_one();
+    }
     if gather.is_some() {
         for peer in hub.peers() {
             if hub.link(&peer.id).is_some_and(|link| gathers(&link, bucket.path())) {
@@ -112,14 +119,25 @@ pub(crate) async fn promise(hub: &Arc<Hub>, bucket: &Bucket, id: BucketId) -> Re
 }
 
 async fn take_back(hub: &Hub, bucket: &Bucket, id: BucketId) -> Result<()> {
-    for (segment, _) in bucket.promises().await? {
-        if let Some(peer) = hub.peer(&segment) {
-            let nonce = rand::rng().random();
-            hub.returning.lock().insert((segment, id), nonce);
-            peer.say(wire::returns(id, nonce));
-        }
+    bucket.promises().await?.into_iter().for_each(|(segment, _)| ask_back(hub, segment, id));
+    Ok(())
+}
+
+/// Asks for what was promised about buckets that are deleted here: what they held goes when nobody relies on it.
+pub(crate) async fn take_back_of_deleted(hub: &Hub) -> Result<()> {
+    let _one = hub.promising.lock().await;
+    for (id, promised) in hub.segment.catalog().promises_of_deleted().await? {
+        promised.into_iter().for_each(|segment| ask_back(hub, segment, id));
     }
     Ok(())
+}
+
+fn ask_back(hub: &Hub, segment: SegmentId, id: BucketId) {
+    if let Some(peer) = hub.peer(&segment) {
+        let nonce = rand::rng().random();
+        hub.returning.lock().insert((segment, id), nonce);
+        peer.say(wire::returns(id, nonce));
+    }
 }
 
 /// A peer has promised to hold data.
@@ -151,7 +169,13 @@ async fn released(hub: &Hub, peer: &SegmentId, id: BucketId, nonce: u64) -> Resu
     let _one = hub.promising.lock().await;
     let is_meant = hub.returning.lock().get(&(*peer, id)) == Some(&nonce);
     if is_meant {
-        hub.segment.catalog().bucket_with_id(&id).await?.end_promise(peer).await?;
+        match hub.segment.catalog().bucket_with_id(&id).await {
+            Ok(bucket) => bucket.end_promise(peer).await?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                hub.segment.catalog().end_promise_of_deleted(&id, peer).await?;
+            }
+            Err(error) => return Err(error),
+        }
         hub.returning.lock().remove(&(*peer, id));
         if let Some(told) = hub.gatherers.lock().get_mut(peer).and_then(|asked| asked.get_mut(&id)) {
             *told = VersionVector::new();
@@ -173,11 +197,18 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 
 /// Returns how long the collection took.
 async fn give_up(hub: &Hub) -> Result<Duration> {
-    let buckets = hub.segment.catalog().all_buckets().await?;
-    let delays = buckets.iter().filter_map(|info| hub.gather(&info.path)).map(|Gather { delay_ms, .. }| delay_ms);
-    let Some(delay_ms) = delays.max() else { return Ok(Duration::ZERO) };
     // What has been received by now was written before now.
-    sleep(Duration::from_millis(delay_ms) + GRACE).await;
+    let since = Instant::now();
+    loop {
+        let buckets = hub.segment.catalog().all_buckets().await?;
+        let delays = buckets.iter().filter_map(|info| hub.gather(&info.path)).map(|Gather { delay_ms, .. }| delay_ms);
+        let Some(delay_ms) = delays.max() else { return Ok(Duration::ZERO) };
+        tokio::select! {
+            () = sleep((Duration::from_millis(delay_ms) + GRACE).saturating_sub(since.elapsed())) => break,
+            // It may have become shorter.
+            () = hub.terms.notified() => {}
+        }
+    }
     let began = Instant::now();
     let report = hub.segment.gc().await?;
     tracing::info!(bytes_freed = report.bytes_freed, "data that others hold is given up");

@@ -184,6 +184,8 @@ pub(crate) struct Hub {
     pub(crate) promising: tokio::sync::Mutex<()>,
     /// Others have promised to hold what may be given up.
     pub(crate) receipts: Notify,
+    /// A bucket gives up on other terms than before.
+    pub(crate) terms: Notify,
     /// Why versions' data could not be brought, by their keys.
     pub(crate) failures: Mutex<HashMap<bytes::Bytes, String>>,
     /// Deltas that wait for data.
@@ -227,6 +229,7 @@ impl Hub {
             returning: Mutex::default(),
             promising: Default::default(),
             receipts: Notify::new(),
+            terms: Notify::new(),
             failures: Mutex::default(),
             held: Default::default(),
             staging: Semaphore::new(crate::whole::STAGED_TOGETHER),
@@ -321,9 +324,17 @@ impl Hub {
     pub(crate) fn gather(&self, bucket: &BucketPath) -> Option<Gather> {
         let links = self.links.list();
         let gathers = links.iter().filter(|link| gathers(link, bucket));
-        let terms = gathers.map(|link| (link.gather_receipts, link.gather_delay_s.saturating_mul(1000)));
-        let (receipts, delay_ms) = terms.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
-        (!self.brings_data(bucket, |_| true)).then_some(Gather { receipts, delay_ms })
+        let terms = gathers.map(|link| Gather {
+            receipts: link.gather_receipts,
+            delay_ms: link.gather_delay_s.saturating_mul(1000),
+            names: link.gather_names,
+        });
+        let careful = |a: Gather, b: Gather| Gather {
+            receipts: a.receipts.max(b.receipts),
+            delay_ms: a.delay_ms.max(b.delay_ms),
+            names: a.names && b.names,
+        };
+        terms.reduce(careful).filter(|_| !self.brings_data(bucket, |_| true))
     }
 }
 

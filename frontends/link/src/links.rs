@@ -251,6 +251,9 @@ pub struct Link {
     /// In mode [`Mode::Gather`]: how many other segments must have promised to hold it by then; not 0.
     #[serde(default = "gather_receipts")]
     pub gather_receipts: u32,
+    /// In mode [`Mode::Gather`]: whether the names of what leaves go out of sight here, too.
+    #[serde(default)]
+    pub gather_names: bool,
     /// When it was made: milliseconds since 1970.
     pub created_unix_ms: u64,
 }
@@ -517,6 +520,7 @@ pub(crate) mod tests {
             rate_bytes_per_second: Some(1 << 20),
             gather_delay_s: 60,
             gather_receipts: 2,
+            gather_names: true,
             created_unix_ms: 1_700_000_000_000,
         }
     }
@@ -524,7 +528,7 @@ pub(crate) mod tests {
     #[test]
     fn links_of_a_time_without_visibility_are_read() {
         let mut stored = serde_json::to_value(link(1, "newyork")).unwrap();
-        for key in ["visible", "whole_patience_s"] {
+        for key in ["visible", "whole_patience_s", "gather_names"] {
             stored.as_object_mut().unwrap().remove(key).unwrap();
         }
         let read: Link = serde_json::from_value(stored).unwrap();

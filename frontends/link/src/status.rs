@@ -89,6 +89,8 @@ pub struct BucketStatus {
     pub waiting_bytes: u64,
     /// The first few, with the keys that they will show under.
     pub waiting: Vec<MissingObject>,
+    /// Files whose names are away: out of sight here, because others hold them.
+    pub away_objects: u64,
     /// How long it will take to bring what is missing or waits at the rate of the last seconds; `None`: there is no such thing, nothing comes, or not all is counted.
     pub data_left: Option<Duration>,
     /// Whether this segment was away for longer than deletions are remembered, and compares all that it holds with what others have.
@@ -254,6 +256,7 @@ async fn bucket_status(hub: &Hub, bucket: &Bucket, id: &BucketId) -> Result<Buck
         waiting_objects: waits.objects,
         waiting_bytes: waits.bytes,
         waiting,
+        away_objects: bucket.count_away().await?,
         data_left: None,
         is_comparing: bucket.is_comparing().await?,
         carriers: bucket.carriers().await?.iter().map(|(id, carrier)| (*id, carrier.is_forgotten())).collect(),

@@ -133,7 +133,7 @@ async fn page(
         delimiter: delimiter.map(|d| Bytes::copy_from_slice(d.as_bytes())),
         after,
         limit,
-        snapshot: None,
+        ..ListOptions::default()
     };
     bucket.list(options).await.map_err(from_engine)
 }

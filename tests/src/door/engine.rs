@@ -188,6 +188,7 @@ impl Door for EngineDoor {
             after: next.or(start).map(Bytes::copy_from_slice),
             limit,
             snapshot: self.snapshot.clone(),
+            with_away: false,
         };
         let page = self.runtime.block_on(self.bucket.list(options)).map_err(refused)?;
         let item = |item| match item {

@@ -18,7 +18,7 @@ const PAGE_ENTRIES_MAX: usize = 4096;
 /// An entry: its name as stored, and what shows.
 pub(super) type Entry = (Bytes, Shown);
 
-/// What a lookup stands on: a transaction, or the store as it is.
+/// What a lookup stands on: a transaction, or the store as it is, without names that are away.
 pub(super) enum Rows<'a> {
     In(&'a mut Txn),
     Now(&'a FileSystem),
@@ -31,7 +31,11 @@ impl Rows<'_> {
             Rows::Now(files) => {
                 let row =
                     files.bucket.segment().store().get(Space::Entries, &keys::entry(number, directory, name)).await?;
-                Ok(row.map(EntryRow::decode_shown).transpose()?.and_then(|(_, shown, _)| shown))
+                let shown = row.map(EntryRow::decode_shown).transpose()?.and_then(|(_, shown, _)| shown);
+                match shown {
+                    Some(shown) if files.bucket.is_away(&shown).await? => Ok(None),
+                    shown => Ok(shown),
+                }
             }
         }
     }
@@ -197,7 +201,7 @@ impl FileSystem {
             caller.must(&parent, Access::READ)?;
         }
         let limit = limit.clamp(1, PAGE_ENTRIES_MAX);
-        let view = self.bucket.view(None).await?;
+        let view = self.bucket.view_for_doors(None).await?;
         let start = after.map_or(Bound::Unbounded, |name| Bound::Excluded(Bytes::copy_from_slice(name)));
         let mut cursor = view.entries(*directory, start);
         let mut found: Vec<Entry> = Vec::with_capacity(limit.min(1024));

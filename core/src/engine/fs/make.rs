@@ -128,7 +128,10 @@ impl FileSystem {
             caller.must(&parent, Access::EXECUTE)?;
             if let Some((stored, shown)) = self.find(Rows::In(&mut txn), directory, name).await? {
                 let there = self.attributes_in(&mut txn, &shown.identity(directory, &stored)).await?;
-                (self.taken(&mut txn, there, mode, name).await?, parent, false)
+                let there = self.taken(&mut txn, there, mode, name).await?;
+                // It may be away, and is opened.
+                self.bucket.recall_in(&mut txn, &there.node).await?;
+                (there, parent, false)
             } else {
                 caller.must(&parent, Access::CHANGE)?;
                 let stored = names::new(name)?;

@@ -96,6 +96,14 @@ impl OpenNodes {
         self.bodies.lock().get(&(bucket, *node)).cloned()
     }
 
+    /// Whether a node is open, or something that was written to it is not saved yet.
+    pub(in crate::engine) fn is_in_use(&self, bucket: BucketNumber, node: &NodeId) -> bool {
+        self.get(bucket, node).is_some_and(|body| {
+            let state = body.state();
+            state.handles > 0 || state.is_unsaved()
+        })
+    }
+
     /// Shows in `attributes` (which the metadata says) what was written to the node and not saved yet: size, allocated bytes and times.
     pub(in crate::engine) fn overlay(&self, bucket: BucketNumber, attributes: &mut FileAttributes) {
         let Some(body) = self.get(bucket, &attributes.node) else { return };

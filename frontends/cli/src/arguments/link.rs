@@ -52,6 +52,8 @@ What can be set, KEY=VALUE:
   rate        the most bytes a second that are sent (also 10M, 1G), or none
   gather-delay     in mode gather: how old data must be before it goes, such as 12h
   gather-receipts  in mode gather: how many other segments must have promised to hold it
+  gather-names     in mode gather: on (names of what has gone go out of sight here, see tombolo sync recall --help) or off (they stay, and data comes
+              when it is read)
 
 All of them change at once, and while data flows. Example:
   tombolo link set newyork mode=metadata rate=10M";
@@ -262,6 +264,20 @@ sync status --json names what is pinned.")]
     /// Take a pin back: what it brought may be given up again.
     Unpin {
         /// The path that was pinned.
+        path: OsString,
+    },
+    /// Have names that are away seen again, where a link has gather-names=on.
+    ///
+    /// What others hold goes out of sight here with a collection; nothing is deleted. What is recalled stays in sight as long as if it had been written now
+    /// (gather-delay); pin it, and it stays. Paths are those of pins. What is away: tombolo ls --all.
+    #[command(after_long_help = "\
+Examples:
+  tombolo ls --all NewYork/lab/inbox
+  tombolo sync recall NewYork/lab/inbox/run-7
+
+JSON: bucket, path, recalled (how many files).")]
+    Recall {
+        /// CLUSTER/TENANT/BUCKET[/KEY]
         path: OsString,
     },
     /// Bring the data that is below a path now, and keep it for good; what is written there later is not meant.

@@ -1,9 +1,11 @@
 //! The command line: verbs, flags and their help.
 
 mod link;
+mod list;
 mod serve;
 
 pub(crate) use link::{AcceptArgs, AfterArgs, ConflictsVerb, DemoArgs, InviteArgs, LinkVerb, SyncVerb};
+pub(crate) use list::LsArgs;
 pub(crate) use serve::{MountArgs, ServeArgs};
 
 use crate::quantity::parse_size;
@@ -387,24 +389,6 @@ pub(crate) struct GetArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct LsArgs {
-    /// What to list below; all clusters without it.
-    #[arg(default_value = "")]
-    pub(crate) path: OsString,
-    /// Sizes, times, and whether the data is here, too.
-    #[arg(short, long)]
-    pub(crate) long: bool,
-    /// Everything below, not just the next level.
-    #[arg(short, long)]
-    pub(crate) recursive: bool,
-    /// As this snapshot of the bucket saw it.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) snapshot: Option<String>,
-    #[command(flatten)]
-    pub(crate) after: AfterArgs,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct StatArgs {
     /// The object, file or directory; or a cluster, tenant or bucket.
     pub(crate) path: OsString,
@@ -618,7 +602,7 @@ mod tests {
             "link resume newyork",
             "link delete newyork",
             "link set newyork passes=initial",
-            "link set newyork mode=gather gather-delay=12h gather-receipts=2",
+            "link set newyork mode=gather gather-delay=12h gather-receipts=2 gather-names=on",
             "link set newyork visible=whole whole-patience=10m",
             "link invite --visible whole",
             "link accept tombolo1-abc --visible early",
@@ -634,6 +618,8 @@ mod tests {
             "sync pin A/b/c/k",
             "sync unpin A/b/c/k",
             "sync persist A/b/c/",
+            "sync recall A/b/c/",
+            "ls --all A/b/c",
             "sync conflicts list",
             "sync conflicts list A/b/c/k --json",
             "sync conflicts resolve A/b/c/k --take theirs",

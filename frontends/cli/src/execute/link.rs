@@ -230,6 +230,7 @@ enum Change {
     Rate(Option<u64>),
     GatherDelay(Duration),
     GatherReceipts(u32),
+    GatherNames(bool),
 }
 
 impl Change {
@@ -256,9 +257,14 @@ impl Change {
                 Ok(receipts) if receipts > 0 => Change::GatherReceipts(receipts),
                 _ => return Err(Error::invalid(format!("'{value}' is not a number of receipts; there must be one"))),
             },
+            "gather-names" => match value {
+                "on" => Change::GatherNames(true),
+                "off" => Change::GatherNames(false),
+                _ => return Err(Error::invalid(format!("'{value}' is neither on nor off"))),
+            },
             _ => {
                 let message = format!(
-                    "'{key}' is nothing a link has; there are mode, direction, passes, visible, whole-patience, scope, addresses, rate, gather-delay, gather-receipts"
+                    "'{key}' is nothing a link has; there are mode, direction, passes, visible, whole-patience, scope, addresses, rate, gather-delay, gather-receipts, gather-names"
                 );
                 return Err(Error::invalid(message));
             }
@@ -277,6 +283,7 @@ impl Change {
             Change::Rate(rate) => link.rate_bytes_per_second = rate,
             Change::GatherDelay(delay) => link.gather_delay_s = delay.as_secs(),
             Change::GatherReceipts(receipts) => link.gather_receipts = receipts,
+            Change::GatherNames(names) => link.gather_names = names,
         }
     }
 }
@@ -299,8 +306,11 @@ mod tests {
         assert_eq!(parsed("rate", "none"), Change::Rate(None));
         assert_eq!(parsed("gather-delay", "2h"), Change::GatherDelay(Duration::from_secs(7200)));
         assert_eq!(parsed("gather-receipts", "2"), Change::GatherReceipts(2));
+        assert_eq!(parsed("gather-names", "on"), Change::GatherNames(true));
+        assert_eq!(parsed("gather-names", "off"), Change::GatherNames(false));
         for (key, value) in [
             ("gather-receipts", "0"),
+            ("gather-names", "yes"),
             ("gather-delay", "soon"),
             ("mode", "some"),
             ("visible", "late"),

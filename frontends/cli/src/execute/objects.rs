@@ -38,16 +38,18 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
                 Keep::Pin => bucket.pin(&path.0).await.map(|()| 0)?,
                 Keep::Unpin => bucket.unpin(&path.0).await.map(|()| 0)?,
                 Keep::Persist => bucket.persist(&path.0).await?,
+                Keep::Recall => bucket.recall(&path.0).await?,
             };
             encode(&listed)
         }
-        Operation::List { bucket, prefix, delimiter, after, snapshot, local } => {
+        Operation::List { bucket, prefix, delimiter, after, snapshot, local, away } => {
             let options = ListOptions {
                 prefix: prefix.0,
                 delimiter: delimiter.then(|| Bytes::from_static(b"/")),
                 after: after.map(|raw| raw.0),
                 limit: PAGE_KEYS,
                 snapshot: snapshot.clone(),
+                with_away: away,
             };
             let bucket = open(segment, &bucket).await?;
             let mut page = Page::from(bucket.list(options).await?);

@@ -180,6 +180,12 @@ fn link_figures(status: &SyncStatus) -> String {
             buckets().map(|status| (bucket(&status.path), status.waiting_objects)).collect(),
         ),
         (
+            "tombolo_sync_away_objects",
+            "Objects that are out of sight here, because others hold them.",
+            false,
+            buckets().map(|status| (bucket(&status.path), status.away_objects)).collect(),
+        ),
+        (
             "tombolo_sync_names_complete",
             "1 while every change that the peer is known to have is here by name.",
             false,

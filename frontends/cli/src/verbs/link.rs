@@ -217,6 +217,7 @@ pub(super) fn link_json(record: &LinkRecord) -> Value {
     map.insert("rate_bytes_per_second".into(), json!(link.rate_bytes_per_second));
     map.insert("gather_delay_s".into(), json!(link.gather_delay_s));
     map.insert("gather_receipts".into(), json!(link.gather_receipts));
+    map.insert("gather_names".into(), link.gather_names.into());
     let created_ns = i64::try_from(link.created_unix_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
     map.insert("created".into(), time(created_ns).into());
     if let Some(Value::Object(state)) = record.state.as_ref().map(|state| json!(state)) {
@@ -293,6 +294,7 @@ mod tests {
             rate_bytes_per_second: None,
             gather_delay_s: 3600,
             gather_receipts: 1,
+            gather_names: false,
             created_unix_ms: 1000,
         };
         LinkRecord { link, state: None }

@@ -8,7 +8,7 @@ use crate::path::{Place, directory_prefix};
 use crate::quantity::{short_time, size};
 use crate::wire::{Item, ObjectRecord, Operation, SummaryRecord};
 use bytes::Bytes;
-use tombolo_core::{BucketPath, Error, ErrorKind, Subject};
+use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
 
 pub(super) async fn list(session: &mut Session, args: LsArgs) -> Outcome {
     let place = place(&args.path)?;
@@ -26,7 +26,12 @@ pub(super) async fn list(session: &mut Session, args: LsArgs) -> Outcome {
 async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsArgs) -> Outcome {
     session.output.begin()?;
     let mut found = key.is_empty();
-    if !key.is_empty() && !key.ends_with(b"/") {
+    if args.all && !key.is_empty() && !key.ends_with(b"/") {
+        if let Some(summary) = any(session, bucket, &key, args.long).await? {
+            found = true;
+            print(&mut session.output, &Item::Object(summary), 0, args)?;
+        }
+    } else if !key.is_empty() && !key.ends_with(b"/") {
         let mut at = named(bucket, &key);
         at.snapshot = args.snapshot.clone();
         match session.call::<ObjectRecord>(Operation::Head { at, local: args.long }).await {
@@ -39,6 +44,7 @@ async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsA
                     etag: record.etag,
                     file_type: record.file_type,
                     local_bytes: record.local_bytes,
+                    is_away: false,
                 };
                 print(&mut session.output, &Item::Object(summary), 0, args)?;
             }
@@ -49,7 +55,7 @@ async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsA
     let prefix = directory_prefix(&key);
     let cut = if args.recursive { 0 } else { prefix.len() };
     let mut listing = session.listing(bucket, prefix.clone(), !args.recursive, args.snapshot.clone());
-    listing.local = args.long;
+    (listing.local, listing.away) = (args.long, args.all);
     while let Some(page) = listing.next().await? {
         for item in page.items {
             found = true;
@@ -67,6 +73,18 @@ async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsA
     session.output.end()
 }
 
+/// The object `key`, though its name may be away.
+async fn any(session: &mut Session, bucket: &BucketPath, key: &Bytes, local: bool) -> Result<Option<SummaryRecord>> {
+    let mut listing = session.listing(bucket, key.clone(), true, None);
+    (listing.local, listing.away) = (local, true);
+    // It is the first of those that begin with it.
+    let first = listing.next().await?.and_then(|page| page.items.into_iter().next());
+    Ok(match first {
+        Some(Item::Object(summary)) if summary.key.0 == *key => Some(summary),
+        _ => None,
+    })
+}
+
 /// Prints an item, in text without the first `cut` bytes of its key.
 fn print(output: &mut Output, item: &Item, cut: usize, args: &LsArgs) -> Outcome {
     let key = match item {
@@ -82,7 +100,10 @@ fn print(output: &mut Output, item: &Item, cut: usize, args: &LsArgs) -> Outcome
         || match item {
             _ if !args.long => name,
             Item::Object(summary) => {
-                let local = summary.local_bytes.map_or("", |bytes| locality(bytes, summary.size));
+                let local = match summary.local_bytes {
+                    _ if summary.is_away => "away",
+                    bytes => bytes.map_or("", |bytes| locality(bytes, summary.size)),
+                };
                 let columns = format!(
                     "{} {:>9}  {local:4}  {}  ",
                     summary.file_type.letter(),

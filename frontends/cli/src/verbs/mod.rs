@@ -134,6 +134,8 @@ pub(crate) struct Listing {
     is_over: bool,
     /// Also how much of each object's data is here.
     local: bool,
+    /// Also names that are away.
+    away: bool,
 }
 
 impl Listing {
@@ -145,7 +147,7 @@ impl Listing {
         snapshot: Option<String>,
     ) -> Listing {
         let (bucket, prefix) = (bucket.to_string(), Raw(prefix));
-        Listing { backend, bucket, prefix, delimiter, snapshot, after: None, is_over: false, local: false }
+        Listing { backend, bucket, prefix, delimiter, snapshot, after: None, is_over: false, local: false, away: false }
     }
 
     /// The next page; `None` after the last.
@@ -162,6 +164,7 @@ impl Listing {
                 after: self.after.take(),
                 snapshot: self.snapshot.clone(),
                 local: self.local,
+                away: self.away,
             })
             .await?;
         self.is_over = page.next.is_none();

@@ -1,4 +1,4 @@
-//! `sync pin`, `unpin` and `persist`
+//! `sync pin`, `unpin`, `persist` and `recall`
 
 use super::{Session, place};
 use crate::failure::Outcome;
@@ -18,6 +18,7 @@ pub(super) async fn keep(session: &mut Session, path: &OsStr, keep: Keep) -> Out
         Keep::Pin => answer.insert("pinned".into(), true.into()),
         Keep::Unpin => answer.insert("pinned".into(), false.into()),
         Keep::Persist => answer.insert("persisted".into(), listed.into()),
+        Keep::Recall => answer.insert("recalled".into(), listed.into()),
     };
     session.output.answer(Value::Object(answer), "")
 }

@@ -33,6 +33,7 @@ pub(super) async fn sync(session: &mut Session, verb: SyncVerb) -> Outcome {
         }
         SyncVerb::Pin { path } => super::pins::keep(session, &path, Keep::Pin).await,
         SyncVerb::Unpin { path } => super::pins::keep(session, &path, Keep::Unpin).await,
+        SyncVerb::Recall { path } => super::pins::keep(session, &path, Keep::Recall).await,
         SyncVerb::Persist { path } => super::pins::keep(session, &path, Keep::Persist).await,
     }
 }
@@ -148,6 +149,9 @@ fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
     if bucket.waiting_objects > 0 {
         remarks.push(format!("{} ({}) wait for their data", bucket.waiting_objects, size(bucket.waiting_bytes)));
     }
+    if bucket.away_objects > 0 {
+        remarks.push(format!("{} names are away", bucket.away_objects));
+    }
     if let Some(problem) = &peer.problem {
         remarks.push(problem.clone());
     } else if !peer.open {
@@ -199,6 +203,7 @@ mod tests {
             waiting_objects: 0,
             waiting_bytes: 0,
             waiting: Vec::new(),
+            away_objects: 0,
             data_eta_s: None,
             comparing: false,
             carriers: Vec::new(),
@@ -222,6 +227,8 @@ mod tests {
     #[test]
     fn a_line_says_how_far_a_bucket_is() {
         assert_eq!(rows(&bucket()), [["C/t/b", "newyork", "complete", "complete", "0", ""]]);
+        let away = BucketSyncRecord { away_objects: 7, ..bucket() };
+        assert_eq!(remarks(&away, &away.peers[0]), "7 names are away");
         let mut behind = bucket();
         behind.data_complete = Some(false);
         (behind.missing_objects, behind.missing_bytes, behind.missing_is_more) = (1000, 1 << 20, true);

@@ -197,6 +197,9 @@ pub(crate) struct BucketSyncRecord {
     pub(crate) waiting_objects: u64,
     pub(crate) waiting_bytes: u64,
     pub(crate) waiting: Vec<MissingRecord>,
+    /// Files that are out of sight here, because others hold them.
+    #[serde(default)]
+    pub(crate) away_objects: u64,
     /// Time until all data is here at the rate of the last seconds; `None`: it is, or it can't be told.
     pub(crate) data_eta_s: Option<f64>,
     /// Whether this segment was away too long, and compares all that it holds.
@@ -275,6 +278,7 @@ impl From<&BucketStatus> for BucketSyncRecord {
             waiting_objects: status.waiting_objects,
             waiting_bytes: status.waiting_bytes,
             waiting: status.waiting.iter().map(MissingRecord::from).collect(),
+            away_objects: status.away_objects,
             data_eta_s: status.data_left.map(|left| left.as_secs_f64()),
             comparing: status.is_comparing,
             carriers: status
@@ -339,6 +343,7 @@ mod tests {
             waiting_objects: 0,
             waiting_bytes: 0,
             waiting: Vec::new(),
+            away_objects: 0,
             data_left: None,
             is_comparing: false,
             carriers: vec![(SegmentId([3; 16]), true)],

@@ -116,6 +116,9 @@ pub(crate) enum Operation {
         snapshot: Option<String>,
         /// Also how much of each object's data is here.
         local: bool,
+        /// Also names that are away.
+        #[serde(default)]
+        away: bool,
     },
     /// → `VersionsPage`; one page of the versions under a prefix, or of one key
     Versions {
@@ -209,7 +212,7 @@ pub(crate) enum Operation {
         token: String,
         timeout_ms: u64,
     },
-    /// → how many versions are to be brought, of `Keep::Persist`
+    /// → how many versions are to be brought, of `Keep::Persist`; how many files came back, of `Keep::Recall`
     Keep {
         bucket: String,
         path: Raw,
@@ -227,6 +230,8 @@ pub(crate) enum Keep {
     Pin,
     Unpin,
     Persist,
+    /// Have names that are away seen again.
+    Recall,
 }
 
 impl Operation {
@@ -356,6 +361,7 @@ mod tests {
             after: None,
             snapshot: None,
             local: false,
+            away: false,
         };
         let back: Operation = decode(&encode(&list).unwrap()).unwrap();
         assert!(matches!(back, Operation::List { prefix, .. } if prefix.0.as_ref() == b"\xff/"));

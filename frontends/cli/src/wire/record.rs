@@ -168,6 +168,9 @@ pub(crate) struct SummaryRecord {
     pub(crate) file_type: Kind,
     /// Bytes of the content that are here, if that was asked for.
     pub(crate) local_bytes: Option<u64>,
+    /// Whether the name is away: only who asks for such sees it.
+    #[serde(default)]
+    pub(crate) is_away: bool,
 }
 
 impl From<ObjectSummary> for SummaryRecord {
@@ -179,6 +182,7 @@ impl From<ObjectSummary> for SummaryRecord {
             etag: summary.etag.to_string(),
             file_type: summary.file_type.into(),
             local_bytes: None,
+            is_away: summary.is_away,
         }
     }
 }

@@ -67,3 +67,61 @@ async fn a_promise_ends_when_another_is_made_or_all_is_back() {
         site.stop().await;
     }
 }
+
+/// The centre's promise went with the bucket when that was deleted there, and the data with it; the edge, which had given its own up, had renamed the file meanwhile and brought the
+/// bucket back. A deletion that the edge agrees to ends the promise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_bucket_keeps_what_an_edge_relies_on() {
+    let (centre, edge) = (Site::new("centre").await, Site::new("edge").await);
+    edge.make_bucket(DATA, BucketPolicy::default()).await;
+    let bucket = edge.bucket(DATA).await;
+    edge.put(DATA, "x", noise(50, 1 << 20)).await;
+    centre.link(&edge, Mode::Full).await;
+    centre.wait().await;
+    let gathers = |link: &mut tombolo_link::Link| {
+        (link.mode, link.gather_delay_s, link.gather_receipts) = (Mode::Gather, 0, 1);
+    };
+    edge.door.set("centre", gathers).await.unwrap();
+    let goes = async || {
+        edge.segment.gc().await.unwrap();
+        local(&bucket, "x").await == 0
+    };
+    eventually("giving up", goes).await;
+    let path = DATA.parse().unwrap();
+    let delete = async |key: &str| {
+        edge.door.set("centre", |link| link.paused = true).await.unwrap();
+        eventually("the pause", async || !centre.door.status().await.unwrap().links[0].is_connected).await;
+        let there = centre.bucket(DATA).await;
+        there.delete(key, Default::default()).await.unwrap();
+        centre.segment.catalog().delete_bucket(&path).await.unwrap();
+        centre.segment.gc().await.unwrap();
+        centre.segment.gc().await.unwrap()
+    };
+    assert!(delete("x").await.chunks_live > 0);
+    edge.bucket(DATA).await.rename("x", "y").await.unwrap();
+    edge.door.set("centre", |link| link.paused = false).await.unwrap();
+    eventually("the bucket's return", async || centre.get(DATA, "y").await.is_ok()).await;
+    assert_eq!(edge.get(DATA, "y").await.unwrap(), noise(50, 1 << 20));
+
+    // It is deleted again, and nothing is left of it at the edge either.
+    centre.wait().await;
+    edge.bucket(DATA).await.delete("y", Default::default()).await.unwrap();
+    centre.wait().await;
+    assert!(centre.bucket(DATA).await.get("y", Default::default()).await.is_err());
+    edge.put(DATA, "z", "small").await;
+    centre.wait().await;
+    edge.bucket(DATA).await.delete("z", Default::default()).await.unwrap();
+    delete("z").await;
+    edge.door.set("centre", |link| link.paused = false).await.unwrap();
+    let ends = async || {
+        centre.door.look_for_data();
+        centre.segment.catalog().promises_of_deleted().await.unwrap().is_empty()
+    };
+    eventually("the end of the promise", ends).await;
+    let is_free = async || centre.segment.gc().await.unwrap().chunks_live == 0;
+    eventually("the room", is_free).await;
+    drop(bucket);
+    for site in [centre, edge] {
+        site.stop().await;
+    }
+}

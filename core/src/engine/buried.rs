@@ -1,0 +1,250 @@
+//! Deleted buckets whose rows are still here: for as long as this segment has promised others to hold their data (P11), and while the rows are on their way out.
+//!
+//! Whoever was promised something may have given its own data up, and may have renamed a file that was deleted here: then it brings the bucket back, and the
+//! content behind that name is nowhere but here, kept by the deletion. So a deleted bucket is *buried* first, with all it has. If it comes back it is what it was. When no promise
+//! is left, where it stood is noted (`namespace/retired.rs`) and its rows go.
+//!
+//! A row of [`Space::Meta`] says which numbers are buried, from the commit that deletes the bucket until its last row is gone; a collection goes on with
+//! what a crash has left half way.
+
+use super::catalog::Catalog;
+use super::segment::number_row;
+use super::transact;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{BucketId, SegmentId};
+use crate::kv::{KeyRange, Space};
+use crate::namespace::keys::{self, BucketNumber};
+use crate::namespace::{self, Txn};
+use bytes::{BufMut, Bytes, BytesMut};
+
+const PREFIX: &[u8] = b"buried/";
+
+/// A buried bucket.
+struct Buried {
+    number: BucketNumber,
+    id: BucketId,
+    /// It can't come back with this number any more.
+    is_going: bool,
+}
+
+/// `buried/`, bucket (4).
+fn row_of(number: BucketNumber) -> Bytes {
+    let mut key = BytesMut::from(PREFIX);
+    key.put_u32(number);
+    key.freeze()
+}
+
+impl Buried {
+    fn encode(&self) -> Vec<u8> {
+        let mut row = self.id.0.to_vec();
+        row.push(u8::from(self.is_going));
+        row
+    }
+
+    fn decode(number: BucketNumber, row: &[u8]) -> Result<Buried> {
+        match row.split_first_chunk::<16>() {
+            Some((id, [going @ (0 | 1)])) => Ok(Buried { number, id: BucketId(*id), is_going: *going == 1 }),
+            _ => Err(Error::damaged("what is known of a deleted bucket can't be read")),
+        }
+    }
+}
+
+/// Takes a deleted bucket's number away. `is_shared`: other segments may bring it back.
+pub(super) fn bury(txn: &mut Txn, id: &BucketId, number: BucketNumber, is_shared: bool) {
+    txn.delete(Space::Meta, number_row(id).into());
+    txn.put(Space::Meta, row_of(number), Buried { number, id: *id, is_going: !is_shared }.encode());
+}
+
+/// Gives a bucket that is buried its number again, if it can have it. What others had promised it counts for nothing: as long as it was deleted they were told so.
+pub(super) async fn dig_up(txn: &mut Txn, id: &BucketId) -> Result<bool> {
+    let snapshot = txn.ledger().store().snapshot().await?;
+    for (key, _) in snapshot.scan(Space::Meta, KeyRange::prefix(PREFIX), usize::MAX, false).await?.rows {
+        let Some(row) = txn.read(Space::Meta, &key).await? else { continue };
+        let buried = Buried::decode(number_of(&key)?, &row)?;
+        if buried.id == *id && !buried.is_going {
+            txn.delete(Space::Meta, key);
+            txn.put(Space::Meta, number_row(id).into(), buried.number.to_be_bytes().to_vec());
+            namespace::forget_receipts(txn, buried.number).await?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn number_of(key: &[u8]) -> Result<BucketNumber> {
+    let number = key.strip_prefix(PREFIX).and_then(|number| number.try_into().ok());
+    number.map(u32::from_be_bytes).ok_or_else(|| Error::damaged("a deleted bucket has no number"))
+}
+
+/// Has a buried bucket go if nothing of it is promised; returns whether it goes.
+async fn go(txn: &mut Txn, buried: Buried) -> Result<bool> {
+    if buried.is_going {
+        return Ok(true);
+    }
+    // As long as it is buried nothing is promised, so there are no more than this snapshot shows.
+    let snapshot = txn.ledger().store().snapshot().await?;
+    let goes = namespace::promises(&snapshot, buried.number).await?.is_empty();
+    if goes {
+        // Whoever else may have it may bring it back.
+        namespace::retire(txn, buried.number, &buried.id).await?;
+        txn.put(Space::Meta, row_of(buried.number), Buried { is_going: true, ..buried }.encode());
+    }
+    Ok(goes)
+}
+
+impl Catalog {
+    /// To whom this segment has promised to hold data of buckets that are deleted here. Each is to be asked for its promise back
+    /// ([`Catalog::end_promise_of_deleted`]).
+    pub async fn promises_of_deleted(&self) -> Result<Vec<(BucketId, Vec<SegmentId>)>> {
+        let snapshot = self.0.store().snapshot().await?;
+        let mut found = Vec::new();
+        for buried in self.buried().await? {
+            let promises = namespace::promises(&snapshot, buried.number).await?;
+            if !buried.is_going && !promises.is_empty() {
+                found.push((buried.id, promises.into_iter().map(|(segment, _)| segment).collect()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// `segment` relies no longer on what it was promised about a bucket that is deleted here: it has said that it has no such bucket, or that it was
+    /// [released](super::Bucket::release) there. With the last promise the bucket's rows go. Returns whether there was a promise.
+    pub async fn end_promise_of_deleted(&self, bucket: &BucketId, segment: &SegmentId) -> Result<bool> {
+        let mut is_ended = false;
+        for buried in self.buried().await?.into_iter().filter(|buried| buried.id == *bucket && !buried.is_going) {
+            let promises = namespace::promises(&self.0.store().snapshot().await?, buried.number).await?;
+            if promises.iter().any(|(to, _)| to == segment) {
+                is_ended |= transact!(self.0, txn, {
+                    // It may have come back, and the promise with it.
+                    let is_buried = txn.read(Space::Meta, &row_of(buried.number)).await?.is_some();
+                    if is_buried {
+                        namespace::end_promise(&mut txn, buried.number, segment);
+                    }
+                    is_buried
+                })?
+                .0;
+                self.settle_buried(buried.number).await?;
+            }
+        }
+        Ok(is_ended)
+    }
+
+    /// `segment` is declared gone. Returns in how many deleted buckets it had been promised something.
+    pub(super) async fn end_promises_of_deleted(&self, segment: &SegmentId) -> Result<u64> {
+        let mut ended = 0;
+        for (bucket, _) in self.promises_of_deleted().await?.iter().filter(|(_, to)| to.contains(segment)) {
+            ended += u64::from(self.end_promise_of_deleted(bucket, segment).await?);
+        }
+        Ok(ended)
+    }
+
+    async fn buried(&self) -> Result<Vec<Buried>> {
+        let snapshot = self.0.store().snapshot().await?;
+        let rows = snapshot.scan(Space::Meta, KeyRange::prefix(PREFIX), usize::MAX, false).await?.rows;
+        rows.iter().map(|(key, row)| Buried::decode(number_of(key)?, row)).collect()
+    }
+
+    /// Drops what is left of deleted buckets, as far as it may go. A collection begins with it.
+    pub(super) async fn settle_all_buried(&self) -> Result<()> {
+        for buried in self.buried().await? {
+            self.settle_buried(buried.number).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops what is left of a deleted bucket, if nobody relies on it: hidden directories, tombstones, what deletions kept, times.
+    pub(super) async fn settle_buried(&self, number: BucketNumber) -> Result<()> {
+        let (is_going, _) = transact!(self.0, txn, {
+            match txn.read(Space::Meta, &row_of(number)).await? {
+                Some(row) => go(&mut txn, Buried::decode(number, &row)?).await?,
+                None => false,
+            }
+        })?;
+        if !is_going {
+            return Ok(());
+        }
+        self.0.ledger().forget_bucket(number);
+        for row in namespace::bucket_rows(number) {
+            self.erase(Space::Meta, &row).await?;
+        }
+        for space in [Space::Entries, Space::Nodes, Space::Index, Space::History, Space::Past, Space::Derived] {
+            self.erase(space, &keys::bucket_prefix(number)).await?;
+        }
+        transact!(self.0, txn, { txn.delete(Space::Meta, row_of(number)) })?;
+        Ok(())
+    }
+
+    async fn erase(&self, space: Space, prefix: &Bytes) -> Result<()> {
+        loop {
+            let view = self.0.store().snapshot().await?;
+            let page = view.scan(space, KeyRange::prefix(prefix), 4096, false).await?;
+            if page.rows.is_empty() {
+                return Ok(());
+            }
+            transact!(self.0, txn, {
+                for (key, _) in &page.rows {
+                    txn.delete(space, key.clone());
+                }
+            })?;
+        }
+    }
+
+    /// As [`Catalog::settle_all_buried`], for who makes room: what can't be written for lack of space waits.
+    pub(super) async fn settle_what_fits(&self) -> Result<()> {
+        match self.settle_all_buried().await {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(%error, "what is left of deleted buckets stays for lack of space");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BucketPolicy, CreateOptions, DeleteOptions, OpenOptions, PutOptions, Segment};
+
+    async fn bury_and_crash(segment: &Segment, id: &BucketId, number: BucketNumber, is_shared: bool) -> Result<()> {
+        transact!(segment, txn, { bury(&mut txn, id, number, is_shared) })?;
+        Ok(())
+    }
+
+    /// A crash between the deletion of a bucket and the end of its rows left them for ever, and the chunks of what deletions had kept.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collection_goes_on_with_what_a_crash_has_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "a".into(), cluster: "C".into() };
+        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
+        let path: crate::BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        bucket.changes_since(&bucket.vector().await.unwrap()).await.unwrap();
+        bucket.put("x", vec![7; 100_000], PutOptions::default()).await.unwrap();
+        bucket.delete("x", DeleteOptions::default()).await.unwrap();
+        let (id, number) = (bucket.state().id, bucket.state().number);
+        for is_shared in [true, false] {
+            bury_and_crash(&segment, &id, number, is_shared).await.unwrap();
+            let left = async || {
+                let view = segment.store().snapshot().await.unwrap();
+                let rows = view.scan(Space::Nodes, KeyRange::prefix(&keys::bucket_prefix(number)), 9, false).await;
+                (rows.unwrap().rows.len(), segment.catalog().buried().await.unwrap().len())
+            };
+            assert_eq!(left().await.1, 1);
+            segment.gc().await.unwrap();
+            assert_eq!(left().await, (0, 0));
+        }
+        assert_eq!(segment.gc().await.unwrap().chunks_live, 0);
+    }
+
+    #[test]
+    fn rows_that_cannot_be_read_are_refused() {
+        let whole = Buried { number: 7, id: BucketId([1; 16]), is_going: true }.encode();
+        assert!(Buried::decode(7, &whole).unwrap().is_going);
+        for bad in [&whole[..16], &[], &[&whole[..16], &[2]].concat(), &[&whole[..], &[0]].concat()] {
+            assert!(Buried::decode(7, bad).is_err(), "{bad:?}");
+        }
+        assert!(number_of(b"buried/123").is_err());
+    }
+}
