@@ -83,7 +83,7 @@ async fn main() -> Outcome<()> {
             "own" => "names only, written here",
             "elsewhere" => "names only, written elsewhere",
             _ => {
-                ours.set_gather(Some(Gather { receipts: 1, delay_ms: 0 })).await?;
+                ours.set_gather(Some(Gather { receipts: 1, delay_ms: 0, names: false })).await?;
                 here.gc().await?;
                 "gathered, still here"
             }

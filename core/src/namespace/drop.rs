@@ -27,14 +27,14 @@ pub fn carriers_row(bucket: BucketNumber) -> Bytes {
 }
 
 /// `mark/`, bucket (4).
-pub fn mark_row(bucket: BucketNumber) -> Bytes {
+pub(super) fn mark_row(bucket: BucketNumber) -> Bytes {
     let mut key = BytesMut::from(&b"mark/"[..]);
     key.put_u32(bucket);
     key.freeze()
 }
 
 /// `dropped/`, bucket (4).
-pub fn dropped_row(bucket: BucketNumber) -> Bytes {
+pub(super) fn dropped_row(bucket: BucketNumber) -> Bytes {
     let mut key = BytesMut::from(&b"dropped/"[..]);
     key.put_u32(bucket);
     key.freeze()
