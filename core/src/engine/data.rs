@@ -93,11 +93,6 @@ impl Segment {
                 }
             }
         }
-        if let Content::Manifest(manifest) = of
-            && lenders.len() > LENDERS_MAX
-        {
-            lenders = needed(self.contents(), manifest, lenders).await?;
-        }
         Ok((lenders.len() <= LENDERS_MAX).then_some(lenders))
     }
 
@@ -335,70 +330,6 @@ async fn are_kept(contents: &Arc<Contents>, ids: &[ChunkId]) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// Those of `lenders` that are enough to have all of a content that is not here to stay; all of them if that can't be told. It is found where it is in the content itself, which is where
-/// changes of a part leave it: whoever saves a file again and again takes the same bytes from each version before, and the first has them all.
-async fn needed(contents: &Arc<Contents>, of: &Manifest, mut lenders: Vec<Manifest>) -> Result<Vec<Manifest>> {
-    let mut are_needed = vec![false; lenders.len()];
-    let mut walk = Walk::new(contents, of, 0..u64::MAX);
-    while let Some(step) = walk.next().await? {
-        let Step::Extents(extents) = step else { return Ok(lenders) };
-        for (id, range) in extents {
-            let Some(id) = id else { continue };
-            if are_kept(contents, &[id]).await? {
-                continue;
-            }
-            let mut is_found = false;
-            for (lender, is_needed) in lenders.iter().zip(&mut are_needed) {
-                if has_chunk(contents, lender, &id, &range).await? {
-                    (is_found, *is_needed) = (true, true);
-                    break;
-                }
-            }
-            if !is_found {
-                return Ok(lenders);
-            }
-        }
-    }
-    let mut nodes = HashSet::new();
-    for id in nodes_of(contents, of).await? {
-        if !are_kept(contents, &[id]).await? {
-            nodes.insert(id);
-        }
-    }
-    for is_turn_of_needed in [true, false] {
-        for (lender, is_needed) in lenders.iter().zip(&mut are_needed) {
-            if *is_needed == is_turn_of_needed && !nodes.is_empty() {
-                for id in nodes_of(contents, lender).await? {
-                    *is_needed |= nodes.remove(&id);
-                }
-            }
-        }
-    }
-    if nodes.is_empty() {
-        let mut are_needed = are_needed.into_iter();
-        lenders.retain(|_| are_needed.next().unwrap_or(true));
-    }
-    Ok(lenders)
-}
-
-/// Whether a content has a chunk in `range`, as far as its nodes are here.
-async fn has_chunk(contents: &Arc<Contents>, manifest: &Manifest, id: &ChunkId, range: &Range<u64>) -> Result<bool> {
-    let range = range.start.min(manifest.size())..range.end.min(manifest.size());
-    let mut cursor = manifest.extents(HeldNodes(contents.clone()), range.clone());
-    loop {
-        match cursor.next().await {
-            Ok(Some((start, _))) if start >= range.end => return Ok(false),
-            Ok(Some((_, extent))) if matches!(extent.source, Source::Chunk { id: found, .. } if found == *id) => {
-                return Ok(true);
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(false),
-            Err(error) if matches!(error.kind(), ErrorKind::Offline | ErrorKind::Damaged) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// The nodes of a manifest, as far as those above them are here.

@@ -191,60 +191,6 @@ async fn what_was_made_of_a_replaced_content_keeps_its_bytes() {
     assert_eq!(collect(a).await, before);
 }
 
-/// A file that came by name, and is edited here with an fsync for each change. Each version named the one before it as one whose bytes it takes, beside those that this
-/// named: every fsync looked at all of the file, and the seventeenth had all of it brought, or failed where nobody could be reached. What is known is that this site's own bytes are here,
-/// so that there is nobody to name but who lent the rest.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_elsewhere_can_be_edited_for_ever() {
-    let all = Sites::new(2).await;
-    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
-    let sites = all.bucket("edited", 2, &policy).await;
-    let (a, b) = (&sites[0], &sites[1]);
-    put(a, "x", 1).await;
-    meet(a, b).await;
-    let link = linked(b, a);
-    let mut expected = noise(1);
-    let mut edit = async |file: &OpenFile, step: usize| {
-        let at = step * 2801 % (SIZE - 100);
-        let text = format!("edit {step}");
-        expected[at..at + text.len()].copy_from_slice(text.as_bytes());
-        file.write_at(at as u64, text.into()).await.unwrap();
-        file.fsync().await
-    };
-    b.bucket.copy(&get(b, "x").await, "y", CopyOptions::default()).await.unwrap();
-    let file = b.bucket.open_file("y", changed()).await.unwrap();
-    edit(&file, 0).await.unwrap();
-    assert!(link.chunks.load(Ordering::Relaxed) < 10, "the nodes of the manifest at most");
-    apart(b);
-    for step in 1..40 {
-        edit(&file, step).await.unwrap();
-    }
-    file.close().await.unwrap();
-    // Opened for each change, as some programs do.
-    for step in 40..80 {
-        let file = b.bucket.open_file("y", changed()).await.unwrap();
-        edit(&file, step).await.unwrap();
-        file.close().await.unwrap();
-    }
-    assert!(local(b, "y").await < SIZE as u64, "else this shows nothing");
-
-    // Who lent the bytes drops its own file before it hears of any of that, and still has them when it does.
-    a.bucket.delete("x", DeleteOptions::default()).await.unwrap();
-    collect(a).await;
-    meet(a, b).await;
-    collect(a).await;
-    collect(b).await;
-    meet(a, b).await;
-    collect(a).await;
-    let links = (linked(b, a), linked(a, b));
-    for site in [a, b] {
-        assert!(bytes(site, "y").await == expected);
-    }
-    apart(a);
-    apart(b);
-    drop((link, links));
-}
-
 /// As above, but what was replaced there goes as soon as nobody can make anything of it any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_content_goes_when_all_have_heard_of_it() {
