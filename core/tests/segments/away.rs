@@ -23,10 +23,11 @@ async fn all_names(site: &Site) -> BTreeMap<String, bool> {
     let options = ListOptions { limit: 100, with_away: true, ..ListOptions::default() };
     let items = site.bucket.list(options).await.unwrap().items;
     let name = |item| match item {
-        ListItem::Object(object) => (String::from_utf8(object.key.to_vec()).unwrap(), object.is_away),
-        ListItem::Prefix(prefix) => panic!("{prefix:?}"),
+        ListItem::Object(object) => Some((String::from_utf8(object.key.to_vec()).unwrap(), object.is_away)),
+        // There is no delimiter.
+        ListItem::Prefix(_) => None,
     };
-    items.into_iter().map(name).collect()
+    items.into_iter().filter_map(name).collect()
 }
 
 /// The centre has what the edge has, and has promised to hold it; then the edge collects.
