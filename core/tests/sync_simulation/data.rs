@@ -13,7 +13,7 @@ use tombolo_core::{ErrorKind, FileOptions, Gather, GetOptions, Keeping, Pin, Res
 /// Longer than what is part of a name.
 const LONG_BYTES: usize = 9_000;
 const PATHS: [&str; 7] = ["", "p/", "q/", "p/r", "x", "p/y.txt", "q/p/"];
-const AT_ONCE: Gather = Gather { receipts: 1, delay_ms: 0 };
+const AT_ONCE: Gather = Gather { receipts: 1, delay_ms: 0, names: false };
 /// More than there are.
 const ALL: usize = 10_000;
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tombolo_core::{BucketId, Error, ErrorKind, Pin, Result, Segment, SegmentId, Subject, VersionVector};
 
 /// Inputs that wait for the driver.
@@ -235,11 +235,11 @@ pub(crate) async fn wait_for(hub: &Arc<Hub>, link: &Link, scope: &Scope, deadlin
         // A peer that was away for longer than deletions are remembered here may not know it yet. It compares as soon as it hears of it, and has all to tell when that is over.
         // (Nothing is where it stands if nothing of the bucket goes over the link there.)
         while !target.is_empty() && !bucket.is_above_floor(&target).await? {
+            sleep_until(deadline.min(Instant::now() + ASKED_AGAIN)).await;
             if Instant::now() >= deadline {
                 let what = "it was away, and has not heard in time of what was deleted here";
                 return Err(late(&format!("{}: {what}", info.path)));
             }
-            tokio::time::sleep(ASKED_AGAIN).await;
             target = probe(hub, &link.peer, Some(info.id), true, deadline).await.map_err(late)?;
         }
         loop {
