@@ -244,6 +244,17 @@ impl World {
         let at_about: BTreeSet<&String> = about.iter().filter_map(|key| before.get(key)).collect();
         let touched = at_about.iter().filter(|content| remaining.contains(*content));
         self.touched.extend(touched.map(|content| (bucket, (*content).clone())));
+        if self.buckets[bucket].1.conflicts != ConflictPolicy::KeepBoth && !about.is_empty() {
+            // One winner shows, and a change of its name decides: whoever lost there is not back when both are to be kept.
+            let shown: BTreeSet<&String> = before.values().collect();
+            let is_known = |known: &&(usize, String)| {
+                known.0 == bucket
+                    && self.made_at.get(*known).is_some_and(|dot| self.sites[at].vectors[bucket].covers(dot))
+            };
+            let lost: Vec<_> =
+                self.made.keys().filter(is_known).filter(|known| !shown.contains(&known.1)).cloned().collect();
+            self.copied.extend(lost);
+        }
         for content in before.values().filter(|content| !remaining.contains(content) && !content.is_empty()) {
             if !at_about.contains(content) {
                 return Err(format!(
