@@ -275,7 +275,7 @@ Examples:
   tombolo ls --all NewYork/lab/inbox
   tombolo sync recall NewYork/lab/inbox/run-7
 
-JSON: bucket, path, recalled (how many files).")]
+JSON: bucket, key, recalled (how many files).")]
     Recall {
         /// CLUSTER/TENANT/BUCKET[/KEY]
         path: OsString,
