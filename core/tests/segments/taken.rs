@@ -127,6 +127,35 @@ async fn what_is_copied_into_a_file_is_wanted_for_itself() {
     assert_eq!(b.wanted(None, 10).await.unwrap().len(), 2);
 }
 
+/// P9, P11: each version of an open file whose data is elsewhere was a lender of the next one. With the seventeenth all of the file had to come, and where it could not be had the
+/// fsync failed. What they name is still held: the first version's bytes are there after they were overwritten and collected.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_file_is_saved_as_often_as_one_likes() {
+    let all = Sites::new(2).await;
+    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
+    let sites = all.bucket("saved", 2, &policy).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    put(a, "x", 1).await;
+    meet(a, b).await;
+    let link = linked(b, a);
+    let file = b.bucket.open_file("x", changed()).await.unwrap();
+    let mut content = noise(1);
+    for n in 0..40_u8 {
+        file.write_at(0, vec![n; 100].into()).await.unwrap();
+        content[..100].fill(n);
+        file.fsync().await.unwrap();
+        // The nodes on the way to it have come.
+        apart(b);
+    }
+    assert!(local(b, "x").await < SIZE as u64 / 2);
+    drop(file);
+    put(a, "x", 2).await;
+    collect(a).await;
+    linked(b, a);
+    drop(link);
+    assert_eq!(bytes(b, "x").await, content);
+}
+
 /// New York copies and changes what is in San Francisco only; before San Francisco hears of it, it overwrites all of that, and collects. Both of New York's acknowledged
 /// versions had lost their bytes.
 #[tokio::test(flavor = "multi_thread")]
