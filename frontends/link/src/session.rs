@@ -151,7 +151,7 @@ fn promise(peer: &Arc<Peer>, place: &wire::Place, word: impl FnOnce(VersionVecto
 
 /// Answers a request, and lets whoever asks hear now and then that the answer is being worked on; says that it ends also where it is cut short.
 async fn answer_in_time(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want) -> Result<()> {
-    let request = want.request;
+    let (request, is_interactive) = (want.request, want.is_interactive);
     let mut signs = tokio::time::interval_at(Instant::now() + sign_of_life(hub), sign_of_life(hub));
     signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let answering = answer(hub, peer, outbox, want);
@@ -160,7 +160,8 @@ async fn answer_in_time(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want:
         tokio::select! {
             answered = &mut answering => {
                 if answered.is_err() {
-                    outbox.say(Body::Chunks(Chunks { request, chunks: Vec::new(), is_last: true }), None);
+                    // Behind what has been sent of it.
+                    outbox.deliver(Chunks { request, chunks: Vec::new(), is_last: true }, is_interactive).await?;
                 }
                 return answered;
             }
