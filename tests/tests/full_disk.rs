@@ -373,7 +373,8 @@ fn open_files_on_a_full_disk() {
         let found = std::fs::read(point.join(name)).unwrap();
         assert!(seeds.iter().any(|seed| found == small(*seed).bytes()), "{name} is not what was acknowledged");
     }
-    for number in 0..stored * 2 / 3 {
+    // Something stays in each pack, for which there must be room to rewrite them.
+    for number in (0..stored).filter(|number| number % 3 != 0) {
         std::fs::remove_file(point.join(format!("object-{number}"))).expect("deletes go on");
     }
     site.tombolo(&["gc"]);
@@ -382,7 +383,7 @@ fn open_files_on_a_full_disk() {
     file.sync_all().expect("there is room again");
     let mut nfs = Nfs::connect(address);
     commit(&mut nfs, &far, small(5001)).expect("there is room again");
-    for number in stored * 2 / 3..stored {
+    for number in (0..stored).filter(|number| number % 3 == 0) {
         assert!(std::fs::read(point.join(format!("object-{number}"))).unwrap() == content(number).bytes());
     }
     assert!(std::fs::read(point.join("far")).unwrap() == small(5001).bytes());

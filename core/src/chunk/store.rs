@@ -59,9 +59,9 @@ impl Default for PackOptions {
     fn default() -> Self {
         PackOptions {
             first_number: 0,
-            pack_bytes_max: 256 << 20,
+            pack_bytes_max: 64 << 20,
             appending_max: 2,
-            maps_max: 256,
+            maps_max: 1024,
             writeback_bytes: Some(32 << 20),
         }
     }

@@ -11,6 +11,7 @@ use crate::error::{ErrorKind, Result};
 use crate::id::NodeId;
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::namespace::{self, Hold, Holds, NodeRow, Shown, Txn, View, away, keys};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -131,6 +132,7 @@ impl Bucket {
 
 impl Segment {
     /// Puts away, of all buckets that gather names, the files whose contents are given up: those that a collection found so in `snapshot`, which it took at or after `now_ns`.
+    #[boxed]
     pub(super) async fn put_names_away(&self, snapshot: &Arc<dyn Snapshot>, now_ns: i64) -> Result<()> {
         for info in self.catalog().all_buckets().await? {
             let bucket = match self.catalog().bucket_with_id(&info.id).await {
@@ -150,6 +152,7 @@ impl Segment {
 }
 
 impl Bucket {
+    #[boxed]
     async fn put_names_away(&self, snapshot: &Arc<dyn Snapshot>, now_ns: i64) -> Result<()> {
         let (segment, number) = (self.segment(), self.state().number);
         let holds = Holds::new(snapshot, segment.ledger(), self.state(), now_ns).await?;

@@ -15,6 +15,7 @@ use crate::object::{
     Metadata, ObjectInfo, PutOptions, Tags, Usage, VersionPage,
 };
 use crate::path::{BucketPath, check_key};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -194,6 +195,7 @@ impl Bucket {
         Ok(self.find(&view, &key, options.version).await?.0)
     }
 
+    #[boxed]
     async fn find(&self, view: &View, key: &Bytes, version: Option<VersionId>) -> Result<(ObjectInfo, Content)> {
         let missing = || {
             Error::not_found(

@@ -15,6 +15,7 @@ use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
 use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Txn};
+use async_recursion::async_recursion as boxed;
 use bytes::{BufMut, Bytes, BytesMut};
 
 const PREFIX: &[u8] = b"buried/";
@@ -153,6 +154,7 @@ impl Catalog {
     }
 
     /// Drops what is left of a deleted bucket, if nobody relies on it: hidden directories, tombstones, what deletions kept, times.
+    #[boxed]
     pub(super) async fn settle_buried(&self, number: BucketNumber) -> Result<()> {
         let (is_going, _) = transact!(self.0, txn, {
             match txn.read(Space::Meta, &row_of(number)).await? {

@@ -14,6 +14,7 @@ use crate::object::{BucketInfo, Secret, UserInfo};
 use crate::path::{BucketPath, TenantPath, check_name};
 use crate::policy::BucketPolicy;
 use crate::register::{Dot, Write};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 
 /// Clusters, tenants, buckets and users of a segment.
@@ -397,6 +398,7 @@ pub(super) async fn write(txn: &mut Txn, key: Bytes, value: Option<CatalogValue>
     Ok(())
 }
 
+#[boxed]
 pub(super) async fn create(txn: &mut Txn, key: Bytes, value: CatalogValue, subject: Subject, name: &str) -> Result<()> {
     if txn.catalog(key.clone()).await?.register.value().is_some() {
         let what = format!("{subject:?}").to_lowercase();

@@ -83,7 +83,7 @@ pub(crate) struct Counters {
     pub(crate) cache_misses: AtomicU64,
 }
 
-/// How many bytes may be written before the free space is looked at again.
+/// The most bytes that may be written before the free space is looked at again.
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
 
 impl Contents {
@@ -141,13 +141,15 @@ impl Contents {
 
     /// Refuses a write of `bytes` when the file system is nearly full. The reserve is what deletes and collections live on.
     pub(crate) fn check_space(&self, bytes: u64) -> Result<()> {
-        let unchecked = self.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.is_full.load(Ordering::Relaxed) || unchecked.saturating_add(bytes) > SPACE_CHECK_BYTES {
-            self.unchecked_bytes.store(0, Ordering::Relaxed);
-            let free = self.disk.free_bytes()?;
-            self.is_full.store(free < self.reserve_bytes.saturating_add(bytes), Ordering::Relaxed);
+        let unchecked = self.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let is_due = unchecked > (self.reserve_bytes / 8).clamp(1 << 20, SPACE_CHECK_BYTES);
+        if !is_due && !self.is_full.load(Ordering::Relaxed) {
+            return Ok(());
         }
-        if self.is_full.load(Ordering::Relaxed) {
+        self.unchecked_bytes.store(0, Ordering::Relaxed);
+        let is_full = self.disk.free_bytes()? < self.reserve_bytes.saturating_add(bytes);
+        self.is_full.store(is_full, Ordering::Relaxed);
+        if is_full {
             return Err(Error::new(
                 ErrorKind::NoSpace,
                 format!(

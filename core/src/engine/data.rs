@@ -83,10 +83,8 @@ impl Segment {
         }
         for Lender { contents, whereabouts } in found {
             for content in contents.into_iter().filter(|_| whereabouts != Whereabouts::Here) {
-                // Of the same content nodes tell as much.
-                let is_same = matches!(of, Content::Manifest(manifest) if *manifest == content);
-                if !is_same
-                    && !lenders.contains(&content)
+                // Where it is the same content, that says that not all of it is here.
+                if !lenders.contains(&content)
                     && (whereabouts == Whereabouts::Elsewhere || !is_kept(self.contents(), &content).await?)
                 {
                     lenders.push(content);

@@ -11,6 +11,7 @@ use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, BucketWatch, Conflict, Delta, DeltaLimit, Resolution, Summary, Txn, Wanted};
 use crate::policy::BucketPolicy;
 use crate::register::VersionVector;
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::HashMap;
 
@@ -195,6 +196,7 @@ impl Bucket {
     }
 
     /// After a change of a shared bucket: what shows where registers are in conflict depends on more than what was changed.
+    #[boxed]
     pub(super) async fn settle(&self, txn: &mut Txn) -> Result<()> {
         if self.state().is_shared() {
             txn.keep_replaced(self.state().number);

@@ -337,8 +337,9 @@ impl Segment {
     pub async fn drop_acknowledged(&self) -> Result<u64> {
         let mut dropped = 0;
         for info in self.catalog().all_buckets().await? {
-            match self.bucket(&info.path).await {
-                Ok(bucket) => dropped += bucket.drop_acknowledged().await?,
+            let here = async { self.bucket(&info.path).await?.drop_acknowledged().await };
+            match here.await {
+                Ok(rows) => dropped += rows,
                 // It has gone meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -26,6 +26,7 @@ use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Content, HistoryRow, Hold, Holds, NodeRow, Version};
 use crate::object::GcReport;
 use crate::policy::Compression;
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -34,9 +35,10 @@ use std::sync::Arc;
 const MARKED_MAX: u64 = 1 << 20;
 /// Packs with less live data than this are rewritten.
 const LIVE_PERCENT_MIN: u64 = 70;
-/// Every process that stores something leaves a pack; when more than this many are small, they are put together.
+/// Every process that stores something leaves a pack; when more than this many are small, they are put together. Small is what is less than
+/// this part of the most that a pack takes.
 const SMALL_PACKS_MAX: usize = 16;
-const SMALL_PACK_BYTES: u64 = 8 << 20;
+const SMALL_PACK_PARTS: u64 = 8;
 /// Rows changed in one commit.
 const BATCH_ROWS: usize = 1024;
 
@@ -81,7 +83,8 @@ impl Segment {
         }
         self.put_names_away(&snapshot, now_ns).await?;
         let is_cached = |number: u64| Packs::residence(number) == Residence::Cached;
-        let small = packs.iter().filter(|p| p.bytes < SMALL_PACK_BYTES && !is_cached(p.number)).count();
+        let small_bytes = contents.packs().pack_bytes_max() / SMALL_PACK_PARTS;
+        let small = packs.iter().filter(|p| p.bytes < small_bytes && !is_cached(p.number)).count();
         // Packs without anything live first: on a full disk they make the room that rewriting the others needs.
         let live_in = |number: u64| live_bytes.get(&number).copied().unwrap_or_default();
         let mut packs = packs;
@@ -89,7 +92,7 @@ impl Segment {
         for pack in &packs {
             let live = live_in(pack.number);
             let is_sparse = live.saturating_mul(100) < pack.bytes.saturating_mul(LIVE_PERCENT_MIN)
-                || small > SMALL_PACKS_MAX && pack.bytes < SMALL_PACK_BYTES;
+                || small > SMALL_PACKS_MAX && pack.bytes < small_bytes;
             // Packs of the cache are small, and go as they are.
             if live > 0 && (!is_sparse || is_cached(pack.number)) {
                 continue;
@@ -127,6 +130,7 @@ impl Segment {
     }
 
     /// The ids of `part` that something refers to, and how long they stay for that.
+    #[boxed]
     async fn mark(
         &self,
         snapshot: &Arc<dyn Snapshot>,
@@ -218,6 +222,7 @@ impl Segment {
     }
 
     /// Drops the rows of unmarked chunks of `part` that are in `packs`, and adds up what is live in each pack.
+    #[boxed]
     async fn sweep(
         &self,
         snapshot: &Arc<dyn Snapshot>,
@@ -256,6 +261,7 @@ impl Segment {
     }
 
     /// Drops the rows of those candidates that no writer relies on; returns how many went.
+    #[boxed]
     async fn drop_chunks(&self, candidates: &[(ChunkId, Location)], live_bytes: &mut HashMap<u64, u64>) -> Result<u64> {
         if candidates.is_empty() {
             return Ok(0);
@@ -283,6 +289,7 @@ impl Segment {
     }
 
     /// Moves what is live out of a pack. Returns whether nothing refers to the pack any more.
+    #[boxed]
     async fn empty_pack(&self, pack: u64, report: &mut GcReport) -> Result<bool> {
         let contents = self.contents().clone();
         let entries = match contents.packs().entries(pack) {

@@ -38,6 +38,10 @@ impl Residence {
     }
 }
 
+/// A pack is this part of its file system, within these bounds, in bytes: what is live in one that a collection rewrites must fit into what
+/// is kept free for deletes and collections.
+const FILE_SYSTEM_PARTS: u64 = 64;
+const PACK_BYTES: std::ops::RangeInclusive<u64> = (4 << 20)..=(64 << 20);
 /// A pack of the cache is this part of it, within these bounds, in bytes.
 const CACHE_PARTS: u64 = 16;
 const CACHE_PACK_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(64 << 20);
@@ -47,6 +51,7 @@ pub(crate) struct Packs {
     cached: PackStore,
     pinned: PackStore,
     kept: PackStore,
+    pack_bytes_max: u64,
 }
 
 impl Packs {
@@ -56,7 +61,12 @@ impl Packs {
     }
 
     /// Opens the stores below `dir`. The disk is that of what is kept.
-    pub(crate) fn open(dir: &Path, segment: SegmentId, cache_bytes: u64) -> Result<(Packs, Arc<dyn Disk>)> {
+    pub(crate) fn open(
+        dir: &Path,
+        segment: SegmentId,
+        file_system_bytes: u64,
+        cache_bytes: u64,
+    ) -> Result<(Packs, Arc<dyn Disk>)> {
         let open = |residence: Residence, options: PackOptions| {
             let (name, first_number) = residence.store();
             let disk: Arc<dyn Disk> = Arc::new(SystemDisk::open(dir.join(name))?);
@@ -68,13 +78,21 @@ impl Packs {
         };
         let pack_bytes_max = (cache_bytes / CACHE_PARTS).clamp(*CACHE_PACK_BYTES.start(), *CACHE_PACK_BYTES.end());
         let small = PackOptions { pack_bytes_max, appending_max: 1, ..PackOptions::default() };
-        let (kept, disk) = open(Residence::Kept, PackOptions::default())?;
+        let pack_bytes_max = (file_system_bytes / FILE_SYSTEM_PARTS).clamp(*PACK_BYTES.start(), *PACK_BYTES.end());
+        let large = PackOptions { pack_bytes_max, ..PackOptions::default() };
+        let (kept, disk) = open(Residence::Kept, large.clone())?;
         let packs = Packs {
             cached: open(Residence::Cached, small)?.0,
-            pinned: open(Residence::Pinned, PackOptions::default())?.0,
+            pinned: open(Residence::Pinned, large)?.0,
             kept,
+            pack_bytes_max,
         };
         Ok((packs, disk))
+    }
+
+    /// What is kept and pinned goes to packs of at most this many bytes.
+    pub(crate) fn pack_bytes_max(&self) -> u64 {
+        self.pack_bytes_max
     }
 
     /// In which store a pack is.

@@ -10,6 +10,7 @@ use crate::kv::{KeyRange, Space};
 use crate::manifest::{Manifest, Reference};
 use crate::namespace::{Content, Shown, View};
 use crate::object::ScrubReport;
+use async_recursion::async_recursion as boxed;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -85,6 +86,7 @@ impl Segment {
     }
 
     /// The keys whose current version needs a chunk that is damaged or not there at all.
+    #[boxed]
     async fn find_affected(&self, damaged: &HashSet<ChunkId>, report: &mut ScrubReport) -> Result<()> {
         let catalog = self.catalog();
         for cluster in catalog.clusters().await? {

@@ -18,6 +18,7 @@ use crate::kv::{KeyRange, Space, Store};
 use crate::namespace::{BucketState, Ledger};
 use crate::object::SegmentStatus;
 use crate::path::{BucketPath, check_name};
+use async_recursion::async_recursion as boxed;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -184,6 +185,7 @@ impl Segment {
         Segment::open_locked(dir, DirectoryLock::take(dir)?, options).await
     }
 
+    #[boxed]
     async fn open_locked(dir: &Path, lock: DirectoryLock, options: OpenOptions) -> Result<Segment> {
         let path = dir.join(IDENTITY_FILE);
         let text = std::fs::read(&path).map_err(|e| Error::io(format!("{} can't be read", path.display()), e))?;
@@ -200,7 +202,7 @@ impl Segment {
         let store = open_store(&dir.join("metadata"), options.metadata_cache_bytes)?;
         let file_system_bytes = file_system_bytes(dir)?;
         let disk_cache = Cache::new(options.disk_cache_bytes.min(file_system_bytes / 4));
-        let (packs, disk) = Packs::open(dir, id, disk_cache.budget_bytes())?;
+        let (packs, disk) = Packs::open(dir, id, file_system_bytes, disk_cache.budget_bytes())?;
         let reserve = options.reserve_bytes.min(file_system_bytes / 16);
         let lock = Arc::new(lock);
         let contents = Arc::new(Contents::new(
@@ -333,6 +335,7 @@ impl Segment {
         Ok(Bucket::new(self.clone(), self.bucket_state(path).await?))
     }
 
+    #[boxed]
     pub(super) async fn bucket_state(&self, path: &BucketPath) -> Result<Arc<BucketState>> {
         if let Some(state) = self.0.buckets.read().get(path) {
             return Ok(state.clone());

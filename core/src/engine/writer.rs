@@ -14,6 +14,7 @@ use crate::manifest::{Builder, Extent, Source};
 use crate::namespace::{Content, INLINE_BYTES_MAX};
 use crate::object::{Checksum, Etag, ObjectInfo, PartInfo, PutOptions, Tap, UploadId};
 use crate::policy::EtagKind;
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::collections::VecDeque;
@@ -213,6 +214,7 @@ impl ObjectWriter {
     }
 
     /// Sends the block through both lanes. `ends`: what is left in the cutter comes out too.
+    #[boxed]
     async fn flush_block(&mut self, ends: bool) -> Result<()> {
         let block = std::mem::take(&mut self.block);
         let bytes = std::mem::take(&mut self.block_bytes);
@@ -270,6 +272,7 @@ impl ObjectWriter {
     }
 
     /// Collects stored chunks, oldest first, until at most `left` bytes are under way.
+    #[boxed]
     async fn drain(&mut self, left: usize) -> Result<()> {
         while self.window_bytes > left
             && let Some(stored) = self.window.pop_front()

@@ -4,6 +4,7 @@ use super::extent::{Extent, add_length};
 use super::node::{Child, Node, is_complete};
 use super::{CONTENT_BYTES_MAX, DEPTH_MAX, EXTENTS_INLINE_MAX, Manifest, NodeStore, Root};
 use crate::error::{Error, Result};
+use async_recursion::async_recursion as boxed;
 use std::ops::Range;
 
 /// Takes extents, and ranges of other manifests, in the order of the content.
@@ -44,6 +45,7 @@ impl Builder {
     }
 
     /// Appends `range` of another manifest; `Invalid` if it reaches beyond its end.
+    #[boxed]
     pub async fn push_range(&mut self, store: &dyn NodeStore, manifest: &Manifest, range: Range<u64>) -> Result<()> {
         if range.start > range.end || range.end > manifest.size {
             let size = manifest.size;
@@ -65,6 +67,7 @@ impl Builder {
     }
 
     /// Writes what is left and gives the manifest.
+    #[boxed]
     pub async fn finish(mut self, store: &dyn NodeStore) -> Result<Manifest> {
         let size = self.size;
         if self.levels.iter().all(Vec::is_empty) && self.extents.len() <= EXTENTS_INLINE_MAX {

@@ -15,6 +15,7 @@ use crate::id::{NodeId, VersionId};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
 use crate::tree::{Conflict, EntryKind, EntryValue};
+use async_recursion::async_recursion as boxed;
 use std::collections::BTreeSet;
 
 /// Writes a content of `node` in place of `taken`, of all tombstones, and of what had been deleted before. (What is written as deleted takes only the place of
@@ -171,6 +172,7 @@ pub(super) enum Losers {
 }
 
 /// Takes those away who lost `place` and show nowhere. Returns whether there was any.
+#[boxed]
 pub(super) async fn drop_losers(txn: &mut Txn, bucket: &BucketState, place: &Place, which: Losers) -> Result<bool> {
     let mut losers = conflicts_at(txn, bucket, place).await?;
     losers.retain(|conflict| conflict.shown.is_none());

@@ -11,6 +11,7 @@ use crate::id::NodeId;
 use crate::kv::{KeyRange, Space};
 use crate::register::{Register, Write};
 use crate::tree::{EntryKind, EntryValue, directory_candidates, directory_id};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -54,6 +55,7 @@ pub async fn make_directories(
 }
 
 /// Makes the directory `name` (which ends in `/` and does not show yet) in `parent`.
+#[boxed]
 pub(super) async fn make_directory(
     txn: &mut Txn,
     bucket: &BucketState,
@@ -549,6 +551,7 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
 }
 
 /// Gives a conflict copy a name of its own, and a node if it is one of several contents of a file. `to` may be where it shows.
+#[boxed]
 pub(super) async fn rescue(
     txn: &mut Txn,
     bucket: &BucketState,

@@ -50,6 +50,8 @@ pub struct Gather {
 const FORMAT: u8 = 1;
 /// Of a bucket that gathers names, too: a build that would show them refuses it.
 const FORMAT_WITH_NAMES: u8 = 2;
+/// In a row of `given/`: nothing was given up, but something that was written here is made of bytes that only others hold.
+const MADE_OF_OTHERS: u8 = 2;
 
 fn row(kind: &str, bucket: BucketNumber) -> Bytes {
     let mut key = BytesMut::from(kind.as_bytes());
@@ -245,10 +247,23 @@ pub(super) async fn is_given_in(txn: &mut Txn, bucket: BucketNumber) -> Result<b
     Ok(txn.read(Space::Meta, &given_row(bucket)).await?.is_some())
 }
 
+/// Whether something written here may have been given up, and not only made of what others hold.
+pub(super) async fn is_given_up_in(txn: &mut Txn, bucket: BucketNumber) -> Result<bool> {
+    Ok(txn.read(Space::Meta, &given_row(bucket)).await?.is_some_and(|row| row.as_ref() != [MADE_OF_OTHERS]))
+}
+
 /// Notes that from now on something may be given up.
 pub async fn give(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
-    if !is_given_in(txn, bucket).await? {
+    if !is_given_up_in(txn, bucket).await? {
         txn.put(Space::Meta, given_row(bucket), vec![FORMAT]);
+    }
+    Ok(())
+}
+
+/// Notes that something written here is made of what others hold.
+pub(super) async fn distrust(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
+    if !is_given_in(txn, bucket).await? {
+        txn.put(Space::Meta, given_row(bucket), vec![MADE_OF_OTHERS]);
     }
     Ok(())
 }

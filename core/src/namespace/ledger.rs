@@ -27,6 +27,7 @@ use crate::id::SegmentId;
 use crate::kv::{Batch, Durability, Space, Store};
 use crate::object::Usage;
 use crate::register::{Dot, HybridClock};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -362,6 +363,7 @@ impl Ledger {
 
     /// Sequences and commits `txn`. [`ErrorKind::Busy`]: it read something that has changed since; begin again after
     /// [`Ledger::settled`]. Once this has been polled the commit happens even if the future is dropped.
+    #[boxed]
     pub async fn commit(&self, txn: Txn) -> Result<Sequenced> {
         let (sequenced, done, taken) = {
             let mut state = self.state.lock();

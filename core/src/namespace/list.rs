@@ -11,6 +11,7 @@ use crate::id::{NodeId, SegmentId, VersionId};
 use crate::kv::{KeyRange, Space, end_of_prefix};
 use crate::object::{ListItem, ListOptions, ListPage, ListVersionsOptions, ObjectSummary, VersionItem, VersionPage};
 use crate::register::Write;
+use async_recursion::async_recursion as boxed;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Bound;
 
@@ -233,6 +234,7 @@ struct VersionLevel {
 /// A page of versions: every key that shows or has kept versions, each newest first.
 ///
 /// Keys are gathered per directory from both spaces. A directory's page of names is bounded, and so is a key's page of versions.
+#[boxed]
 pub async fn list_versions(
     view: View,
     bucket: keys::BucketNumber,

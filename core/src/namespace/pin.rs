@@ -16,6 +16,7 @@ use super::{BucketState, Ledger, Place, View};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
 use crate::kv::{Snapshot, Space};
+use async_recursion::async_recursion as boxed;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -213,6 +214,7 @@ fn want_shown(
 }
 
 /// Lists what this transaction brought below a pin: after it has derived what shows.
+#[boxed]
 pub async fn want_pinned(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
     let number = bucket.number;
     let mut pins = pins_in(txn, number).await?;

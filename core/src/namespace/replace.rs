@@ -14,6 +14,7 @@ use crate::manifest::Manifest;
 use crate::object::{Etag, TimeNs};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
+use async_recursion::async_recursion as boxed;
 
 /// A content to be put on a file. Its bytes are stored.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ pub struct NewContent {
 
 /// Makes `new` the content of the file `node` under all its names; keeps headers, user metadata and tags, and the version before it if the
 /// bucket keeps versions (under the name that one was written under). `None`: the file has no name left, and nothing was changed.
+#[boxed]
 pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: NewContent) -> Result<Option<Dot>> {
     let names = txn.node(bucket.number, node).await?.names.clone();
     take_losers_of(txn, bucket, node, &names).await?;

@@ -9,7 +9,7 @@
 //! commit. `docs/notes/0006-forgetting.md` has the argument.
 
 use super::drop::Mark;
-use super::hold::is_given_in;
+use super::hold::{is_given_in, is_given_up_in};
 use super::keep::{Keeping, keeping_in};
 use super::keys::BucketNumber;
 use super::ledger::Sequenced;
@@ -19,7 +19,7 @@ use super::wanted::is_wanted;
 use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
 use crate::kv::{KeyRange, Space};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Root};
 use crate::register::{Context, Dot, Register, VersionVector, Write};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::{BTreeSet, HashSet};
@@ -186,6 +186,7 @@ pub enum Which<'a> {
 /// A node's content as a lender; `None`: it is not live. The commit fails if that changes before.
 pub async fn lender(txn: &mut Txn, bucket: BucketNumber, node: &NodeId, which: Which<'_>) -> Result<Option<Lender>> {
     let own = *txn.own();
+    let (is_given, is_given_up) = (is_given_in(txn, bucket).await?, is_given_up_in(txn, bucket).await?);
     let row = txn.node(bucket, node).await?;
     let is_meant = |(write, version): &(&Write<Version>, &Version)| match which {
         Which::Write(dot) => write.dot == *dot,
@@ -193,15 +194,22 @@ pub async fn lender(txn: &mut Txn, bucket: BucketNumber, node: &NodeId, which: W
     };
     let Some((write, version)) = row.content.live_values().find(is_meant) else { return Ok(None) };
     let (dot, mut contents) = (write.dot, version.lenders.clone());
-    let is_whole = contents.is_empty();
-    if let Content::Manifest(manifest) = &version.content {
-        contents.push(manifest.clone());
-    }
+    // What was made here of what others lend is here, but for what they lend.
+    let is_made_here = dot.segment == own && !is_given_up;
+    let is_whole = match &version.content {
+        Content::Inline(_) => true,
+        Content::Manifest(manifest) => {
+            let has_nodes = matches!(manifest.root(), Root::Tree { .. });
+            let is_whole = has_nodes && contents.is_empty();
+            if !has_nodes || is_whole || !is_made_here {
+                contents.push(manifest.clone());
+            }
+            is_whole
+        }
+    };
     let is_here = match keeping_in(txn, bucket).await? {
         Keeping::Listed => !is_wanted(txn, bucket, &dot).await?,
-        Keeping::NamesOnly | Keeping::Later | Keeping::Listing => {
-            is_whole && dot.segment == own && !is_given_in(txn, bucket).await?
-        }
+        Keeping::NamesOnly | Keeping::Later | Keeping::Listing => is_whole && is_made_here && !is_given,
     };
     let whereabouts = if is_here { Whereabouts::Here } else { Whereabouts::Unknown };
     Ok(Some(Lender { contents, whereabouts }))

@@ -25,6 +25,7 @@ use crate::object::TimeNs;
 use crate::policy::ConflictPolicy;
 use crate::register::{Dot, Register, Write};
 use crate::tree::{self, ContentValue, DirectoryWish, EntryKind, EntryValue, FileWish, Rules};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,7 @@ pub async fn derive_conflicts(txn: &mut Txn, bucket: &BucketState, after: Option
     Ok(next)
 }
 
+#[boxed]
 async fn show_names(txn: &mut Txn, bucket: &BucketState, files: BTreeMap<NodeId, BTreeSet<Bytes>>) -> Result<()> {
     let snapshot = txn.ledger().store().snapshot().await?;
     let mut pass = Pass {

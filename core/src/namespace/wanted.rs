@@ -199,7 +199,7 @@ pub(super) fn write_copied(
 /// Where not all data is listed, what was written here from what was there is not here for that.
 async fn distrust_own(txn: &mut Txn, bucket: &BucketState, keeping: Keeping) -> Result<()> {
     match keeping {
-        Keeping::NamesOnly | Keeping::Later => super::give(txn, bucket.number).await,
+        Keeping::NamesOnly | Keeping::Later => super::hold::distrust(txn, bucket.number).await,
         Keeping::Listing | Keeping::Listed => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ use crate::object::{Attributes, Condition, FileType, ObjectInfo, Tags, TimeNs};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
 use crate::tree::{EntryKind, EntryValue};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 
 /// A version to be put under a key; its place and id are filled in by the commit.
@@ -38,6 +39,7 @@ pub struct Stored {
 }
 
 /// Puts `new` under `key` if `condition` holds of what is there.
+#[boxed]
 pub async fn put(
     txn: &mut Txn,
     bucket: &BucketState,
@@ -277,6 +279,7 @@ async fn put_directory(
 }
 
 /// Replaces a node's attributes, or (with `modified_ns`) the time set by hand; returns what holds then.
+#[boxed]
 pub async fn set_attributes(
     txn: &mut Txn,
     bucket: &BucketState,

@@ -139,10 +139,15 @@ async fn a_write_here_brings_it_back() {
     let all = Sites::new(2).await;
     let sites = all.bucket("written", 2, &BucketPolicy::default()).await;
     let (edge, centre) = (&sites[0], &sites[1]);
-    for key in ["put", "opened", "made", "open", "renamed"] {
+    for key in ["put", "opened", "made", "open", "renamed", "mode", "attribute"] {
         put(edge, key, format!("{key} of old")).await;
     }
     edge.bucket.set_gather(Some(NAMES)).await.unwrap();
+    let files = edge.bucket.file_system();
+    let mut nodes = Vec::new();
+    for name in ["mode", "attribute"] {
+        nodes.push(files.lookup(&Caller::root(), &ROOT, name.as_bytes()).await.unwrap().node);
+    }
     // What somebody has open is not put away.
     let open = edge.bucket.open_file("open", FileOptions::read()).await.unwrap();
     gathered(edge, centre).await;
@@ -154,7 +159,10 @@ async fn a_write_here_brings_it_back() {
     assert!(!is_missing(edge, "opened").await);
     opened.write_at(0, "written".into()).await.unwrap();
     opened.close().await.unwrap();
-    let files = edge.bucket.file_system();
+    // Through a handle that somebody has kept.
+    let mode = SetAttributes { mode: Some(0o600), ..SetAttributes::default() };
+    files.set_attributes(&Caller::root(), &nodes[0], mode, None).await.unwrap();
+    files.set_xattr(&Caller::root(), &nodes[1], "user.colour", "red".into(), None).await.unwrap();
     let make = async |mode| {
         files.create(&Caller::root(), &ROOT, b"made", mode, SetAttributes::default()).await.map(|made| made.is_new)
     };
@@ -162,7 +170,7 @@ async fn a_write_here_brings_it_back() {
     assert!(is_missing(edge, "made").await);
     assert!(!make(CreateMode::Unchecked).await.unwrap());
     edge.bucket.rename("renamed", "to").await.unwrap();
-    let expected = ["made", "open", "opened", "put", "to"];
+    let expected = ["attribute", "made", "mode", "open", "opened", "put", "to"];
     assert_eq!(names(edge).await, expected);
     edge.check("writing").await;
     centre.pull(edge).await;

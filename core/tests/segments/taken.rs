@@ -156,6 +156,90 @@ async fn an_open_file_is_saved_as_often_as_one_likes() {
     assert_eq!(bytes(b, "x").await, content);
 }
 
+/// As above, and opened anew for each change: it is made of what it was made of before, and of bytes that are here. The seventeenth save failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_opened_and_saved_as_often_as_one_likes() {
+    let all = Sites::new(2).await;
+    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
+    let sites = all.bucket("reopened", 2, &policy).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    put(a, "x", 1).await;
+    meet(a, b).await;
+    let link = linked(b, a);
+    let mut content = noise(1);
+    for n in 0..40_u8 {
+        let at = usize::from(n % 3) * 100_000;
+        let file = b.bucket.open_file("x", changed()).await.unwrap();
+        file.write_at(at as u64, vec![n; 100].into()).await.unwrap();
+        content[at..at + 100].fill(n);
+        file.fsync().await.unwrap();
+        file.close().await.unwrap();
+        if n > 2 {
+            // The nodes on the way to all three have come.
+            apart(b);
+        }
+    }
+    assert!(local(b, "x").await < SIZE as u64 / 2);
+    put(a, "x", 2).await;
+    collect(a).await;
+    // It hears of the name, and of no node.
+    meet(a, b).await;
+    collect(a).await;
+    meet(a, b).await;
+    collect(a).await;
+    linked(b, a);
+    drop(link);
+    let copy = b.conflicts().await.into_iter().find_map(|found| found.key).unwrap();
+    let mut found = [bytes(b, "x").await, bytes(b, std::str::from_utf8(&copy).unwrap()).await];
+    found.sort();
+    let mut wanted = [noise(2), content];
+    wanted.sort();
+    assert!(found == wanted, "each has what it wrote");
+}
+
+/// P11: a copy, and a small file's version, were written where they were made, though not a byte of them is there. What is made of them names its lenders, and who has the bytes
+/// keeps them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_of_a_copy_or_of_a_small_file_names_its_lenders() {
+    let all = Sites::new(2).await;
+    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
+    let sites = all.bucket("second", 2, &policy).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    let small = &noise(7)[..5 * 4096];
+    put(a, "copied", 1).await;
+    a.bucket.put("small", small.to_vec(), PutOptions::default()).await.unwrap();
+    meet(a, b).await;
+    let link = linked(b, a);
+    b.bucket.copy(&get(b, "copied").await, "copy", CopyOptions::default()).await.unwrap();
+    let write = async |key: &str, at: usize, data: Vec<u8>| {
+        let file = b.bucket.open_file(key, changed()).await.unwrap();
+        file.write_at(at as u64, data.into()).await.unwrap();
+        file.fsync().await.unwrap();
+        file.close().await.unwrap();
+    };
+    write("copy", 10, b"by new york".to_vec()).await;
+    write("small", 3, b"changed".to_vec()).await;
+    // It becomes one whose manifest has nodes.
+    write("small", small.len(), noise(8)).await;
+    for key in ["copy", "small"] {
+        let (here, of) = get(b, key).await.local_bytes().await.unwrap();
+        assert!(here < of, "else this shows nothing: {key} {here} of {of}");
+    }
+    apart(b);
+    a.bucket.delete("copied", DeleteOptions::default()).await.unwrap();
+    meet(a, b).await;
+    collect(a).await;
+    meet(a, b).await;
+    collect(a).await;
+    linked(b, a);
+    drop(link);
+    let mut copy = noise(1);
+    copy[10..21].copy_from_slice(b"by new york");
+    assert!(bytes(b, "copy").await == copy);
+    let grown = [&small[..3], b"changed", &small[10..], &noise(8)].concat();
+    assert!(bytes(b, "small").await == grown);
+}
+
 /// New York copies and changes what is in San Francisco only; before San Francisco hears of it, it overwrites all of that, and collects. Both of New York's acknowledged
 /// versions had lost their bytes.
 #[tokio::test(flavor = "multi_thread")]
@@ -297,6 +381,29 @@ async fn what_is_made_of_what_nobody_keeps_is_brought_first() {
     for (key, seed) in [("target", 4), ("copy", 2), ("joined", 3)] {
         assert!(bytes(b, key).await == noise(seed), "{key}");
     }
+}
+
+/// What can't be saved when a segment closes is lost, which the closing says; it held the directory's lock until the process ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_could_not_save_everything_lets_go_of_its_directory() {
+    let mut all = Sites::new(2).await;
+    let sites = all.bucket("closed", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    put(a, "x", 1).await;
+    b.pull(a).await;
+    let link = linked(b, a);
+    let file = b.bucket.open_file("x", changed()).await.unwrap();
+    file.write_at(0, "mine".into()).await.unwrap();
+    put(a, "x", 2).await;
+    meet(a, b).await;
+    apart(b);
+    drop((link, file));
+    drop(sites);
+    let segment = all.segments.remove(1);
+    let dir = segment.dir().to_owned();
+    assert_eq!(segment.close().await.unwrap_err().kind(), ErrorKind::Offline);
+    drop(segment);
+    all.open(1, &dir).await;
 }
 
 /// Reads what any of the others has, while the network is up.

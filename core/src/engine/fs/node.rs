@@ -9,6 +9,7 @@ use crate::kv::Space;
 use crate::namespace::{self, NodeRow, Txn, keys};
 use crate::object::{Attributes, FileType, TimeNs};
 use crate::register::HybridClock;
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
 /// What directories say their size is, in bytes.
@@ -84,6 +85,7 @@ impl FileSystem {
     }
 
     /// The same, in a transaction of its own.
+    #[boxed]
     pub(super) async fn own(&self, node: &NodeId) -> Result<()> {
         if !namespace::is_copy(self.bucket.segment().ledger(), self.bucket.state(), node).await? {
             return Ok(());

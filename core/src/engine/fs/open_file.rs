@@ -11,6 +11,7 @@ use crate::id::NodeId;
 use crate::manifest::{CONTENT_BYTES_MAX, Source};
 use crate::namespace;
 use crate::object::TimeNs;
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -365,6 +366,7 @@ impl OpenFile {
     }
 
     /// Takes set-user-id, and set-group-id from what the group may run, away from a file that somebody other than root changes.
+    #[boxed]
     async fn clear_privileges(&self) -> Result<()> {
         let is_privileged = |mode: u32| mode & SET_UID != 0 || mode & SET_GID != 0 && mode & GROUP_EXECUTE != 0;
         let cleared = |mode: u32| mode & !SET_UID & if mode & GROUP_EXECUTE != 0 { !SET_GID } else { !0 };

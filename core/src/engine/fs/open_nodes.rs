@@ -417,6 +417,12 @@ impl OpenNodes {
             }
             self.saved(&body);
         }
+        // What failed will never be a version: it must not hold the segment, and with it the directory's lock.
+        let mut bodies = self.bodies.lock();
+        let mut closed = self.closed.lock();
+        bodies.retain(|_, body| body.state().handles > 0);
+        closed.clear();
+        self.closed_count.store(0, Ordering::Release);
         result
     }
 

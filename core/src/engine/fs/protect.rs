@@ -18,6 +18,7 @@ use crate::namespace::{self, Content, NewContent, Version};
 use crate::object::{Etag, FileType, Metadata, Tags, TimeNs};
 use crate::path::BucketPath;
 use crate::register::Dot;
+use async_recursion::async_recursion as boxed;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use std::sync::Arc;
@@ -270,6 +271,7 @@ impl Segment {
         }
     }
 
+    #[boxed]
     async fn recover_file(&self, key: &Bytes, row: Bytes) -> Result<()> {
         let place = key.get(PREFIX.len()..).and_then(|rest| Some((rest.first_chunk::<4>()?, rest.get(4..)?)));
         let (number, node) = place.ok_or_else(|| Error::damaged("the key of an open file is cut short"))?;

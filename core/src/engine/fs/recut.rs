@@ -24,6 +24,7 @@ use crate::kv::Space;
 use crate::manifest::{Extent, Manifest, Source};
 use crate::namespace::{self, Content};
 use crate::policy::Chunking;
+use async_recursion::async_recursion as boxed;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -85,6 +86,7 @@ impl Made {
 
 impl Body {
     /// Cuts what is fragmented in a window of the stored content anew. Adds what it did to `report`, also if it fails.
+    #[boxed]
     pub(super) async fn recut(&self, window: Range<u64>, report: &mut RecutReport) -> Result<()> {
         let grain = Grain::new(self.bucket.state().policy().chunking);
         for _ in 0..ROUNDS_MAX {

@@ -23,6 +23,7 @@ use crate::namespace::{self, Content, Lender, NewContent, Txn, Whereabouts, Whic
 use crate::object::Etag;
 use crate::policy::EtagKind;
 use crate::register::Dot;
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::sync::Arc;
@@ -74,6 +75,7 @@ impl Body {
         }
     }
 
+    #[boxed]
     async fn save_now(&self, is_durable: bool) -> Result<()> {
         let origin = self.state().origin.take().unwrap_or_default();
         let is_protected = self.state().protected_stamp.is_some();

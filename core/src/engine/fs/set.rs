@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
 use crate::namespace;
 use crate::object::{FileType, TimeNs};
+use async_recursion::async_recursion as boxed;
 
 const WRITE: Access = Access { read: false, write: true, execute: false };
 
@@ -40,6 +41,7 @@ impl FileSystem {
         self.set_rest(caller, node, set, guard).await
     }
 
+    #[boxed]
     async fn set_rest(
         &self,
         caller: &Caller,
@@ -54,6 +56,7 @@ impl FileSystem {
             check_guard(&before, guard)?;
             may_set(caller, &before, &set)?;
             self.own_in(&mut txn, node).await?;
+            self.bucket.recall_in(&mut txn, node).await?;
             let now = txn.now_ns();
             let mode = new_mode(caller, &before, &set);
             let modified = time(set.modified, now);

@@ -18,6 +18,7 @@ use crate::namespace::INLINE_BYTES_MAX;
 use crate::object::TimeNs;
 use crate::policy::Chunking;
 use crate::register::Dot;
+use async_recursion::async_recursion as boxed;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -98,6 +99,7 @@ impl Storing<'_> {
 
 impl Body {
     /// Stores memory in chunks. `all`: every byte; else what is left of the run at hand stays.
+    #[boxed]
     pub(super) async fn store(&self, all: bool) -> Result<()> {
         let _edit = self.edit.lock().await;
         self.store_runs(all).await?;
@@ -326,6 +328,7 @@ impl Moment {
     }
 
     /// The manifest of the moment, and its hole bytes. All pieces are stored; what stays in memory has been left out.
+    #[boxed]
     pub(super) async fn manifest(&self) -> Result<(Manifest, u64)> {
         let inline;
         let base = match &self.working {

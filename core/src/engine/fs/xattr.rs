@@ -209,6 +209,7 @@ impl FileSystem {
                 let text = format!("a file has at most {TOTAL_BYTES_MAX} bytes of extended attributes");
                 return Err(Error::new(ErrorKind::NoSpace, text));
             }
+            self.bucket.recall_in(&mut txn, node).await?;
             namespace::edit_attributes(&mut txn, state, node, |set| {
                 set.attributes.mode = mode.or(set.attributes.mode);
                 match &value {
