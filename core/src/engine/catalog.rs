@@ -366,6 +366,7 @@ pub(super) async fn take_number(txn: &mut Txn, id: &BucketId, number: BucketNumb
 }
 
 /// Gives a bucket its number in this segment: the one that it had, if all it had is still here.
+#[boxed]
 pub(super) async fn give_number(txn: &mut Txn, id: &BucketId) -> Result<()> {
     if dig_up(txn, id).await? {
         return Ok(());

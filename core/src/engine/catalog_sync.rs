@@ -17,6 +17,7 @@ use crate::namespace::keys::BucketNumber;
 use crate::object::BucketInfo;
 use crate::path::{BucketPath, NAME_BYTES_MAX, TenantPath, check_name};
 use crate::register::{HybridClock, Register};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 
 const FORMAT: u8 = 1;
@@ -202,6 +203,7 @@ impl Catalog {
         Ok(())
     }
 
+    #[boxed]
     async fn merge(
         &self,
         txn: &mut Txn,

@@ -169,8 +169,17 @@ impl Contents {
         self.damaged.lock().len() as u64
     }
 
-    pub(crate) fn set_damaged(&self, damaged: HashSet<ChunkId>) {
-        *self.damaged.lock() = damaged;
+    pub(crate) fn damaged_ids(&self) -> Vec<ChunkId> {
+        self.damaged.lock().iter().copied().collect()
+    }
+
+    pub(crate) fn is_damaged(&self, id: &ChunkId) -> bool {
+        self.damaged.lock().contains(id)
+    }
+
+    /// The bytes of `id` match it, or nothing is said to be there any more.
+    pub(crate) fn note_health(&self, id: &ChunkId) {
+        self.damaged.lock().remove(id);
     }
 
     /// The bytes of `id` did not match it.

@@ -71,6 +71,7 @@ impl Bucket {
     }
 
     /// [`Bucket::apply`], unless `check` finds that it lacks data.
+    #[boxed]
     pub(super) async fn take_in(&self, delta: &Delta, mut check: Option<&mut Check<'_>>) -> Result<usize> {
         self.share().await?;
         // One at a time: two deltas may touch different registers that together decide what shows.

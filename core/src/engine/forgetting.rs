@@ -8,6 +8,7 @@ use crate::id::SegmentId;
 use crate::kv::Space;
 use crate::namespace::{self, Delta, Mark, Standing};
 use crate::register::{Carrier, Carriers, Stance, VersionVector};
+use async_recursion::async_recursion as boxed;
 
 impl Bucket {
     pub(super) async fn standing(&self) -> Result<Standing> {
@@ -235,6 +236,7 @@ impl Bucket {
     }
 
     /// Whether a delta can be merged. Begins to compare if this segment was away too long.
+    #[boxed]
     pub(super) async fn admit(&self, here: &Standing, delta: &Delta) -> Result<()> {
         for (ours, theirs) in [(&here.known, &delta.to), (&here.floor, &delta.floor), (&here.floor, &delta.knows)] {
             let mut all = ours.clone();

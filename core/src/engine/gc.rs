@@ -21,7 +21,7 @@ use crate::chunk::Location;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::{BucketId, ChunkId};
 use crate::kv::{KeyRange, Snapshot, Space};
-use crate::manifest::{Manifest, Reference};
+use crate::manifest::{Extent, Manifest, Node, NodeStore, Root, Source};
 use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Content, HistoryRow, Hold, Holds, NodeRow, Version};
 use crate::object::GcReport;
@@ -150,9 +150,9 @@ impl Segment {
                 for (key, row) in &page.rows {
                     for (version, hold) in self.contents_of(space, key, row.clone(), &mut buckets).await? {
                         if let Content::Manifest(manifest) = &version.content {
-                            marker.manifest(manifest, hold).await?;
+                            let is_whole = marker.manifest(manifest, hold).await?;
                             // Without all of its nodes here it can't be told what it takes of these.
-                            if !version.lenders.is_empty() && !self.missing_nodes(manifest, 1).await?.is_empty() {
+                            if !version.lenders.is_empty() && (!is_whole || self.lacks_nodes(manifest).await?) {
                                 for lender in &version.lenders {
                                     marker.manifest(lender, hold).await?;
                                 }
@@ -169,6 +169,15 @@ impl Segment {
             }
         }
         Ok(marker.marked)
+    }
+
+    /// Whether nodes of a manifest are missing, or it can't be told.
+    async fn lacks_nodes(&self, manifest: &Manifest) -> Result<bool> {
+        match self.missing_nodes(manifest, 1).await {
+            Ok(missing) => Ok(!missing.is_empty()),
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// All versions, live in whatever way, of a row, and how long their contents stay.
@@ -418,21 +427,52 @@ struct Marker {
 const SEEN_MAX: usize = 1 << 18;
 
 impl Marker {
-    async fn manifest(&mut self, manifest: &Manifest, hold: Hold) -> Result<()> {
+    /// Marks what a manifest refers to, as far as that can be known; returns whether all of its nodes were here. It may have been made by somebody who means harm: what is no node
+    /// has nothing below it, and a node where it should not be is walked all the same, because whoever refers to it rightly finds it seen.
+    async fn manifest(&mut self, manifest: &Manifest, hold: Hold) -> Result<bool> {
         if self.seen.len() >= SEEN_MAX {
             self.seen.clear();
         }
         let nodes = LocalNodes(self.contents.clone());
-        let (part, marked, seen) = (self.part, &mut self.marked, &mut self.seen);
-        manifest
-            .for_each_reference(&nodes, &mut |node| !raise(seen, node, hold), &mut |reference| {
-                let (Reference::Node(id) | Reference::Chunk(id)) = reference;
-                if part.contains(&id) {
-                    raise(marked, &id, hold);
+        let mut waiting = Vec::new();
+        match manifest.root() {
+            Root::Empty => {}
+            Root::Extents(extents) => self.extents(extents, hold),
+            Root::Tree { id, .. } => waiting.push(*id),
+        }
+        let mut is_whole = true;
+        while let Some(id) = waiting.pop() {
+            if !raise(&mut self.seen, &id, hold) {
+                continue;
+            }
+            self.chunk(&id, hold);
+            match nodes.read_node(&id).await.map(|bytes| Node::decode(&bytes)) {
+                Ok(Ok(Node::Leaf(extents))) => self.extents(&extents, hold),
+                Ok(Ok(Node::Inner { children, .. })) => waiting.extend(children.iter().rev().map(|child| child.id)),
+                Ok(Err(error)) => tracing::debug!(%id, %error, "a content refers to what is no node"),
+                Err(error) if error.kind() == ErrorKind::Offline => {
+                    // It may come while others are walked.
+                    self.seen.remove(&id);
+                    is_whole = false;
                 }
-                Ok(())
-            })
-            .await
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(is_whole)
+    }
+
+    fn extents(&mut self, extents: &[Extent], hold: Hold) {
+        for extent in extents {
+            if let Source::Chunk { id, .. } = &extent.source {
+                self.chunk(id, hold);
+            }
+        }
+    }
+
+    fn chunk(&mut self, id: &ChunkId, hold: Hold) {
+        if self.part.contains(id) {
+            raise(&mut self.marked, id, hold);
+        }
     }
 }
 
@@ -460,5 +500,70 @@ async fn each_row(
             Some((last, _)) if page.more => range = KeyRange::prefix_after(b"", last.clone()),
             _ => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+    use crate::namespace::{NewVersion, put};
+    use crate::policy::Chunking;
+    use crate::{BucketPolicy, Condition, CreateOptions, DeleteOptions, GetOptions, OpenOptions, PutOptions};
+
+    /// Whoever sends a version says what its manifest refers to: a chunk that is no node, or a node of somebody else's content at another level. The first ended every
+    /// collection; the second must not hide what is below it from whom it belongs to.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn manifests_that_make_no_sense_harm_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "a".into(), cluster: "C".into() };
+        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
+        let path: crate::BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
+        let bucket = segment.catalog().create_bucket(&path, policy).await.unwrap();
+        let mut content = vec![0; 300_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut content);
+        bucket.put("good", content.clone(), PutOptions::default()).await.unwrap();
+        let object = bucket.get("good", GetOptions::default()).await.unwrap();
+        let Content::Manifest(manifest) = object.content() else { panic!("it is too long to be inline") };
+        let Root::Tree { id: root, .. } = manifest.root() else { panic!("it has too many chunks for a list") };
+        let no_node = segment.store().snapshot().await.unwrap();
+        let no_node = no_node.scan(Space::Chunks, KeyRange::prefix(b""), 2, false).await.unwrap().rows;
+        let no_node = no_node.iter().map(|(key, _)| ChunkId::from_slice(key).unwrap()).find(|id| id != root).unwrap();
+        let crooked = |id: &ChunkId, depth: u8| {
+            let mut bytes = manifest.encode();
+            let at = bytes.windows(32).position(|window| window == root.0).unwrap();
+            bytes[at..at + 32].copy_from_slice(&id.0);
+            let before = at.checked_sub(1).unwrap();
+            let is_depth = [before, at + 32].into_iter().find(|at| bytes.get(*at) == Some(&1)).unwrap();
+            bytes[is_depth] = depth;
+            Manifest::decode(&bytes).unwrap()
+        };
+        for (key, manifest) in [("a", crooked(&no_node, 1)), ("b", crooked(root, 3)), ("z", crooked(&no_node, 2))] {
+            let version = Version {
+                size: manifest.size(),
+                content: Content::Manifest(manifest),
+                is_marker: false,
+                ..Version::marker((NodeId::ROOT, Bytes::new()), 5, false)
+            };
+            let state = bucket.state().clone();
+            let make = async || -> Result<()> {
+                transact!(segment, txn, {
+                    let new = NewVersion { version: version.clone(), attributes: None };
+                    put(&mut txn, &state, &Bytes::from_static(key.as_bytes()), new, &Condition::default()).await?
+                })?;
+                Ok(())
+            };
+            make().await.unwrap();
+        }
+        drop(object);
+        bucket.put("garbage", vec![7; 100_000], PutOptions::default()).await.unwrap();
+        bucket.delete("garbage", DeleteOptions::default()).await.unwrap();
+        segment.gc().await.unwrap();
+        assert!(segment.gc().await.unwrap().chunks_live > 70);
+        let good = bucket.get("good", GetOptions::default()).await.unwrap();
+        assert!(good.bytes(0..u64::MAX).await.unwrap() == content);
+        assert!(segment.scrub(0, |_, _| {}).await.unwrap().damage.is_empty());
     }
 }

@@ -45,16 +45,21 @@ impl Segment {
             for (id, location, read) in reads {
                 report.chunks += 1;
                 report.bytes += u64::from(location.stored);
-                if let Err(error) = received(read.await)? {
-                    // A collection may have moved or dropped it since the snapshot.
-                    let now = self.store().get(Space::Chunks, &id.0).await?;
-                    let is_still_there = now.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == location));
-                    if is_still_there && error.kind() == ErrorKind::Damaged {
+                let read = received(read.await)?;
+                if read.is_ok() && !contents.is_damaged(&id) {
+                    continue;
+                }
+                // A collection may have moved or dropped it since the snapshot.
+                let now = self.store().get(Space::Chunks, &id.0).await?;
+                let is_still_there = now.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == location));
+                match read {
+                    _ if !is_still_there => {}
+                    Ok(()) => contents.note_health(&id),
+                    Err(error) if error.kind() == ErrorKind::Damaged => {
                         contents.note_damage(&id);
                         broken.push((id, error));
-                    } else if is_still_there {
-                        return Err(error);
                     }
+                    Err(error) => return Err(error),
                 }
             }
             // All of them are asked for before the first is waited for.
@@ -81,8 +86,17 @@ impl Segment {
             }
         }
         self.find_affected(&damaged, &mut report).await?;
-        contents.set_damaged(damaged);
+        self.forget_damage_of_what_is_gone().await?;
         Ok(report)
+    }
+
+    async fn forget_damage_of_what_is_gone(&self) -> Result<()> {
+        for id in self.contents().damaged_ids() {
+            if self.store().get(Space::Chunks, &id.0).await?.is_none() {
+                self.contents().note_health(&id);
+            }
+        }
+        Ok(())
     }
 
     /// The keys whose current version needs a chunk that is damaged or not there at all.

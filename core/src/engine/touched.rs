@@ -13,6 +13,8 @@ use std::sync::{Arc, RwLock};
 
 const FILTER_WORDS: usize = 1 << 17;
 const PROBES: usize = 4;
+/// Filters that there are at a time, 1 MiB each.
+const FILTERS_MAX: usize = 8;
 
 struct Filter {
     era: u64,
@@ -22,6 +24,13 @@ struct Filter {
 impl Filter {
     fn new(era: u64) -> Arc<Filter> {
         Arc::new(Filter { era, words: (0..FILTER_WORDS).map(|_| AtomicU64::new(0)).collect() })
+    }
+
+    /// What is in either.
+    fn of_both(first: &Filter, second: &Filter) -> Filter {
+        let both =
+            |(a, b): (&AtomicU64, &AtomicU64)| AtomicU64::new(a.load(Ordering::Relaxed) | b.load(Ordering::Relaxed));
+        Filter { era: first.era.max(second.era), words: first.words.iter().zip(&second.words).map(both).collect() }
     }
 
     fn bits(id: &ChunkId) -> impl Iterator<Item = (usize, u64)> + '_ {
@@ -79,7 +88,10 @@ impl Touched {
 
     /// A writer relies on `id`.
     pub(crate) fn insert(&self, id: &ChunkId) {
-        self.current().insert(id);
+        // Under the lock, so that nothing is put into a filter that is being copied.
+        if let Some(current) = read(&self.filters).last() {
+            current.insert(id);
+        }
     }
 
     /// Whether a writer under way may rely on `id`.
@@ -94,6 +106,13 @@ impl Touched {
         let era = filters.last().map_or(0, |f| f.era) + 1;
         let oldest = writers.keys().next().copied().unwrap_or(era);
         filters.retain(|f| f.era >= oldest);
+        // A writer may be under way for weeks. The two oldest become one, as old as the younger of them: what is in it goes no sooner.
+        if filters.len() >= FILTERS_MAX
+            && let [first, second, ..] = filters.as_slice()
+        {
+            let both = Filter::of_both(first, second);
+            filters.splice(..2, [Arc::new(both)]);
+        }
         filters.push(Filter::new(era));
     }
 
@@ -128,5 +147,18 @@ mod tests {
         touched.leave(second);
         touched.next_era();
         assert!(!touched.contains(&b));
+
+        // One that is under way for long: what it touched is known, in bounded memory.
+        let long = touched.enter();
+        let ids: Vec<ChunkId> = (0..100u32).map(|n| ChunkId::of(&n.to_be_bytes())).collect();
+        for id in &ids {
+            touched.insert(id);
+            touched.next_era();
+        }
+        assert!(ids.iter().all(|id| touched.contains(id)) && !touched.contains(&a));
+        assert!(read(&touched.filters).len() <= FILTERS_MAX);
+        touched.leave(long);
+        touched.next_era();
+        assert!(!ids.iter().any(|id| touched.contains(id)));
     }
 }

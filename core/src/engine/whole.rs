@@ -11,6 +11,7 @@ use super::packs::Residence;
 use super::transact;
 use crate::error::{Error, ErrorKind, Result};
 use crate::namespace::{self, Delta, Stay, Txn, Wanted};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
@@ -93,6 +94,7 @@ impl<'a> Check<'a> {
     }
 
     /// Refuses if something is lacking; else has the transaction leave what is here out of what it lists.
+    #[boxed]
     pub(super) async fn look(&mut self, txn: &mut Txn) -> Result<()> {
         (self.lacking, self.pins, self.has_looked) = Default::default();
         let mut here = HashSet::new();

@@ -317,6 +317,7 @@ async fn has_history(txn: &mut Txn, bucket: &BucketState, directory: &NodeId) ->
 
 /// `gone` was taken out of `directory`: takes away the directory and the ones above it as far as they are implied and nothing shows below them
 /// any more.
+#[boxed]
 pub(super) async fn drop_empty_parents(
     txn: &mut Txn,
     bucket: &BucketState,

@@ -280,7 +280,7 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// As `snapshot` has it. Nothing is given up unless `given/` is there.
+    /// As `snapshot` has it. Nothing is given up unless `given/` says so.
     pub async fn new(
         snapshot: &Arc<dyn Snapshot>,
         ledger: &Ledger,
@@ -290,9 +290,9 @@ impl Holds {
         let number = bucket.number;
         let here = standing(ledger, snapshot, number).await?;
         let receipts = that_count(receipts(snapshot, number).await?, ledger.own(), &here);
-        let gather = match is_given(snapshot, number).await? {
-            true => gather(snapshot, number).await?,
-            false => None,
+        let gather = match snapshot.get(Space::Meta, &given_row(number)).await? {
+            Some(row) if row.as_ref() != [MADE_OF_OTHERS] => gather(snapshot, number).await?,
+            _ => None,
         };
         Ok(Holds {
             view: View::new(snapshot.clone(), *ledger.own(), bucket, None),

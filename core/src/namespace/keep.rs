@@ -65,6 +65,7 @@ pub async fn keep(txn: &mut Txn, bucket: BucketNumber, all: bool) -> Result<bool
     match (keeping_in(txn, bucket).await?, all) {
         (Keeping::NamesOnly | Keeping::Later, true) => txn.put(Space::Meta, keeping_row(bucket), vec![LISTING]),
         (Keeping::Later | Keeping::Listing | Keeping::Listed, false) => {
+            distrust_absent(txn, bucket).await?;
             txn.delete(Space::Meta, keeping_row(bucket));
             // Meanwhile nothing was held against them.
             list_again(txn, bucket).await?;
@@ -74,9 +75,20 @@ pub async fn keep(txn: &mut Txn, bucket: BucketNumber, all: bool) -> Result<bool
     Ok(all && keeping_in(txn, bucket).await? == Keeping::Listing)
 }
 
+/// What is wanted is listed no longer: what was written here and is not here now was given up, and has to be known for that.
+async fn distrust_absent(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
+    let own = [super::wanted::wanted_prefix(bucket).as_ref(), &txn.own().0].concat();
+    let snapshot = txn.ledger().store().snapshot().await?;
+    if !snapshot.scan(Space::Meta, KeyRange::prefix(&own), 1, false).await?.rows.is_empty() {
+        super::give(txn, bucket).await?;
+    }
+    Ok(())
+}
+
 /// From now on keeps data of what comes, and lists nothing else.
 pub async fn keep_later(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
     if keeping_in(txn, bucket).await? != Keeping::Later {
+        distrust_absent(txn, bucket).await?;
         txn.put(Space::Meta, keeping_row(bucket), vec![LATER]);
     }
     Ok(())

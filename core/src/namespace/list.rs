@@ -162,6 +162,7 @@ fn resume(prefix: &Bytes, delimiter: Option<&Bytes>, after: Option<&Bytes>) -> O
 }
 
 /// A page of keys.
+#[boxed]
 pub async fn list(view: View, options: &ListOptions) -> Result<ListPage> {
     let mut page = ListPage::default();
     let delimiter = options.delimiter.as_ref().filter(|d| !d.is_empty());

@@ -13,6 +13,7 @@ use crate::id::VersionId;
 use crate::object::{DeleteOptions, Deleted};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 
 /// What a removal leaves behind in a bucket that keeps versions.
@@ -25,6 +26,7 @@ pub enum Leave {
 }
 
 /// Deletes a key, or one version of it. The dot, if any, is that of the delete marker made: its id follows from the commit.
+#[boxed]
 pub async fn delete(
     txn: &mut Txn,
     bucket: &BucketState,
@@ -148,6 +150,7 @@ pub async fn remove_file(txn: &mut Txn, bucket: &BucketState, place: &Place, lea
     remove_file_only(txn, bucket, place, leave).await
 }
 
+#[boxed]
 async fn remove_file_only(txn: &mut Txn, bucket: &BucketState, place: &Place, leave: Leave) -> Result<()> {
     let Some(Shown::File(file)) = txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() else {
         return Ok(());
@@ -258,6 +261,7 @@ async fn delete_version(
 }
 
 /// Makes the newest kept version current, unless it is a delete marker.
+#[boxed]
 async fn bring_back(txn: &mut Txn, bucket: &BucketState, place: &Place) -> Result<()> {
     let Some(newest) = kept(txn, bucket, place, 1).await?.into_iter().next() else {
         return Ok(());

@@ -187,15 +187,16 @@ pub enum Which<'a> {
 pub async fn lender(txn: &mut Txn, bucket: BucketNumber, node: &NodeId, which: Which<'_>) -> Result<Option<Lender>> {
     let own = *txn.own();
     let (is_given, is_given_up) = (is_given_in(txn, bucket).await?, is_given_up_in(txn, bucket).await?);
-    let row = txn.node(bucket, node).await?;
+    let row = txn.node(bucket, node).await?.clone();
     let is_meant = |(write, version): &(&Write<Version>, &Version)| match which {
         Which::Write(dot) => write.dot == *dot,
         Which::Content(content) => version.content == *content,
     };
     let Some((write, version)) = row.content.live_values().find(is_meant) else { return Ok(None) };
+    let is_wanted = is_wanted(txn, bucket, &write.dot).await?;
     let (dot, mut contents) = (write.dot, version.lenders.clone());
-    // What was made here of what others lend is here, but for what they lend.
-    let is_made_here = dot.segment == own && !is_given_up;
+    // What was made here of what others lend is here, but for what they lend; a copy may be made elsewhere, and is wanted then.
+    let is_made_here = dot.segment == own && !is_given_up && !is_wanted;
     let is_whole = match &version.content {
         Content::Inline(_) => true,
         Content::Manifest(manifest) => {
@@ -208,7 +209,7 @@ pub async fn lender(txn: &mut Txn, bucket: BucketNumber, node: &NodeId, which: W
         }
     };
     let is_here = match keeping_in(txn, bucket).await? {
-        Keeping::Listed => !is_wanted(txn, bucket, &dot).await?,
+        Keeping::Listed => !is_wanted,
         Keeping::NamesOnly | Keeping::Later | Keeping::Listing => is_whole && is_made_here && !is_given,
     };
     let whereabouts = if is_here { Whereabouts::Here } else { Whereabouts::Unknown };

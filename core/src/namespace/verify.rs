@@ -10,6 +10,7 @@ use crate::id::NodeId;
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::object::Usage;
 use crate::tree::{self, Conflict, Registers};
+use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ const SCAN_ROWS: usize = 1024;
 
 /// All that differs between what a bucket's registers show and what its derived rows say, a line for each; sorted by kind. Reads, and holds in memory,
 /// all of the bucket's metadata, as they were at one instant. In a bucket that was never shared the conflicts can't be wrong and are empty.
+#[boxed]
 pub async fn verify(ledger: &Ledger, bucket: &BucketState) -> Result<Vec<String>> {
     let snapshot = ledger.store().snapshot().await?;
     let whole = Whole::load(ledger, &snapshot, bucket.number).await?;

@@ -179,7 +179,11 @@ pub async fn want_copy(txn: &mut Txn, bucket: &BucketState, dot: Dot, version: &
     if keeping != Keeping::NamesOnly || !pins(&snapshot, bucket.number).await?.is_empty() {
         txn.copied(dot);
     }
-    distrust_own(txn, bucket, keeping).await
+    match keeping {
+        // It is written here and was made elsewhere: nothing of it need be here.
+        Keeping::NamesOnly | Keeping::Later => super::give(txn, bucket.number).await,
+        Keeping::Listing | Keeping::Listed => Ok(()),
+    }
 }
 
 /// Adds the rows of writes that carry versions of which [`Txn::copied`] was told, by their pending dots.

@@ -21,6 +21,27 @@ async fn left(site: &Site, key: &str) -> u64 {
 
 const AT_ONCE: Gather = Gather { receipts: 1, delay_ms: 0, names: false };
 
+/// What was given up and was to be here again is not here when it is no longer to be: it counted as here, because it was written here.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_not_claimed_after_keeping_has_ended() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("back", 2, &BucketPolicy::default()).await;
+    let (edge, centre) = (&sites[0], &sites[1]);
+    let (own, peer) = (edge.bucket.segment().id(), centre.bucket.segment().id());
+    put(edge, "x", 1).await;
+    edge.bucket.set_gather(Some(AT_ONCE)).await.unwrap();
+    edge.bucket.add_receipt(&peer, &edge.bucket.vector().await.unwrap()).await.unwrap();
+    assert_eq!(left(edge, "x").await, 0);
+    edge.bucket.set_gather(None).await.unwrap();
+    edge.bucket.keep_data(true).await.unwrap();
+    assert_eq!(edge.bucket.wanted(None, 10).await.unwrap().len(), 1);
+    edge.bucket.keep_data(false).await.unwrap();
+    assert_eq!(edge.bucket.wanted(None, 10).await.unwrap().len(), 0);
+    assert_eq!(edge.bucket.data_vector().await.unwrap().get(&own), 0);
+    edge.bucket.keep_data(true).await.unwrap();
+    assert_eq!(edge.bucket.wanted(None, 10).await.unwrap().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn data_goes_when_others_hold_it_and_is_not_claimed_then() {
     let mut all = Sites::new(2).await;

@@ -383,6 +383,58 @@ async fn what_is_made_of_what_nobody_keeps_is_brought_first() {
     }
 }
 
+/// P11: a conflict copy that is renamed is written here, and was made elsewhere: what is changed of it names the copy's content as well as what that was made of. Who had made
+/// it dropped what was only in there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_of_a_renamed_conflict_copy_names_its_content() {
+    let all = Sites::new(3).await;
+    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
+    let sites = all.bucket("rescued", 3, &policy).await;
+    let (home, editor, other) = (&sites[0], &sites[1], &sites[2]);
+    let meet_all = async || {
+        for _ in 0..2 {
+            meet(home, editor).await;
+            meet(editor, other).await;
+            meet(home, other).await;
+        }
+    };
+    put(home, "x", 1).await;
+    meet_all().await;
+    let link = linked(editor, home);
+    let write = async |site: &Site, key: &str, at: usize, data: &'static [u8]| {
+        let file = site.bucket.open_file(key, changed()).await.unwrap();
+        file.write_at(at as u64, data.into()).await.unwrap();
+        file.fsync().await.unwrap();
+        file.close().await.unwrap();
+    };
+    write(editor, "x", 10, b"by the editor").await;
+    apart(editor);
+    drop(link);
+    home.writes_after(editor).await;
+    put(home, "x", 2).await;
+    meet_all().await;
+    let copy = other.conflicts().await.into_iter().find_map(|found| found.key).unwrap();
+    other.bucket.rename(&copy, "moved").await.unwrap();
+    let is_up = Arc::new(AtomicBool::new(true));
+    let others = vec![home.bucket.segment().clone(), editor.bucket.segment().clone()];
+    let net = Net { others, to: other.bucket.segment().clone(), is_up: is_up.clone() };
+    other.bucket.segment().set_chunk_source(Some(Arc::new(net)));
+    write(other, "moved", 200_000, b"by the other").await;
+    is_up.store(false, Ordering::Relaxed);
+    assert!(local(other, "moved").await < SIZE as u64 / 2, "else this shows nothing");
+    for _ in 0..3 {
+        meet_all().await;
+        collect(home).await;
+        collect(editor).await;
+    }
+    is_up.store(true, Ordering::Relaxed);
+    let mut expected = noise(1);
+    expected[10..23].copy_from_slice(b"by the editor");
+    expected[200_000..200_012].copy_from_slice(b"by the other");
+    assert!(bytes(other, "moved").await == expected);
+    apart(other);
+}
+
 /// What can't be saved when a segment closes is lost, which the closing says; it held the directory's lock until the process ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_that_could_not_save_everything_lets_go_of_its_directory() {

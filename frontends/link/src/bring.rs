@@ -11,6 +11,10 @@ use tombolo_core::{Bucket, BucketId, ChunkId, Error, ErrorKind, Missing, Residen
 
 /// Versions looked at together.
 const VERSIONS: usize = 256;
+/// Buckets looked at together.
+const BUCKETS: usize = 16;
+/// After this many versions have come it is noted that they are here.
+const ARRIVED: usize = 32;
 /// Chunks of one version on their way at the same time.
 const CHUNKS_PER_VERSION: usize = 128;
 /// What is listed is looked at again after this, or when somebody connects.
@@ -37,27 +41,39 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 
 /// One pass over all buckets: those that are to be here in full, and what is pinned of others.
 async fn pass(hub: &Arc<Hub>) -> Result<()> {
-    let mut has_pins = false;
-    for info in hub.segment.catalog().all_buckets().await? {
-        let bucket = match hub.segment.catalog().bucket_with_id(&info.id).await {
-            // It has gone meanwhile.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            found => found?,
-        };
-        // The mode of a link may have changed.
-        hub.keep_data(&bucket).await?;
-        gather::follow(hub, &bucket, info.id).await?;
-        bucket.list_pins().await?;
-        has_pins |= !bucket.pins().await?.is_empty();
-        // Whoever connects wakes this.
-        if !hub.peers().is_empty() {
-            bring_bucket(hub, info.id, &bucket).await?;
-            gather::promise(hub, &bucket, info.id).await?;
-        }
-    }
+    let buckets = hub.segment.catalog().all_buckets().await?;
+    // A large one, or one that can't be read, must not hold up the others.
+    let following = buckets.into_iter().map(|info| async move {
+        let outcome = follow_bucket(hub, info.id).await;
+        outcome.unwrap_or_else(|error| {
+            tracing::warn!(bucket = %info.path, %error, "data of a bucket could not be brought");
+            true
+        })
+    });
+    let have_pins: Vec<bool> = iter(following).buffer_unordered(BUCKETS).collect().await;
     gather::take_back_of_deleted(hub).await?;
-    hub.has_pins.store(has_pins, Ordering::Relaxed);
+    hub.has_pins.store(have_pins.contains(&true), Ordering::Relaxed);
     Ok(())
+}
+
+/// Returns whether there are pins in it.
+async fn follow_bucket(hub: &Arc<Hub>, id: BucketId) -> Result<bool> {
+    let bucket = match hub.segment.catalog().bucket_with_id(&id).await {
+        // It has gone meanwhile.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        found => found?,
+    };
+    // The mode of a link may have changed.
+    hub.keep_data(&bucket).await?;
+    gather::follow(hub, &bucket, id).await?;
+    bucket.list_pins().await?;
+    let has_pins = !bucket.pins().await?.is_empty();
+    // Whoever connects wakes this.
+    if !hub.peers().is_empty() {
+        bring_bucket(hub, id, &bucket).await?;
+        gather::promise(hub, &bucket, id).await?;
+    }
+    Ok(has_pins)
 }
 
 async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<()> {
@@ -74,12 +90,15 @@ async fn bring_bucket(hub: &Arc<Hub>, id: BucketId, bucket: &Bucket) -> Result<(
             if outcome.is_ok() {
                 arrived.push(key);
             }
+            if arrived.len() >= ARRIVED {
+                bucket.data_arrived(&std::mem::take(&mut arrived)).await?;
+            }
         }
         drop(bringing);
         if !arrived.is_empty() {
             bucket.data_arrived(&arrived).await?;
         }
-        if is_end {
+        if is_end || hub.peers().is_empty() {
             return Ok(());
         }
     }
@@ -90,10 +109,14 @@ pub(crate) fn note(hub: &Hub, key: &Bytes, outcome: &Result<()>) {
     let mut failures = hub.failures.lock();
     match outcome {
         Ok(()) => drop(failures.remove(key)),
-        Err(error) if failures.len() < FAILURES_MAX || failures.contains_key(key) => {
+        Err(error) => {
+            if failures.len() >= FAILURES_MAX && !failures.contains_key(key) {
+                // Of one that may have been deleted since, perhaps.
+                let other = failures.keys().next().cloned();
+                other.map(|other| failures.remove(&other));
+            }
             failures.insert(key.clone(), error.to_string());
         }
-        Err(_) => {}
     }
 }
 
@@ -142,7 +165,7 @@ async fn bring_missing(hub: &Arc<Hub>, bucket: BucketId, version: &Wanted, resid
         }
         from = until.max(from);
         for id in chunks {
-            bringing.push(hub.bulk.bring(bucket, id, residence));
+            bringing.push(hub.bulk.bring(hub, bucket, id, residence));
         }
         while bringing.len() >= CHUNKS_PER_VERSION
             && let Some(outcome) = bringing.next().await
@@ -157,7 +180,8 @@ async fn bring_missing(hub: &Arc<Hub>, bucket: BucketId, version: &Wanted, resid
 }
 
 async fn bring_all(hub: &Arc<Hub>, bucket: BucketId, ids: Vec<ChunkId>, residence: Residence) -> Result<()> {
-    let mut bringing: FuturesUnordered<_> = ids.into_iter().map(|id| hub.bulk.bring(bucket, id, residence)).collect();
+    let mut bringing: FuturesUnordered<_> =
+        ids.into_iter().map(|id| hub.bulk.bring(hub, bucket, id, residence)).collect();
     while let Some(outcome) = bringing.next().await {
         outcome?;
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rand::Rng;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpStream, lookup_host};
@@ -268,6 +269,8 @@ pub(crate) async fn take(hub: Arc<Hub>, stream: TcpStream, address: SocketAddr, 
                 if let Err(error) = say(&mut stream, &hello(&hub, Role::Control)).await {
                     peer.0.close(error.message());
                     hub.unregister(&peer.0);
+                    // The one whose place it took may be gone already.
+                    let _ = hub.input.send(Input::Disconnected(peer.0)).await;
                     return Err(error);
                 }
                 drop(permit);
@@ -309,6 +312,7 @@ fn admit(
         traffic: hub.traffic(&id),
         cuts: Arc::new(Semaphore::new(CUTS_MAX)),
         deltas: Arc::new(Semaphore::new(hub.limits.delta_bytes)),
+        is_catalog_here: AtomicBool::new(true),
         version: greeting.version_max.min(*wire::VERSIONS.end()),
         comparing: Default::default(),
         questions: Default::default(),
@@ -318,6 +322,11 @@ fn admit(
     // Whoever is connected when the key changes is let go; this one may have come a moment later.
     if hub.identity().fingerprint() != own {
         hub.unregister(&peer);
+        let input = hub.input.clone();
+        tokio::spawn(async move {
+            // The door may be closing.
+            let _ = input.send(Input::Disconnected(peer)).await;
+        });
         return Err(Error::new(ErrorKind::Offline, "the key of this segment has changed"));
     }
     Ok((peer, control, queues))

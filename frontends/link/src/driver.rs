@@ -40,6 +40,8 @@ struct Driver {
     shares: BTreeMap<(SegmentId, BucketId), Terms>,
     tasks: JoinSet<Option<Event<Payload>>>,
     probes: Probes,
+    /// Of which peers the sync machine knows that they are connected.
+    connected: HashMap<SegmentId, Arc<Peer>>,
     catalog_due: Option<Instant>,
     /// Buckets of which peers are to be told who carries them.
     untold: BTreeSet<BucketId>,
@@ -61,6 +63,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
         shares: BTreeMap::new(),
         tasks: JoinSet::new(),
         probes: Probes::new(),
+        connected: HashMap::new(),
         catalog_due: None,
         untold: BTreeSet::new(),
         carriers_due: None,
@@ -148,8 +151,13 @@ impl Driver {
     async fn input(&mut self, input: Input) {
         match input {
             Input::Connected(peer) => {
+                if !self.is_current(&peer) {
+                    // Another has taken its place, and is announced, too.
+                    return;
+                }
                 // It may take the place of a connection whose end has not been noticed.
                 self.disconnected(&peer.id);
+                self.connected.insert(peer.id, peer.clone());
                 self.handle(Event::Connected { peer: peer.id });
                 self.offer(&peer).await;
                 self.hub.wanted.notify_one();
@@ -173,11 +181,12 @@ impl Driver {
             }
             Input::Probe { peer, bucket, nonce, leads, asked } => {
                 self.probes.retain(|_, waiting| !waiting.answer.is_closed());
+                // Who asks over a connection that is not known here yet asks again.
+                let Some(connected) = self.connected.get(&peer).filter(|peer| self.is_current(peer)) else { return };
                 self.probes.insert(nonce, asked);
-                match (bucket, self.hub.peer(&peer)) {
-                    (Some(bucket), _) => self.handle(Event::Probe { peer, bucket, nonce, leads }),
-                    (None, Some(peer)) => peer.say(Body::Probe(Place { nonce, ..Place::default() })),
-                    (None, None) => {}
+                match bucket {
+                    Some(bucket) => self.handle(Event::Probe { peer, bucket, nonce, leads }),
+                    None => connected.say(Body::Probe(Place { nonce, ..Place::default() })),
                 }
             }
             Input::CatalogDue(peer) => {
@@ -189,7 +198,14 @@ impl Driver {
                 let buckets: Vec<_> = self.shares.keys().map(|(_, bucket)| *bucket).collect();
                 buckets.into_iter().for_each(|bucket| self.tell_carriers(bucket));
             }
-            Input::CatalogStand(nonce) => self.answer_probe(nonce, VersionVector::new()),
+            Input::CatalogStand(peer, nonce) => {
+                // What could not be taken in is not here: who waits for it asks again.
+                if peer.is_catalog_here.load(Ordering::Relaxed) {
+                    self.answer_probe(nonce, VersionVector::new());
+                } else {
+                    self.probes.remove(&nonce);
+                }
+            }
             Input::Promise(peer, bucket, word) => {
                 if self.is_current(&peer) {
                     crate::gather::hear(&self.hub, &peer, bucket, word).await;
@@ -205,6 +221,7 @@ impl Driver {
 
     fn disconnected(&mut self, peer: &SegmentId) {
         self.shares.retain(|(id, _), _| id != peer);
+        self.connected.remove(peer);
         crate::gather::disconnected(&self.hub, peer);
         self.handle(Event::Disconnected { peer: *peer });
     }
@@ -244,10 +261,14 @@ impl Driver {
     /// Tells `peer` of the clusters, tenants and buckets that the link covers, now or when what it was told before is written, and brings what goes over the link up to date.
     async fn offer(&mut self, peer: &Arc<Peer>) {
         let Some(offer) = peer.questions.offer() else { return self.share(peer).await };
-        self.send_catalog(peer, offer.hold).await;
+        let is_sent = self.send_catalog(peer, offer.hold).await;
         // What the peer asks about next goes over the link by then.
         self.share(peer).await;
         for (nonce, hold) in offer.asked {
+            if !is_sent {
+                // Who asks waits on, and asks again over the next connection.
+                break;
+            }
             peer.control.say(Body::Stand(Place { nonce, ..Place::default() }), hold);
         }
         let (hub, peer) = (self.hub.clone(), peer.clone());
@@ -260,12 +281,17 @@ impl Driver {
         });
     }
 
-    async fn send_catalog(&self, peer: &Peer, hold: Hold) {
-        let Some(link) = self.hub.link(&peer.id).filter(|link| link.direction.sends()) else { return };
+    /// Returns whether all of the catalog that goes over the link is on its way.
+    async fn send_catalog(&self, peer: &Peer, hold: Hold) -> bool {
+        let Some(link) = self.hub.link(&peer.id).filter(|link| link.direction.sends()) else { return true };
         match self.hub.segment.catalog().export(&|name| covers(&link, name)).await {
             Ok(exported) => peer.control.say(Body::Catalog(Packed::pack(exported)), hold),
-            Err(error) => self.hub.trouble(&peer.id, format!("the catalog could not be read: {error}")),
+            Err(error) => {
+                self.hub.trouble(&peer.id, format!("the catalog could not be read: {error}"));
+                return false;
+            }
         }
+        true
     }
 
     async fn import(&mut self, peer: &Arc<Peer>, packed: Packed) {
@@ -274,7 +300,9 @@ impl Driver {
             let exported = packed.unpack()?;
             self.hub.segment.catalog().import(&exported, &|name| covers(&link, name)).await
         };
-        match imported.await {
+        let imported = imported.await;
+        peer.is_catalog_here.store(imported.is_ok(), Ordering::Relaxed);
+        match imported {
             Ok(changes) => {
                 for (from, to) in &changes.renamed {
                     tracing::warn!(%from, %to, peer = peer.name, "two buckets turned out to have one path");
@@ -339,6 +367,9 @@ impl Driver {
         match action {
             Action::Send { peer, message } => {
                 let Some(peer) = hub.peer(&peer) else { return };
+                if let Message::Refused { bucket, reason } = message {
+                    return peer.reply(wire::to_body(Message::Refused { bucket, reason }));
+                }
                 let mut hold = match &message {
                     // Of a question that is answered later the first word counts: those that follow are bounded by lane.
                     Message::Stand { .. } | Message::Compares { .. } => peer.questions.answer_about_bucket(),

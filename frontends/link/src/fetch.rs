@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tombolo_core::{
     BucketId, ChunkId, ChunkSource, Codec, Error, ErrorKind, Residence, Result, SegmentId, StoredChunk,
 };
@@ -26,10 +26,12 @@ const REQUEST_CHUNKS: usize = 16;
 pub(crate) const REQUESTS_PER_CONNECTION: usize = 3;
 /// How many segments may be asked one after the other for a chunk that those linked here don't have.
 const HOPS_MAX: u32 = 3;
-/// A connection on which fewer bytes come within the silence timeout carries no chunks; signs of life don't count.
+/// A connection on which fewer bytes come within the silence timeout carries no chunks.
 const MOVING_BYTES: u64 = 4 << 10;
 /// Who sends something else all the time, but not what was asked for, is not waited for longer than this many times the silence timeout.
 const SILENCES_MAX: u32 = 20;
+/// Nor is who gives signs of life all the time, and no chunk within this many times the silence timeout.
+const SIGNS_MAX: u32 = 120;
 
 /// Brings chunks for readers.
 pub(crate) struct Source(pub(crate) Weak<Hub>);
@@ -74,10 +76,9 @@ async fn fetch_group(
     for peer in sources(hub, but) {
         // The first group goes with the names, which is the quickest; others side by side.
         let outbox = if at == 0 { peer.control.clone() } else { pick(&peer, at) };
-        match ask(hub, &peer, &outbox, &wanted, is_interactive, hops, Residence::Cached).await {
-            Ok(brought) => wanted.retain(|id| !brought.contains_key(id)),
-            Err(error) => reason = Some(error),
-        }
+        let (brought, error) = ask(hub, &peer, &outbox, &wanted, is_interactive, hops, Residence::Cached).await;
+        wanted.retain(|id| !brought.contains_key(id));
+        reason = error.or(reason);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -110,7 +111,7 @@ fn pick(peer: &Peer, at: usize) -> Outbox {
     found.map_or_else(|| peer.control.clone(), |outbox| (*outbox).clone())
 }
 
-/// Asks one segment and stores what it sends, durably. Returns which chunks came, and how long each is.
+/// Asks one segment and stores what it sends, durably. Returns which chunks came, and how long each is; and why there may be more, if the answer did not come to its end.
 async fn ask(
     hub: &Arc<Hub>,
     peer: &Peer,
@@ -119,7 +120,7 @@ async fn ask(
     is_interactive: bool,
     hops: u32,
     residence: Residence,
-) -> Result<HashMap<ChunkId, u64>> {
+) -> (HashMap<ChunkId, u64>, Option<Error>) {
     let mut named = BytesMut::with_capacity(ids.len() * 32);
     let mut waiting = HashSet::with_capacity(ids.len());
     ids.iter().filter(|id| waiting.insert(**id)).for_each(|id| named.put_slice(&id.0));
@@ -128,12 +129,18 @@ async fn ask(
     // Kept until all of this answer is here: a chunk may come before the node that refers to it.
     let import = hub.segment.chunk_import_as(residence);
     let mut brought = HashMap::new();
+    let mut moved = Instant::now();
     let outcome = loop {
         let answer = match next_answer(&mut answers, outbox, hub.limits.silence_timeout).await {
             Ok(answer) => answer,
-            Err(error) => break Err(error),
+            Err(error) => break Some(error),
         };
         let is_last = answer.is_last;
+        if !answer.chunks.is_empty() {
+            moved = Instant::now();
+        } else if !is_last && moved.elapsed() > hub.limits.silence_timeout * SIGNS_MAX {
+            break Some(Error::new(ErrorKind::Offline, "the answer has stalled"));
+        }
         let stored = answer.chunks.into_iter().map(|chunk| accept(&mut waiting, chunk)).collect::<Result<Vec<_>>>();
         let ids = stored
             .as_ref()
@@ -149,19 +156,15 @@ async fn ask(
             if matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Damaged) {
                 peer.close("it sends chunks that nobody asked for, or that are not what their names say");
             }
-            break Err(error);
+            break Some(error);
         }
         brought.extend(ids);
         if is_last {
-            break Ok(());
+            break None;
         }
     };
     outbox.forget(request);
-    // What has come is here, whatever became of the rest.
-    match outcome {
-        Err(error) if brought.is_empty() => Err(error),
-        _ => Ok(brought),
-    }
+    (brought, outcome)
 }
 
 /// The next frame of an answer. On a slow link it may be long in coming, behind others on its connection.
@@ -250,10 +253,14 @@ impl Drop for Batch<'_> {
 
 impl Bulk {
     /// Brings one chunk of a bucket here, when its turn comes.
-    pub(crate) async fn bring(&self, bucket: BucketId, id: ChunkId, residence: Residence) -> Result<()> {
+    pub(crate) async fn bring(&self, hub: &Hub, bucket: BucketId, id: ChunkId, residence: Residence) -> Result<()> {
         let (done, outcome) = oneshot::channel();
         self.queue.lock().waiting.push_back(Item { bucket, id, residence, done, tried: Vec::new() });
         self.filled.notify_one();
+        if sources(hub, None).is_empty() {
+            // The last one may have gone before this was there to be given up.
+            self.give_up(hub);
+        }
         match outcome.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(Error::new(ErrorKind::Offline, reason)),
@@ -347,34 +354,33 @@ pub(crate) async fn work(hub: Arc<Hub>, peer: Arc<Peer>, outbox: Outbox) {
             continue;
         }
         let ids: Vec<ChunkId> = batch.items.iter().map(|item| item.id).collect();
-        let asked = ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX, batch.residence()).await;
-        let items = batch.end();
-        match asked {
-            Ok(mut brought) => {
-                let (here, missing): (Vec<_>, Vec<_>) =
-                    items.into_iter().partition(|item| brought.contains_key(&item.id));
-                for item in here {
-                    // For the first that waits; it has come once.
-                    let bytes = brought.insert(item.id, 0).unwrap_or_default();
-                    hub.rates.add(item.bucket, peer.id, Amount { bytes, ..Amount::default() });
-                    let _ = item.done.send(Ok(()));
-                }
+        let (mut brought, error) = ask(&hub, &peer, &outbox, &ids, false, HOPS_MAX, batch.residence()).await;
+        let (here, missing): (Vec<_>, Vec<_>) =
+            batch.end().into_iter().partition(|item| brought.contains_key(&item.id));
+        for item in here {
+            // For the first that waits; it has come once.
+            let bytes = brought.insert(item.id, 0).unwrap_or_default();
+            hub.rates.add(item.bucket, peer.id, Amount { bytes, ..Amount::default() });
+            let _ = item.done.send(Ok(()));
+        }
+        match error {
+            None => {
                 let reason = format!("'{}' does not have it either", peer.name);
                 hub.bulk.give_back(&hub, &peer.id, missing, &reason, true);
             }
-            Err(error) => {
+            Some(error) => {
                 // Space, for instance, is not the peer's trouble; a broken connection is nobody's.
                 let is_final = !matches!(error.kind(), ErrorKind::Offline | ErrorKind::Damaged);
                 tracing::debug!(peer = peer.name, %error, "chunks were not brought");
                 let reason = error.to_string();
                 if is_final {
-                    for item in items {
+                    for item in missing {
                         let _ = item.done.send(Err(reason.clone()));
                     }
                 } else {
                     // Who was asked and goes on not answering has been asked: else its own workers would take the same again and again, and nobody would hear why nothing comes.
                     let was_asked = !outbox.is_closed() || hub.peer(&peer.id).is_none();
-                    hub.bulk.give_back(&hub, &peer.id, items, &reason, was_asked);
+                    hub.bulk.give_back(&hub, &peer.id, missing, &reason, was_asked);
                 }
             }
         }

@@ -159,7 +159,7 @@ async fn returns(hub: &Hub, peer: &Peer, id: BucketId, nonce: u64) -> Result<()>
         Err(error) => return Err(error),
     };
     if is_released {
-        peer.say(wire::released(id, nonce));
+        peer.reply(wire::released(id, nonce));
     }
     Ok(())
 }

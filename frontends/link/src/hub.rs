@@ -70,7 +70,7 @@ pub(crate) enum Input {
     /// A peer asks for the catalog, and to be told when it has all of it; or one that it was sent is written, and another is due.
     CatalogDue(Arc<Peer>),
     /// The answer to such a question.
-    CatalogStand(u64),
+    CatalogStand(Arc<Peer>, u64),
     /// A segment was forgotten here.
     Forgotten,
     /// Asks a peer where it stands in a bucket, or (`None`) for its catalog.
@@ -112,6 +112,8 @@ pub(crate) struct Peer {
     pub(crate) cuts: Arc<Semaphore>,
     /// Bytes of deltas that came and were not taken in.
     pub(crate) deltas: Arc<Semaphore>,
+    /// Whether the last catalog that it sent could be taken in.
+    pub(crate) is_catalog_here: AtomicBool,
     /// The highest version of the protocol that both speak.
     pub(crate) version: u32,
     pub(crate) comparing: crate::compare::Comparing,
@@ -138,12 +140,21 @@ impl Peer {
             version: 1,
             comparing: Default::default(),
             questions: Default::default(),
+            is_catalog_here: AtomicBool::new(true),
             paced: Default::default(),
         }
     }
 
     pub(crate) fn say(&self, body: Body) {
         self.control.say(body, None);
+    }
+
+    /// Says something to what the peer has sent. One that goes on sending and does not read that is let go.
+    pub(crate) fn reply(&self, body: Body) {
+        match self.questions.reply() {
+            Ok(hold) => self.control.say(body, hold),
+            Err(error) => self.close(error.message()),
+        }
     }
 
     pub(crate) fn close(&self, reason: &str) {

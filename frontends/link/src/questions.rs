@@ -13,9 +13,13 @@ use tombolo_core::{Error, ErrorKind, Result};
 /// Questions of one peer whose answers are not written.
 pub(crate) const QUESTIONS_MAX: usize = 1024;
 
+/// Short answers that are not written: refusals of what came, and words about keys and promises. Many may be due at once when a link is made.
+const REPLIES_MAX: usize = 1 << 16;
+
 /// See the module.
 pub(crate) struct Questions {
     open: Arc<Semaphore>,
+    replies: Arc<Semaphore>,
     /// Of questions where this segment stands in a bucket: each has an answer, whichever comes first.
     about_buckets: Mutex<VecDeque<Arc<OwnedSemaphorePermit>>>,
     /// Taken while a catalog waits for the wire.
@@ -43,6 +47,7 @@ impl Default for Questions {
     fn default() -> Self {
         Questions {
             open: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            replies: Arc::new(Semaphore::new(REPLIES_MAX)),
             about_buckets: Mutex::default(),
             line: Arc::new(Semaphore::new(1)),
             catalog: Mutex::default(),
@@ -57,6 +62,14 @@ impl Questions {
         permit
             .map(|permit| Some(Arc::new(permit)))
             .map_err(|_| Error::new(ErrorKind::Busy, "the other side asks more than it takes the answers to"))
+    }
+
+    /// Something short is to be said to what the peer has sent. What goes with it; `Busy` if it does not read what is said.
+    pub(crate) fn reply(&self) -> Result<Hold> {
+        let permit = self.replies.clone().try_acquire_owned();
+        permit
+            .map(|permit| Some(Arc::new(permit)))
+            .map_err(|_| Error::new(ErrorKind::Busy, "the other side sends more than it reads the answers to"))
     }
 
     /// It asks where this segment stands in a bucket.

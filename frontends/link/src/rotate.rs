@@ -69,7 +69,7 @@ pub(crate) async fn heard(hub: &Arc<Hub>, peer: &Peer, key: &[u8]) -> Result<()>
     let id = peer.id;
     let change = move |link: &mut Link| link.next_fingerprint = Some(next).filter(|next| *next != link.fingerprint);
     match blocking(hub, move |hub| hub.links.change(&id, change)).await {
-        Ok(_) => peer.say(Body::KeyTaken(Bytes::copy_from_slice(key))),
+        Ok(_) => peer.reply(Body::KeyTaken(Bytes::copy_from_slice(key))),
         // It goes on with the key that it has.
         Err(error) => hub.trouble(&peer.id, format!("its next key was not taken: {error}")),
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncRead;
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tombolo_core::sync::Message;
@@ -18,6 +18,9 @@ use tombolo_core::{ChunkId, Error, ErrorKind, Result, VersionVector};
 
 /// Requests of one connection that are answered at the same time.
 const ANSWERS_MAX: usize = 8;
+/// Requests and questions of one connection that have come and are not answered. Whoever reads them must not wait for answers to be sent: with both sides waiting for
+/// that nobody would read.
+const WAITING_MAX: usize = 4096;
 /// An answer is sent in frames of about this many bytes.
 const CHUNK_FRAME_BYTES: usize = 1 << 20;
 /// The same where names go: they don't wait for more than that, and a chunk.
@@ -33,6 +36,7 @@ pub(crate) async fn read(
 ) -> Result<()> {
     let mut stream = stream;
     let answers = Arc::new(Semaphore::new(ANSWERS_MAX));
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     let mut answering = JoinSet::new();
     let mut pings = interval(sign_of_life(hub));
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,28 +67,24 @@ pub(crate) async fn read(
                     return Err(Error::new(ErrorKind::Offline, format!("the other side ended it: {reason}")));
                 }
                 Body::Want(want) => {
-                    let permit = tokio::select! {
-                        permit = answers.clone().acquire_owned() => permit,
-                        reason = outbox.closed() => return Err(Error::new(ErrorKind::Offline, reason)),
-                    };
+                    let (waits, answers) = (its_turn(&waiting, outbox).await?, answers.clone());
                     let (hub, peer, outbox) = (hub.clone(), peer.clone(), outbox.clone());
+                    wire::wanted(&want)?;
                     answering.spawn(async move {
-                        let _permit = permit;
-                        if let Err(error) = answer_in_time(&hub, &peer, &outbox, want).await {
+                        let _waits = waits;
+                        if let Err(error) = answer_in_time(&hub, &peer, &outbox, answers, want).await {
                             tracing::debug!(peer = peer.name, %error, "a request for chunks was not answered in full");
                         }
                     });
                 }
                 Body::Compared(answer) if is_control => peer.comparing.answered(answer),
                 Body::Compare(question) if is_control => {
-                    let permit = tokio::select! {
-                        permit = answers.clone().acquire_owned() => permit,
-                        reason = outbox.closed() => return Err(Error::new(ErrorKind::Offline, reason)),
-                    };
+                    let (waits, answers) = (its_turn(&waiting, outbox).await?, answers.clone());
                     let (hub, peer) = (hub.clone(), peer.clone());
                     answering.spawn(async move {
-                        // Held until the answer is written: a peer that does not read asks no more.
-                        let Ok(permit) = permit else { return };
+                        let _waits = waits;
+                        // Held until the answer is written: a peer that does not read is answered no more.
+                        let Ok(permit) = answers.acquire_owned().await else { return };
                         let answer = crate::compare::answer(&hub, &peer, question).await;
                         peer.control.say(Body::Compared(answer), Some(Arc::new(permit)));
                     });
@@ -94,6 +94,16 @@ pub(crate) async fn read(
             }
         }
         reading = Box::pin(frame(&mut stream));
+    }
+}
+
+/// Room for one more request; waits for it.
+async fn its_turn(waiting: &Arc<Semaphore>, outbox: &Outbox) -> Result<OwnedSemaphorePermit> {
+    tokio::select! {
+        permit = waiting.clone().acquire_owned() => {
+            permit.map_err(|_| Error::new(ErrorKind::Offline, "the connection is closing"))
+        }
+        reason = outbox.closed() => Err(Error::new(ErrorKind::Offline, reason)),
     }
 }
 
@@ -110,7 +120,7 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
             peer.questions.ask_for_catalog(place.nonce)?;
             Input::CatalogDue(peer.clone())
         }
-        Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(place.nonce),
+        Body::Stand(place) if place.bucket.is_empty() => Input::CatalogStand(peer.clone(), place.nonce),
         Body::Gathers(place) => promise(peer, &place, |_| Word::Gathers)?,
         Body::Holds(place) => promise(peer, &place, Word::Holds)?,
         Body::Returns(place) => promise(peer, &place, |_| Word::Returns(place.nonce))?,
@@ -129,7 +139,7 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
                         // What waits for data may do so for long; meanwhile answers and chunks behind this must come through. It is sent again later.
                         Err(TryAcquireError::NoPermits) if hub.held.is_any(&peer.id) => {
                             let reason = "changes that wait for data have taken all memory for changes".into();
-                            peer.say(wire::to_body(Message::Refused { bucket: *bucket, reason }));
+                            peer.reply(wire::to_body(Message::Refused { bucket: *bucket, reason }));
                             return Ok(());
                         }
                         Err(_) => peer.deltas.clone().acquire_many_owned(share).await.map_err(closing)?,
@@ -150,11 +160,21 @@ fn promise(peer: &Arc<Peer>, place: &wire::Place, word: impl FnOnce(VersionVecto
 }
 
 /// Answers a request, and lets whoever asks hear now and then that the answer is being worked on; says that it ends also where it is cut short.
-async fn answer_in_time(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want) -> Result<()> {
+async fn answer_in_time(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    outbox: &Outbox,
+    answers: Arc<Semaphore>,
+    want: Want,
+) -> Result<()> {
     let (request, is_interactive) = (want.request, want.is_interactive);
     let mut signs = tokio::time::interval_at(Instant::now() + sign_of_life(hub), sign_of_life(hub));
     signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let answering = answer(hub, peer, outbox, want);
+    let answering = async {
+        // It is never closed.
+        let _permit = answers.acquire().await;
+        answer(hub, peer, outbox, want).await
+    };
     tokio::pin!(answering);
     loop {
         tokio::select! {
@@ -240,7 +260,7 @@ impl Answer<'_> {
         self.outbox.deliver(answer, self.want.is_interactive).await
     }
 
-    /// Waits until the link's rate lets `bytes` go.
+    /// Waits until the link's rate lets `bytes` go. Who waits for a read does not wait for that, too: what comes in bulk goes later for it.
     async fn pace(&self, bytes: usize) {
         let rate = self.hub.link(&self.peer.id).and_then(|link| link.rate_bytes_per_second);
         let Some(rate) = rate.filter(|rate| *rate > 0) else { return };
@@ -250,6 +270,8 @@ impl Answer<'_> {
         let start = next.map_or(now, |next| next.max(now));
         *next = Some(start + takes);
         drop(next);
-        sleep_until(start).await;
+        if !self.want.is_interactive {
+            sleep_until(start).await;
+        }
     }
 }

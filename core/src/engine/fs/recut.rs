@@ -34,6 +34,8 @@ use std::sync::Arc;
 const EXTENTS_MAX: usize = 8192;
 /// Nor is it cut anew more often than this in one pass.
 const ROUNDS_MAX: usize = 64;
+/// Nor more often than this while nothing is saved: for each time something holds chunks that no version refers to yet.
+const UNSAVED_MAX: usize = 1024;
 /// What is left for others of the space that can be written to, in bytes.
 const SPARE_BYTES: u64 = 64 << 20;
 /// Chunks in hand, in bytes: the pieces of a fragmented stretch are parts of the same few chunks.
@@ -92,6 +94,12 @@ impl Body {
         for _ in 0..ROUNDS_MAX {
             let (content, limit) = {
                 let state = self.state();
+                let mut sessions = Vec::new();
+                state.hold.sessions(&mut sessions);
+                if sessions.len() >= UNSAVED_MAX {
+                    // Until the next save.
+                    break;
+                }
                 match &state.working {
                     Working::Stored(content) if !state.is_orphan => (content.clone(), state.limit),
                     _ => break,

@@ -81,6 +81,8 @@ async fn no_name_shows_before_its_bytes_and_order_is_kept() {
     }
 }
 
+const LOST: usize = 8 << 20;
+
 /// What nobody delivers holds up what comes behind it from there, and nothing else, and not for ever. Its data comes when somebody has it again: a chunk that one of two
 /// segments did not have could wait for ever, because who was woken for it was a worker of the one that had been asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,8 +104,11 @@ async fn what_nobody_delivers_is_listed_and_the_rest_goes_on() {
     })
     .await;
     // The hub has the name, and the data is where nobody can reach it.
-    sf.put(DATA, "lost", noise(301, 2 << 20)).await;
+    // One frame of each connection; the next is due in days: the hub has begun to fetch it.
+    sf.door.set("hub", |link| link.rate_bytes_per_second = Some(1)).await.unwrap();
+    sf.put(DATA, "lost", noise(301, LOST)).await;
     eventually("the name at the hub", async || keys(&hub).await.contains("lost")).await;
+    sf.door.set("hub", |link| link.rate_bytes_per_second = None).await.unwrap();
     let address = sf.door.addresses()[0];
     let (name, dir) = sf.stop().await;
     hub.put(DATA, "behind", "it").await;
@@ -114,7 +119,7 @@ async fn what_nobody_delivers_is_listed_and_the_rest_goes_on() {
     };
     eventually_at(&[&hub, &ny, &la], "trying in vain", tried).await;
     let waits = status(&ny).await;
-    assert_eq!((waits.waiting_objects, waits.waiting_bytes, waits.missing_objects), (1, 2 << 20, 0), "{waits:?}");
+    assert_eq!((waits.waiting_objects, waits.waiting_bytes, waits.missing_objects), (1, LOST as u64, 0), "{waits:?}");
     assert!(waits.peers.iter().any(|peer| peer.name == "hub" && !peer.is_here), "{waits:?}");
     la.put(DATA, "beside", noise(302, 600_000)).await;
     eventually("what came from elsewhere", async || keys(&ny).await.contains("beside")).await;
@@ -140,7 +145,7 @@ async fn what_nobody_delivers_is_listed_and_the_rest_goes_on() {
         status(&ny).await.missing_objects == 0
     };
     eventually("the data's arrival", arrived).await;
-    assert_eq!(ny.get(DATA, "lost").await.unwrap(), noise(301, 2 << 20));
+    assert_eq!(ny.get(DATA, "lost").await.unwrap(), noise(301, LOST));
     for site in [sf, hub, ny, la] {
         site.stop().await;
     }
