@@ -55,8 +55,9 @@ impl Door {
             None => Described { kind: F_UNLCK, ..described },
             Some(held) => Described {
                 owner: held.owner,
-                start: held.range.start,
-                end: held.range.end.saturating_sub(1),
+                // The kernel knows no offset behind this.
+                start: held.range.start.min(i64::MAX as u64),
+                end: held.range.end.saturating_sub(1).min(i64::MAX as u64),
                 kind: if held.mode == LockMode::Shared { F_RDLCK } else { F_WRLCK },
                 process: held.process,
             },

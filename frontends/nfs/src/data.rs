@@ -23,14 +23,14 @@ const SET_UID: u32 = 0o4000;
 const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
-async fn open(shared: &Shared, at: &At) -> Outcome<(Arc<OpenFile>, FileAttributes)> {
+async fn open(shared: &Shared, at: &At, writes: bool) -> Outcome<(Arc<OpenFile>, FileAttributes)> {
     let attributes = at.opened.files.attributes(&at.node).await?;
     match attributes.file_type {
         FileType::Regular => {}
         FileType::Directory => return Err(Refusal(nfsstat3::NFS3ERR_ISDIR)),
         _ => return Err(Refusal(nfsstat3::NFS3ERR_INVAL)),
     }
-    Ok((shared.open.get(&at.opened.files, at.opened.id, at.node).await?, attributes))
+    Ok((shared.open.get(&at.opened.files, at.opened.id, at.node, writes).await?, attributes))
 }
 
 fn must(at: &At, attributes: &FileAttributes, wanted: &[Access]) -> Outcome<()> {
@@ -42,7 +42,7 @@ fn must(at: &At, attributes: &FileAttributes, wanted: &[Access]) -> Outcome<()> 
 }
 
 pub(crate) async fn read(shared: &Shared, at: &At, offset: u64, count: u32) -> Outcome<Done> {
-    let (file, attributes) = open(shared, at).await?;
+    let (file, attributes) = open(shared, at, false).await?;
     must(at, &attributes, &[Access::READ, Access::EXECUTE])?;
     let data = file.read_pieces_at(offset, (count as usize).min(DATA_BYTES_MAX)).await?;
     let length = u32::try_from(data.iter().map(Bytes::len).sum::<usize>()).unwrap_or_default();
@@ -57,7 +57,7 @@ pub(crate) async fn read(shared: &Shared, at: &At, offset: u64, count: u32) -> O
 
 pub(crate) async fn write(shared: &Shared, at: &At, offset: u64, stable: u32, data: Bytes) -> Outcome<Done> {
     at.must_change()?;
-    let (file, attributes) = open(shared, at).await?;
+    let (file, attributes) = open(shared, at, true).await?;
     must(at, &attributes, &[WRITE])?;
     let is_privileged =
         attributes.mode & SET_UID != 0 || attributes.mode & (SET_GID | GROUP_EXECUTE) == SET_GID | GROUP_EXECUTE;
@@ -86,7 +86,7 @@ pub(crate) async fn write(shared: &Shared, at: &At, offset: u64, stable: u32, da
 }
 
 pub(crate) async fn commit(shared: &Shared, at: &At) -> Outcome<Done> {
-    let (file, _) = open(shared, at).await?;
+    let (file, _) = open(shared, at, true).await?;
     file.fsync().await?;
     let mut encoder = Encoder::default();
     encoder.put(&nfsstat3::NFS3_OK);

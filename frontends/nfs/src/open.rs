@@ -18,6 +18,7 @@ type Key = (BucketId, NodeId);
 
 struct Kept {
     file: Arc<OpenFile>,
+    writes: bool,
     used: Instant,
 }
 
@@ -25,22 +26,33 @@ struct Kept {
 pub(crate) struct OpenFiles(Mutex<HashMap<Key, Kept>>);
 
 impl OpenFiles {
-    /// The file, opened if it is not. Who may do what with it is the caller's to check.
-    pub(crate) async fn get(&self, files: &FileSystem, bucket: BucketId, node: NodeId) -> Outcome<Arc<OpenFile>> {
+    /// The file, opened if it is not. Who may do what with it is the caller's to check. `writes`: to be written to. Else nothing is decided by it: a conflict copy that is only read
+    /// stays one.
+    pub(crate) async fn get(
+        &self,
+        files: &FileSystem,
+        bucket: BucketId,
+        node: NodeId,
+        writes: bool,
+    ) -> Outcome<Arc<OpenFile>> {
         let key = (bucket, node);
-        if let Some(kept) = self.0.lock().get_mut(&key) {
+        if let Some(kept) = self.0.lock().get_mut(&key).filter(|kept| kept.writes || !writes) {
             kept.used = Instant::now();
             return Ok(kept.file.clone());
         }
-        let flags = OpenFlags { read: true, write: true, truncate: false, is_granted: true };
+        let flags = OpenFlags { read: true, write: writes, truncate: false, is_granted: true };
         // Clients hear of losses by the verifier.
         let file = Arc::new(files.open(&Caller::root(), &node, flags).await?.without_losses());
-        let evicted = {
+        let (_replaced, evicted) = {
             let mut open = self.0.lock();
-            // Another call may have been faster: one handle is as good as the other.
-            open.insert(key, Kept { file: file.clone(), used: Instant::now() });
+            // Another call may have been faster: one handle is as good as the other, but one to read with must not take the place of one to write with.
+            let replaced = match open.get_mut(&key) {
+                Some(kept) if kept.writes && !writes => None,
+                _ => open.insert(key, Kept { file: file.clone(), writes, used: Instant::now() }),
+            };
             let oldest = open.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
-            if open.len() > OPEN_MAX { oldest.and_then(|oldest| open.remove(&oldest)) } else { None }
+            let evicted = if open.len() > OPEN_MAX { oldest.and_then(|oldest| open.remove(&oldest)) } else { None };
+            (replaced, evicted)
         };
         // Closing begins a save, and may free much: not under the lock.
         drop(evicted);

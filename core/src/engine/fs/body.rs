@@ -100,8 +100,6 @@ pub(super) struct State {
     pub(super) is_orphan: bool,
     /// What its attributes were then.
     pub(super) last_attributes: Option<FileAttributes>,
-    /// The last version was made without waiting for the disk.
-    pub(super) is_unsynced: bool,
     /// Whether the stored content has bytes of the version it was made from.
     pub(super) is_based: bool,
     /// Which versions unsaved bytes were taken from.
@@ -395,8 +393,6 @@ impl Body {
                 attributes: loaded.attributes,
                 is_orphan: false,
                 last_attributes: None,
-                // It may have been saved, and closed, without waiting for the disk.
-                is_unsynced: true,
                 is_based: true,
                 origins: Origins::default(),
                 lent: None,

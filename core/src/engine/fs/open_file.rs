@@ -205,19 +205,21 @@ impl OpenFile {
             self.body.check_growth(offset, length)?;
         }
         let now = self.body.now_ns();
-        let mut state = self.body.state();
-        state.changed_by(self.files.origin);
-        let clipped = if extends { end } else { end.min(state.size) };
-        match mode {
-            AllocateMode::Allocate if end > state.size => state.truncate(end, now),
-            AllocateMode::Allocate | AllocateMode::KeepSize => {}
-            AllocateMode::PunchHole | AllocateMode::ZeroRange | AllocateMode::ZeroRangeKeepSize => {
-                if clipped > offset {
-                    state.put(offset, Piece::hole(clipped - offset, 0), now);
+        {
+            let mut state = self.body.state();
+            state.changed_by(self.files.origin);
+            let clipped = if extends { end } else { end.min(state.size) };
+            match mode {
+                AllocateMode::Allocate if end > state.size => state.truncate(end, now),
+                AllocateMode::Allocate | AllocateMode::KeepSize => {}
+                AllocateMode::PunchHole | AllocateMode::ZeroRange | AllocateMode::ZeroRangeKeepSize => {
+                    if clipped > offset {
+                        state.put(offset, Piece::hole(clipped - offset, 0), now);
+                    }
                 }
             }
         }
-        Ok(())
+        self.body.fold_if_many().await
     }
 
     /// `SEEK_DATA`, `SEEK_HOLE`. `Invalid` with errno ENXIO behind the end.
@@ -292,12 +294,15 @@ impl OpenFile {
         let length = length.min(content.manifest.size().saturating_sub(source_offset));
         if length > 0 {
             let now = self.body.now_ns();
-            let mut state = self.body.state();
-            state.changed_by(self.files.origin);
-            state.put(offset, Piece::part_of(content, source_offset, length, 0), now);
-            let stamp = state.stamp;
-            origin.into_iter().for_each(|origin| state.origins.add(origin, stamp));
-            state.origins.add_all(&others, stamp);
+            {
+                let mut state = self.body.state();
+                state.changed_by(self.files.origin);
+                state.put(offset, Piece::part_of(content, source_offset, length, 0), now);
+                let stamp = state.stamp;
+                origin.into_iter().for_each(|origin| state.origins.add(origin, stamp));
+                state.origins.add_all(&others, stamp);
+            }
+            self.body.fold_if_many().await?;
         }
         Ok(length)
     }

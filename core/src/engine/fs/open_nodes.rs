@@ -555,18 +555,23 @@ impl Segment {
     pub async fn sync(&self) -> Result<()> {
         self.open_nodes().drain(None).await;
         self.open_nodes().protect(self, PROTECTED_AGE_NS).await;
-        if self.ledger().published() != self.synced().load(Ordering::Acquire) {
+        self.sync_unsynced().await
+    }
+
+    /// [`Segment::sync_commits`], if something was committed since all was on disk.
+    pub(in crate::engine) async fn sync_unsynced(&self) -> Result<()> {
+        if self.synced().load(Ordering::Acquire) < self.ledger().published() {
             self.sync_commits().await?;
-            self.synced().store(self.ledger().published(), Ordering::Release);
         }
         Ok(())
     }
 
     /// Returns when everything committed before the call is on disk.
     pub(in crate::engine) async fn sync_commits(&self) -> Result<()> {
-        transact!(self, txn, {
+        let ((), sequenced) = transact!(self, txn, {
             txn.put(Space::Meta, Bytes::from_static(b"synced"), Bytes::new());
         })?;
+        self.synced().fetch_max(sequenced.commit, Ordering::AcqRel);
         Ok(())
     }
 }

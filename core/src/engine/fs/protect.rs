@@ -192,7 +192,7 @@ impl Body {
             let key = (self.bucket.state().number, self.node);
             nodes.protected().lock().insert(key, Arc::downgrade(self));
         }
-        Ok(())
+        self.fold_many().await
     }
 }
 

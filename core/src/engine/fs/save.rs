@@ -57,21 +57,20 @@ impl Body {
     /// Makes a version of what was done since the last. `is_durable`: it, and the one before, are on disk when this returns.
     pub(super) async fn save(&self, is_durable: bool) -> Result<()> {
         let _edit = self.edit.lock().await;
-        let is_unsynced = {
+        let is_unsaved = {
             let state = self.state();
             if state.is_orphan {
                 return Ok(());
             }
-            if state.is_unsaved() { None } else { Some(state.is_unsynced) }
+            state.is_unsaved()
         };
-        match is_unsynced {
-            Some(true) if is_durable => {
-                self.bucket.segment().sync_commits().await?;
-                self.state().is_unsynced = false;
-                Ok(())
-            }
-            Some(_) => Ok(()),
-            None => self.save_now(is_durable).await,
+        if is_unsaved {
+            self.save_now(is_durable).await
+        } else if is_durable {
+            // Its version, and what was done to its names and attributes since.
+            self.bucket.segment().sync_unsynced().await
+        } else {
+            Ok(())
         }
     }
 
@@ -192,7 +191,6 @@ impl Body {
         let has_nodes = manifest.as_ref().is_some_and(|manifest| matches!(manifest.root(), Root::Tree { .. }));
         state.lent = has_nodes.then_some(lenders);
         state.looked_at = sequenced.commit;
-        state.is_unsynced = !is_durable;
         state.failure = None;
         state.protected_stamp = None;
         drop(state);
@@ -202,5 +200,38 @@ impl Body {
             self.note_wear(&manifest, &moment.pieces);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::fs::{Caller, ROOT, RenameMode, SetAttributes};
+    use crate::{BucketPolicy, CreateOptions, FileOptions, OpenOptions, Segment};
+    use std::sync::atomic::Ordering;
+
+    /// What was done to a file's names and attributes after an fsync was not on disk after the next one, because nothing was written in between.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn fsync_is_about_names_and_attributes_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "a".into(), cluster: "C".into() };
+        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
+        let path: crate::BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        let is_synced = || segment.synced().load(Ordering::Acquire) >= segment.ledger().published();
+        let file = bucket.open_file("x", FileOptions::create()).await.unwrap();
+        file.write_at(0, "some".into()).await.unwrap();
+        file.fsync().await.unwrap();
+        let (files, root) = (bucket.file_system(), Caller::root());
+        let node = files.lookup(&root, &ROOT, b"x").await.unwrap().node;
+        let mode = SetAttributes { mode: Some(0o600), ..SetAttributes::default() };
+        files.set_attributes(&root, &node, mode, None).await.unwrap();
+        assert!(!is_synced(), "else this shows nothing");
+        file.fsync().await.unwrap();
+        assert!(is_synced());
+        files.rename(&root, (&ROOT, b"x"), (&ROOT, b"y"), RenameMode::Replace).await.unwrap();
+        assert!(!is_synced());
+        file.fsync().await.unwrap();
+        assert!(is_synced());
     }
 }

@@ -103,10 +103,19 @@ impl Body {
     pub(super) async fn store(&self, all: bool) -> Result<()> {
         let _edit = self.edit.lock().await;
         self.store_runs(all).await?;
-        if self.state().overlay.stored_count() > PIECES_MAX {
-            self.fold().await?;
-        }
-        Ok(())
+        self.fold_many().await
+    }
+
+    /// Puts stored pieces and stored content together, if there are many pieces. Holds `edit`.
+    pub(super) async fn fold_many(&self) -> Result<()> {
+        let is_due = self.state().overlay.stored_count() > PIECES_MAX;
+        if is_due { self.fold().await } else { Ok(()) }
+    }
+
+    /// For who has put pieces there that take no memory of the budget: there are not many more than are told apart.
+    pub(super) async fn fold_if_many(&self) -> Result<()> {
+        let is_due = self.state().overlay.stored_count() > PIECES_MAX;
+        if is_due { self.store(false).await } else { Ok(()) }
     }
 
     async fn store_runs(&self, all: bool) -> Result<()> {
