@@ -184,10 +184,11 @@ impl Body {
             return Ok(());
         };
         moment.session.committed(rows);
-        let mut state = self.state();
-        state.fold_limit = None;
-        let is_first = state.protected_stamp.replace(moment.stamp).is_none();
-        drop(state);
+        let is_first = {
+            let mut state = self.state();
+            state.fold_limit = None;
+            state.protected_stamp.replace(moment.stamp).is_none()
+        };
         if is_first {
             let key = (self.bucket.state().number, self.node);
             nodes.protected().lock().insert(key, Arc::downgrade(self));
