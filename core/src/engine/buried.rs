@@ -206,7 +206,8 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BucketPolicy, CreateOptions, DeleteOptions, OpenOptions, PutOptions, Segment};
+    use crate::engine::fixture;
+    use crate::{BucketPolicy, DeleteOptions, PutOptions, Segment};
 
     async fn bury_and_crash(segment: &Segment, id: &BucketId, number: BucketNumber, is_shared: bool) -> Result<()> {
         transact!(segment, txn, { bury(&mut txn, id, number, is_shared) })?;
@@ -216,12 +217,7 @@ mod tests {
     /// A crash between the deletion of a bucket and the end of its rows left them for ever, and the chunks of what deletions had kept.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_collection_goes_on_with_what_a_crash_has_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "a".into(), cluster: "C".into() };
-        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
-        let path: crate::BucketPath = "C/t/b".parse().unwrap();
-        segment.catalog().create_tenant(&path.tenant).await.unwrap();
-        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        let (_dir, segment, bucket) = fixture::bucket(BucketPolicy::default()).await;
         bucket.changes_since(&bucket.vector().await.unwrap()).await.unwrap();
         bucket.put("x", vec![7; 100_000], PutOptions::default()).await.unwrap();
         bucket.delete("x", DeleteOptions::default()).await.unwrap();

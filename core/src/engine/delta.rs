@@ -50,9 +50,7 @@ impl Bucket {
         let ledger = self.segment().ledger();
         let delta = namespace::changes_since(ledger, self.state(), from, limit).await?;
         // What a crash could take back must not be known elsewhere: its numbers would be given out again.
-        if ledger.published() > ledger.durable() {
-            self.segment().sync_commits().await?;
-        }
+        self.segment().sync_commits().await?;
         Ok(delta)
     }
 

@@ -53,9 +53,7 @@ impl Bucket {
         }
         carriers.entry(self.segment().id()).vector = vector;
         // What a crash could take back is nothing to rely on.
-        if ledger.published() > ledger.durable() {
-            self.segment().sync_commits().await?;
-        }
+        self.segment().sync_commits().await?;
         Ok(carriers)
     }
 

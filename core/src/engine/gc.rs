@@ -506,22 +506,18 @@ async fn each_row(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::fixture;
     use crate::id::NodeId;
     use crate::namespace::{NewVersion, put};
     use crate::policy::Chunking;
-    use crate::{BucketPolicy, Condition, CreateOptions, DeleteOptions, GetOptions, OpenOptions, PutOptions};
+    use crate::{BucketPolicy, Condition, DeleteOptions, GetOptions, PutOptions};
 
     /// Whoever sends a version says what its manifest refers to: a chunk that is no node, or a node of somebody else's content at another level. The first ended every
     /// collection; the second must not hide what is below it from whom it belongs to.
     #[tokio::test(flavor = "multi_thread")]
     async fn manifests_that_make_no_sense_harm_nobody() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "a".into(), cluster: "C".into() };
-        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
-        let path: crate::BucketPath = "C/t/b".parse().unwrap();
-        segment.catalog().create_tenant(&path.tenant).await.unwrap();
         let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
-        let bucket = segment.catalog().create_bucket(&path, policy).await.unwrap();
+        let (_dir, segment, bucket) = fixture::bucket(policy).await;
         let mut content = vec![0; 300_000];
         blake3::Hasher::new().finalize_xof().fill(&mut content);
         bucket.put("good", content.clone(), PutOptions::default()).await.unwrap();

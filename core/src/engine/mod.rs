@@ -32,6 +32,8 @@ mod delta;
 mod fetch;
 mod file_by_path;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod forgetting;
 pub mod fs;
 mod gather;

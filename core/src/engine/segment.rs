@@ -120,8 +120,6 @@ pub(super) struct Inner {
     changes: broadcast::Sender<Change>,
     pub(super) gc_counters: Mutex<crate::GcReport>,
     open_nodes: Arc<OpenNodes>,
-    /// The commit up to which [`Segment::sync`] has put everything on disk.
-    synced: std::sync::atomic::AtomicU64,
     _lock: Arc<DirectoryLock>,
 }
 
@@ -236,7 +234,6 @@ impl Segment {
             changes: broadcast::channel(1024).0,
             gc_counters: Mutex::new(crate::GcReport::default()),
             open_nodes: Arc::new(OpenNodes::new(options.file_buffer_bytes)),
-            synced: Default::default(),
             _lock: lock,
         }));
         segment.load_snapshots().await?;
@@ -370,10 +367,6 @@ impl Segment {
 
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.0.ledger
-    }
-
-    pub(super) fn synced(&self) -> &std::sync::atomic::AtomicU64 {
-        &self.0.synced
     }
 
     pub(super) fn open_nodes(&self) -> &Arc<OpenNodes> {

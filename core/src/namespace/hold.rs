@@ -237,24 +237,40 @@ pub async fn forget_receipts(txn: &mut Txn, bucket: BucketNumber) -> Result<()> 
     Ok(())
 }
 
-/// Whether something written here may have been given up.
+/// Whether something written here may not be here.
 pub(super) async fn is_given(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<bool> {
     Ok(snapshot.get(Space::Meta, &given_row(bucket)).await?.is_some())
 }
 
-/// The same in a transaction.
-pub(super) async fn is_given_in(txn: &mut Txn, bucket: BucketNumber) -> Result<bool> {
-    Ok(txn.read(Space::Meta, &given_row(bucket)).await?.is_some())
+/// What a row of `given/` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Given {
+    /// All that was written here is here.
+    Nothing,
+    /// Something that was written here is made of bytes that only others hold.
+    MadeOfOthers,
+    /// Something that was written here may have been given up.
+    Up,
 }
 
-/// Whether something written here may have been given up, and not only made of what others hold.
-pub(super) async fn is_given_up_in(txn: &mut Txn, bucket: BucketNumber) -> Result<bool> {
-    Ok(txn.read(Space::Meta, &given_row(bucket)).await?.is_some_and(|row| row.as_ref() != [MADE_OF_OTHERS]))
+impl Given {
+    fn of(row: Option<Bytes>) -> Given {
+        match row.as_deref() {
+            None => Given::Nothing,
+            Some([MADE_OF_OTHERS]) => Given::MadeOfOthers,
+            Some(_) => Given::Up,
+        }
+    }
+}
+
+/// What was noted with [`give`] and [`distrust`].
+pub(super) async fn given_in(txn: &mut Txn, bucket: BucketNumber) -> Result<Given> {
+    Ok(Given::of(txn.read(Space::Meta, &given_row(bucket)).await?))
 }
 
 /// Notes that from now on something may be given up.
 pub async fn give(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
-    if !is_given_up_in(txn, bucket).await? {
+    if given_in(txn, bucket).await? < Given::Up {
         txn.put(Space::Meta, given_row(bucket), vec![FORMAT]);
     }
     Ok(())
@@ -262,7 +278,7 @@ pub async fn give(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
 
 /// Notes that something written here is made of what others hold.
 pub(super) async fn distrust(txn: &mut Txn, bucket: BucketNumber) -> Result<()> {
-    if !is_given_in(txn, bucket).await? {
+    if given_in(txn, bucket).await? == Given::Nothing {
         txn.put(Space::Meta, given_row(bucket), vec![MADE_OF_OTHERS]);
     }
     Ok(())
@@ -290,9 +306,9 @@ impl Holds {
         let number = bucket.number;
         let here = standing(ledger, snapshot, number).await?;
         let receipts = that_count(receipts(snapshot, number).await?, ledger.own(), &here);
-        let gather = match snapshot.get(Space::Meta, &given_row(number)).await? {
-            Some(row) if row.as_ref() != [MADE_OF_OTHERS] => gather(snapshot, number).await?,
-            _ => None,
+        let gather = match Given::of(snapshot.get(Space::Meta, &given_row(number)).await?) {
+            Given::Up => gather(snapshot, number).await?,
+            Given::Nothing | Given::MadeOfOthers => None,
         };
         Ok(Holds {
             view: View::new(snapshot.clone(), *ledger.own(), bucket, None),

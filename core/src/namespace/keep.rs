@@ -3,7 +3,7 @@
 //! The row is written before the pass and says afterwards that the pass is over, so that a crash in between makes it begin anew: until then nothing claims that
 //! data is complete (P8). Deltas are taken in one at a time, and look at the row; each is either in the pass or lists its versions itself.
 
-use super::hold::{given_row, is_given_in};
+use super::hold::{Given, given_in, given_row};
 use super::keys::{self, BucketNumber};
 use super::pin::list_again;
 use super::rows::{HistoryRow, NodeRow};
@@ -32,6 +32,13 @@ pub enum Keeping {
     Listing,
     /// All of it, and whatever may not be here is listed.
     Listed,
+}
+
+impl Keeping {
+    /// Whether all that may not be here is listed, or is being listed.
+    pub(super) fn lists_all(self) -> bool {
+        matches!(self, Keeping::Listing | Keeping::Listed)
+    }
 }
 
 /// `keeps/`, bucket (4).
@@ -119,7 +126,7 @@ pub async fn list_page(
         Some(after) => KeyRange::prefix_after(&prefix, after),
         None => KeyRange::prefix(&prefix),
     };
-    let is_given = is_given_in(txn, bucket.number).await?;
+    let is_given = given_in(txn, bucket.number).await? != Given::Nothing;
     let page = snapshot.scan(space, range, PASS_ROWS, false).await?;
     for (key, row) in &page.rows {
         // What has been replaced since is dropped when it is met.

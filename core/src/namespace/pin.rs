@@ -4,7 +4,7 @@
 //! (`wanted.rs`), so that no crash makes a segment claim what it does not hold (P8). What showed there before the pin, or came there with a directory, is
 //! listed by a pass over the pinned path; until that is over the row says so.
 
-use super::hold::is_given_in;
+use super::hold::{Given, given_in};
 use super::keep::{Keeping, keeping_in};
 use super::keys::{self, BucketNumber};
 use super::place::Kin;
@@ -176,7 +176,7 @@ pub async fn list_keys(
 ) -> Result<usize> {
     let snapshot = ledger.store().snapshot().await?;
     let view = View::new(snapshot, *ledger.own(), bucket, None);
-    let is_given = is_given_in(txn, bucket.number).await?;
+    let is_given = given_in(txn, bucket.number).await? != Given::Nothing;
     let mut count = 0;
     for key in keys {
         // What changes meanwhile is listed by what changes it.
@@ -222,7 +222,7 @@ pub async fn want_pinned(txn: &mut Txn, bucket: &BucketState) -> Result<()> {
     if pins.is_empty() || matches!(keeping_in(txn, number).await?, Keeping::Listing | Keeping::Listed) {
         return Ok(());
     }
-    let is_given = is_given_in(txn, number).await?;
+    let is_given = given_in(txn, number).await? != Given::Nothing;
     let (places, moved) = changed_places(txn, number).await?;
     let mut kin = Kin::default();
     let mut is_due = false;

@@ -9,7 +9,7 @@
 //! commit. `docs/notes/0006-forgetting.md` has the argument.
 
 use super::drop::Mark;
-use super::hold::{is_given_in, is_given_up_in};
+use super::hold::{Given, given_in};
 use super::keep::{Keeping, keeping_in};
 use super::keys::BucketNumber;
 use super::ledger::Sequenced;
@@ -186,31 +186,28 @@ pub enum Which<'a> {
 /// A node's content as a lender; `None`: it is not live. The commit fails if that changes before.
 pub async fn lender(txn: &mut Txn, bucket: BucketNumber, node: &NodeId, which: Which<'_>) -> Result<Option<Lender>> {
     let own = *txn.own();
-    let (is_given, is_given_up) = (is_given_in(txn, bucket).await?, is_given_up_in(txn, bucket).await?);
-    let row = txn.node(bucket, node).await?.clone();
+    let given = given_in(txn, bucket).await?;
+    let row = txn.node(bucket, node).await?;
     let is_meant = |(write, version): &(&Write<Version>, &Version)| match which {
         Which::Write(dot) => write.dot == *dot,
         Which::Content(content) => version.content == *content,
     };
     let Some((write, version)) = row.content.live_values().find(is_meant) else { return Ok(None) };
-    let is_wanted = is_wanted(txn, bucket, &write.dot).await?;
     let (dot, mut contents) = (write.dot, version.lenders.clone());
-    // What was made here of what others lend is here, but for what they lend; a copy may be made elsewhere, and is wanted then.
-    let is_made_here = dot.segment == own && !is_given_up && !is_wanted;
-    let is_whole = match &version.content {
-        Content::Inline(_) => true,
-        Content::Manifest(manifest) => {
-            let has_nodes = matches!(manifest.root(), Root::Tree { .. });
-            let is_whole = has_nodes && contents.is_empty();
-            if !has_nodes || is_whole || !is_made_here {
-                contents.push(manifest.clone());
-            }
-            is_whole
-        }
+    let manifest = match &version.content {
+        Content::Inline(_) => None,
+        Content::Manifest(manifest) => Some(manifest.clone()),
     };
+    let is_wanted = is_wanted(txn, bucket, &dot).await?;
+    // A manifest without nodes names no lenders, whatever it is made of.
+    let has_nodes = manifest.as_ref().is_none_or(|manifest| matches!(manifest.root(), Root::Tree { .. }));
+    let is_whole = has_nodes && contents.is_empty();
+    // What was made here of what others lend is here, but for what they lend; a copy may be made elsewhere, and is wanted then.
+    let is_made_here = dot.segment == own && given != Given::Up && !is_wanted;
+    contents.extend(manifest.filter(|_| !has_nodes || is_whole || !is_made_here));
     let is_here = match keeping_in(txn, bucket).await? {
         Keeping::Listed => !is_wanted,
-        Keeping::NamesOnly | Keeping::Later | Keeping::Listing => is_whole && is_made_here && !is_given,
+        Keeping::NamesOnly | Keeping::Later | Keeping::Listing => is_whole && is_made_here && given == Given::Nothing,
     };
     let whereabouts = if is_here { Whereabouts::Here } else { Whereabouts::Unknown };
     Ok(Some(Lender { contents, whereabouts }))

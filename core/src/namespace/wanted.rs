@@ -179,11 +179,11 @@ pub async fn want_copy(txn: &mut Txn, bucket: &BucketState, dot: Dot, version: &
     if keeping != Keeping::NamesOnly || !pins(&snapshot, bucket.number).await?.is_empty() {
         txn.copied(dot);
     }
-    match keeping {
+    if !keeping.lists_all() {
         // It is written here and was made elsewhere: nothing of it need be here.
-        Keeping::NamesOnly | Keeping::Later => super::give(txn, bucket.number).await,
-        Keeping::Listing | Keeping::Listed => Ok(()),
+        super::give(txn, bucket.number).await?;
     }
+    Ok(())
 }
 
 /// Adds the rows of writes that carry versions of which [`Txn::copied`] was told, by their pending dots.
@@ -200,14 +200,6 @@ pub(super) fn write_copied(
     }
 }
 
-/// Where not all data is listed, what was written here from what was there is not here for that.
-async fn distrust_own(txn: &mut Txn, bucket: &BucketState, keeping: Keeping) -> Result<()> {
-    match keeping {
-        Keeping::NamesOnly | Keeping::Later => super::hold::distrust(txn, bucket.number).await,
-        Keeping::Listing | Keeping::Listed => Ok(()),
-    }
-}
-
 /// Whether a version that `write` carries is listed.
 pub(super) async fn is_wanted(txn: &Txn, bucket: BucketNumber, write: &Dot) -> Result<bool> {
     let prefix = KeyRange::prefix(&wanted_of(bucket, write));
@@ -221,8 +213,10 @@ pub(super) async fn want_retired(txn: &mut Txn, bucket: &BucketState, dot: Dot, 
         txn.copied(dot);
     }
     if bucket.is_shared() && write.segment != *txn.own() {
-        let keeping = keeping_in(txn, bucket.number).await?;
-        distrust_own(txn, bucket, keeping).await?;
+        // What was not overwritten is not here for having been written here.
+        if !keeping_in(txn, bucket.number).await?.lists_all() {
+            super::hold::distrust(txn, bucket.number).await?;
+        }
     }
     Ok(())
 }

@@ -19,6 +19,11 @@ pub(crate) fn noise(seed: u8) -> Vec<u8> {
     content
 }
 
+/// Of what is put here there are so many chunks that its manifest has nodes.
+fn small_chunks() -> BucketPolicy {
+    BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() }
+}
+
 async fn put(site: &Site, key: &str, seed: u8) {
     site.bucket.put(key, noise(seed), PutOptions::default()).await.unwrap();
 }
@@ -85,6 +90,14 @@ fn changed() -> FileOptions {
     FileOptions { read: true, write: true, ..FileOptions::default() }
 }
 
+/// Opens a file, writes to it, and saves and closes it.
+async fn change_at(site: &Site, key: &str, at: usize, data: &[u8]) {
+    let file = site.bucket.open_file(key, changed()).await.unwrap();
+    file.write_at(at as u64, data.to_vec().into()).await.unwrap();
+    file.fsync().await.unwrap();
+    file.close().await.unwrap();
+}
+
 /// `copy_file_range` from data that was still to come was listed under the name of its source alone: when that was deleted, the copy counted as complete, and no
 /// byte of it was here.
 #[tokio::test(flavor = "multi_thread")]
@@ -132,8 +145,7 @@ async fn what_is_copied_into_a_file_is_wanted_for_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_file_is_saved_as_often_as_one_likes() {
     let all = Sites::new(2).await;
-    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
-    let sites = all.bucket("saved", 2, &policy).await;
+    let sites = all.bucket("saved", 2, &small_chunks()).await;
     let (a, b) = (&sites[0], &sites[1]);
     put(a, "x", 1).await;
     meet(a, b).await;
@@ -160,8 +172,7 @@ async fn an_open_file_is_saved_as_often_as_one_likes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_opened_and_saved_as_often_as_one_likes() {
     let all = Sites::new(2).await;
-    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
-    let sites = all.bucket("reopened", 2, &policy).await;
+    let sites = all.bucket("reopened", 2, &small_chunks()).await;
     let (a, b) = (&sites[0], &sites[1]);
     put(a, "x", 1).await;
     meet(a, b).await;
@@ -169,11 +180,8 @@ async fn a_file_is_opened_and_saved_as_often_as_one_likes() {
     let mut content = noise(1);
     for n in 0..40_u8 {
         let at = usize::from(n % 3) * 100_000;
-        let file = b.bucket.open_file("x", changed()).await.unwrap();
-        file.write_at(at as u64, vec![n; 100].into()).await.unwrap();
+        change_at(b, "x", at, &[n; 100]).await;
         content[at..at + 100].fill(n);
-        file.fsync().await.unwrap();
-        file.close().await.unwrap();
         if n > 2 {
             // The nodes on the way to all three have come.
             apart(b);
@@ -202,8 +210,7 @@ async fn a_file_is_opened_and_saved_as_often_as_one_likes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_made_of_a_copy_or_of_a_small_file_names_its_lenders() {
     let all = Sites::new(2).await;
-    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
-    let sites = all.bucket("second", 2, &policy).await;
+    let sites = all.bucket("second", 2, &small_chunks()).await;
     let (a, b) = (&sites[0], &sites[1]);
     let small = &noise(7)[..5 * 4096];
     put(a, "copied", 1).await;
@@ -211,16 +218,10 @@ async fn what_is_made_of_a_copy_or_of_a_small_file_names_its_lenders() {
     meet(a, b).await;
     let link = linked(b, a);
     b.bucket.copy(&get(b, "copied").await, "copy", CopyOptions::default()).await.unwrap();
-    let write = async |key: &str, at: usize, data: Vec<u8>| {
-        let file = b.bucket.open_file(key, changed()).await.unwrap();
-        file.write_at(at as u64, data.into()).await.unwrap();
-        file.fsync().await.unwrap();
-        file.close().await.unwrap();
-    };
-    write("copy", 10, b"by new york".to_vec()).await;
-    write("small", 3, b"changed".to_vec()).await;
+    change_at(b, "copy", 10, b"by new york").await;
+    change_at(b, "small", 3, b"changed").await;
     // It becomes one whose manifest has nodes.
-    write("small", small.len(), noise(8)).await;
+    change_at(b, "small", small.len(), &noise(8)).await;
     for key in ["copy", "small"] {
         let (here, of) = get(b, key).await.local_bytes().await.unwrap();
         assert!(here < of, "else this shows nothing: {key} {here} of {of}");
@@ -245,9 +246,7 @@ async fn what_is_made_of_a_copy_or_of_a_small_file_names_its_lenders() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_made_of_a_replaced_content_keeps_its_bytes() {
     let all = Sites::new(2).await;
-    // So many chunks that a manifest has nodes.
-    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
-    let sites = all.bucket("lent", 2, &policy).await;
+    let sites = all.bucket("lent", 2, &small_chunks()).await;
     let (a, b) = (&sites[0], &sites[1]);
     let before = collect(a).await;
     for (key, seed) in [("copied", 1), ("changed", 2), ("left", 3), ("deleted", 4)] {
@@ -257,10 +256,7 @@ async fn what_was_made_of_a_replaced_content_keeps_its_bytes() {
     let link = linked(b, a);
     b.bucket.copy(&get(b, "copied").await, "copy", CopyOptions::default()).await.unwrap();
     b.bucket.copy(&get(b, "deleted").await, "kept", CopyOptions::default()).await.unwrap();
-    let file = b.bucket.open_file("changed", changed()).await.unwrap();
-    file.write_at(10, "by new york".into()).await.unwrap();
-    file.fsync().await.unwrap();
-    file.close().await.unwrap();
+    change_at(b, "changed", 10, b"by new york").await;
     apart(b);
     for (key, seed) in [("copied", 11), ("changed", 12), ("left", 13)] {
         put(a, key, seed).await;
@@ -388,8 +384,7 @@ async fn what_is_made_of_what_nobody_keeps_is_brought_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_made_of_a_renamed_conflict_copy_names_its_content() {
     let all = Sites::new(3).await;
-    let policy = BucketPolicy { chunking: Chunking::Fixed(4 << 10), ..BucketPolicy::default() };
-    let sites = all.bucket("rescued", 3, &policy).await;
+    let sites = all.bucket("rescued", 3, &small_chunks()).await;
     let (home, editor, other) = (&sites[0], &sites[1], &sites[2]);
     let meet_all = async || {
         for _ in 0..2 {
@@ -401,13 +396,7 @@ async fn what_is_made_of_a_renamed_conflict_copy_names_its_content() {
     put(home, "x", 1).await;
     meet_all().await;
     let link = linked(editor, home);
-    let write = async |site: &Site, key: &str, at: usize, data: &'static [u8]| {
-        let file = site.bucket.open_file(key, changed()).await.unwrap();
-        file.write_at(at as u64, data.into()).await.unwrap();
-        file.fsync().await.unwrap();
-        file.close().await.unwrap();
-    };
-    write(editor, "x", 10, b"by the editor").await;
+    change_at(editor, "x", 10, b"by the editor").await;
     apart(editor);
     drop(link);
     home.writes_after(editor).await;
@@ -419,7 +408,7 @@ async fn what_is_made_of_a_renamed_conflict_copy_names_its_content() {
     let others = vec![home.bucket.segment().clone(), editor.bucket.segment().clone()];
     let net = Net { others, to: other.bucket.segment().clone(), is_up: is_up.clone() };
     other.bucket.segment().set_chunk_source(Some(Arc::new(net)));
-    write(other, "moved", 200_000, b"by the other").await;
+    change_at(other, "moved", 200_000, b"by the other").await;
     is_up.store(false, Ordering::Relaxed);
     assert!(local(other, "moved").await < SIZE as u64 / 2, "else this shows nothing");
     for _ in 0..3 {

@@ -282,7 +282,7 @@ async fn probe(
             tokio::select! {
                 stands = timeout_at(deadline, stands) => match stands {
                     Ok(Ok(vector)) => return Ok(vector),
-                    Ok(Err(_)) => {}
+                    Ok(Err(_)) => why = "it has not answered, or what it sent could not be taken in",
                     Err(_) => why = "it does not answer",
                 },
                 _ = connected.control.closed() => why = "not connected",

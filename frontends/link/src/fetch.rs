@@ -257,7 +257,7 @@ impl Bulk {
         let (done, outcome) = oneshot::channel();
         self.queue.lock().waiting.push_back(Item { bucket, id, residence, done, tried: Vec::new() });
         self.filled.notify_one();
-        if sources(hub, None).is_empty() {
+        if hub.peers().is_empty() {
             // The last one may have gone before this was there to be given up.
             self.give_up(hub);
         }

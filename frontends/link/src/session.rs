@@ -18,9 +18,11 @@ use tombolo_core::{ChunkId, Error, ErrorKind, Result, VersionVector};
 
 /// Requests of one connection that are answered at the same time.
 const ANSWERS_MAX: usize = 8;
-/// Requests and questions of one connection that have come and are not answered. Whoever reads them must not wait for answers to be sent: with both sides waiting for
-/// that nobody would read.
-const WAITING_MAX: usize = 4096;
+/// Bytes of requests and questions of one connection that have come and are not answered. Whoever reads them must not wait for answers to be sent: with both sides
+/// waiting for that nobody would read.
+const WAITING_BYTES: u32 = 4 << 20;
+/// Each counts as so many at least.
+const WAITING_BYTES_MIN: u32 = 512;
 /// An answer is sent in frames of about this many bytes.
 const CHUNK_FRAME_BYTES: usize = 1 << 20;
 /// The same where names go: they don't wait for more than that, and a chunk.
@@ -36,7 +38,7 @@ pub(crate) async fn read(
 ) -> Result<()> {
     let mut stream = stream;
     let answers = Arc::new(Semaphore::new(ANSWERS_MAX));
-    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
+    let waiting = Arc::new(Semaphore::new(WAITING_BYTES as usize));
     let mut answering = JoinSet::new();
     let mut pings = interval(sign_of_life(hub));
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -67,19 +69,19 @@ pub(crate) async fn read(
                     return Err(Error::new(ErrorKind::Offline, format!("the other side ended it: {reason}")));
                 }
                 Body::Want(want) => {
-                    let (waits, answers) = (its_turn(&waiting, outbox).await?, answers.clone());
+                    let ids = wire::wanted(&want)?;
+                    let (waits, answers) = (its_turn(&waiting, bytes, outbox).await?, answers.clone());
                     let (hub, peer, outbox) = (hub.clone(), peer.clone(), outbox.clone());
-                    wire::wanted(&want)?;
                     answering.spawn(async move {
                         let _waits = waits;
-                        if let Err(error) = answer_in_time(&hub, &peer, &outbox, answers, want).await {
+                        if let Err(error) = answer_in_time(&hub, &peer, &outbox, answers, (want, ids)).await {
                             tracing::debug!(peer = peer.name, %error, "a request for chunks was not answered in full");
                         }
                     });
                 }
                 Body::Compared(answer) if is_control => peer.comparing.answered(answer),
                 Body::Compare(question) if is_control => {
-                    let (waits, answers) = (its_turn(&waiting, outbox).await?, answers.clone());
+                    let (waits, answers) = (its_turn(&waiting, bytes, outbox).await?, answers.clone());
                     let (hub, peer) = (hub.clone(), peer.clone());
                     answering.spawn(async move {
                         let _waits = waits;
@@ -97,10 +99,11 @@ pub(crate) async fn read(
     }
 }
 
-/// Room for one more request; waits for it.
-async fn its_turn(waiting: &Arc<Semaphore>, outbox: &Outbox) -> Result<OwnedSemaphorePermit> {
+/// Room for one more request of so many bytes; waits for it.
+async fn its_turn(waiting: &Arc<Semaphore>, bytes: usize, outbox: &Outbox) -> Result<OwnedSemaphorePermit> {
+    let share = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(WAITING_BYTES_MIN, WAITING_BYTES);
     tokio::select! {
-        permit = waiting.clone().acquire_owned() => {
+        permit = waiting.clone().acquire_many_owned(share) => {
             permit.map_err(|_| Error::new(ErrorKind::Offline, "the connection is closing"))
         }
         reason = outbox.closed() => Err(Error::new(ErrorKind::Offline, reason)),
@@ -165,7 +168,7 @@ async fn answer_in_time(
     peer: &Arc<Peer>,
     outbox: &Outbox,
     answers: Arc<Semaphore>,
-    want: Want,
+    (want, ids): (Want, Vec<ChunkId>),
 ) -> Result<()> {
     let (request, is_interactive) = (want.request, want.is_interactive);
     let mut signs = tokio::time::interval_at(Instant::now() + sign_of_life(hub), sign_of_life(hub));
@@ -173,7 +176,7 @@ async fn answer_in_time(
     let answering = async {
         // It is never closed.
         let _permit = answers.acquire().await;
-        answer(hub, peer, outbox, want).await
+        answer(hub, peer, outbox, want, ids).await
     };
     tokio::pin!(answering);
     loop {
@@ -196,8 +199,7 @@ fn sign_of_life(hub: &Hub) -> Duration {
 }
 
 /// Sends what of the wanted chunks is here, or can be brought here.
-async fn answer(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want) -> Result<()> {
-    let ids = wire::wanted(&want)?;
+async fn answer(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want, ids: Vec<ChunkId>) -> Result<()> {
     let may_send = hub.link(&peer.id).is_some_and(|link| link.direction.sends());
     let mut answer = Answer { peer, hub, outbox, want: &want, chunks: Vec::new(), bytes: 0 };
     let mut absent = Vec::new();

@@ -204,22 +204,29 @@ impl OpenFile {
         if extends {
             self.body.check_growth(offset, length)?;
         }
+        self.make_room_for_a_piece().await?;
         let now = self.body.now_ns();
-        {
-            let mut state = self.body.state();
-            state.changed_by(self.files.origin);
-            let clipped = if extends { end } else { end.min(state.size) };
-            match mode {
-                AllocateMode::Allocate if end > state.size => state.truncate(end, now),
-                AllocateMode::Allocate | AllocateMode::KeepSize => {}
-                AllocateMode::PunchHole | AllocateMode::ZeroRange | AllocateMode::ZeroRangeKeepSize => {
-                    if clipped > offset {
-                        state.put(offset, Piece::hole(clipped - offset, 0), now);
-                    }
+        let mut state = self.body.state();
+        state.changed_by(self.files.origin);
+        let clipped = if extends { end } else { end.min(state.size) };
+        match mode {
+            AllocateMode::Allocate if end > state.size => state.truncate(end, now),
+            AllocateMode::Allocate | AllocateMode::KeepSize => {}
+            AllocateMode::PunchHole | AllocateMode::ZeroRange | AllocateMode::ZeroRangeKeepSize => {
+                if clipped > offset {
+                    state.put(offset, Piece::hole(clipped - offset, 0), now);
                 }
             }
         }
-        self.body.fold_if_many().await
+        Ok(())
+    }
+
+    /// Before a piece is put there that takes nothing of the memory for written bytes: of those there are only so many.
+    async fn make_room_for_a_piece(&self) -> Result<()> {
+        if self.body.has_many_pieces() {
+            self.body.store(false).await?;
+        }
+        Ok(())
     }
 
     /// `SEEK_DATA`, `SEEK_HOLE`. `Invalid` with errno ENXIO behind the end.
@@ -292,17 +299,15 @@ impl OpenFile {
         };
         let content = source.body.as_content().await?;
         let length = length.min(content.manifest.size().saturating_sub(source_offset));
+        self.make_room_for_a_piece().await?;
         if length > 0 {
             let now = self.body.now_ns();
-            {
-                let mut state = self.body.state();
-                state.changed_by(self.files.origin);
-                state.put(offset, Piece::part_of(content, source_offset, length, 0), now);
-                let stamp = state.stamp;
-                origin.into_iter().for_each(|origin| state.origins.add(origin, stamp));
-                state.origins.add_all(&others, stamp);
-            }
-            self.body.fold_if_many().await?;
+            let mut state = self.body.state();
+            state.changed_by(self.files.origin);
+            state.put(offset, Piece::part_of(content, source_offset, length, 0), now);
+            let stamp = state.stamp;
+            origin.into_iter().for_each(|origin| state.origins.add(origin, stamp));
+            state.origins.add_all(&others, stamp);
         }
         Ok(length)
     }

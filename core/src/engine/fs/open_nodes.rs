@@ -555,23 +555,16 @@ impl Segment {
     pub async fn sync(&self) -> Result<()> {
         self.open_nodes().drain(None).await;
         self.open_nodes().protect(self, PROTECTED_AGE_NS).await;
-        self.sync_unsynced().await
-    }
-
-    /// [`Segment::sync_commits`], if something was committed since all was on disk.
-    pub(in crate::engine) async fn sync_unsynced(&self) -> Result<()> {
-        if self.synced().load(Ordering::Acquire) < self.ledger().published() {
-            self.sync_commits().await?;
-        }
-        Ok(())
+        self.sync_commits().await
     }
 
     /// Returns when everything committed before the call is on disk.
     pub(in crate::engine) async fn sync_commits(&self) -> Result<()> {
-        let ((), sequenced) = transact!(self, txn, {
-            txn.put(Space::Meta, Bytes::from_static(b"synced"), Bytes::new());
-        })?;
-        self.synced().fetch_max(sequenced.commit, Ordering::AcqRel);
+        if self.ledger().published() > self.ledger().durable() {
+            transact!(self, txn, {
+                txn.put(Space::Meta, Bytes::from_static(b"synced"), Bytes::new());
+            })?;
+        }
         Ok(())
     }
 }

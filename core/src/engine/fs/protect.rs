@@ -193,7 +193,10 @@ impl Body {
             let key = (self.bucket.state().number, self.node);
             nodes.protected().lock().insert(key, Arc::downgrade(self));
         }
-        self.fold_many().await
+        if self.has_many_pieces() {
+            self.fold().await?;
+        }
+        Ok(())
     }
 }
 

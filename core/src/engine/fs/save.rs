@@ -68,7 +68,7 @@ impl Body {
             self.save_now(is_durable).await
         } else if is_durable {
             // Its version, and what was done to its names and attributes since.
-            self.bucket.segment().sync_unsynced().await
+            self.bucket.segment().sync_commits().await
         } else {
             Ok(())
         }
@@ -205,20 +205,15 @@ impl Body {
 
 #[cfg(test)]
 mod tests {
+    use crate::engine::fixture;
     use crate::engine::fs::{Caller, ROOT, RenameMode, SetAttributes};
-    use crate::{BucketPolicy, CreateOptions, FileOptions, OpenOptions, Segment};
-    use std::sync::atomic::Ordering;
+    use crate::{BucketPolicy, FileOptions};
 
     /// What was done to a file's names and attributes after an fsync was not on disk after the next one, because nothing was written in between.
     #[tokio::test(flavor = "multi_thread")]
     async fn fsync_is_about_names_and_attributes_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "a".into(), cluster: "C".into() };
-        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
-        let path: crate::BucketPath = "C/t/b".parse().unwrap();
-        segment.catalog().create_tenant(&path.tenant).await.unwrap();
-        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
-        let is_synced = || segment.synced().load(Ordering::Acquire) >= segment.ledger().published();
+        let (_dir, segment, bucket) = fixture::bucket(BucketPolicy::default()).await;
+        let is_synced = || segment.ledger().durable() >= segment.ledger().published();
         let file = bucket.open_file("x", FileOptions::create()).await.unwrap();
         file.write_at(0, "some".into()).await.unwrap();
         file.fsync().await.unwrap();

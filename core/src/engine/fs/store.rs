@@ -103,19 +103,15 @@ impl Body {
     pub(super) async fn store(&self, all: bool) -> Result<()> {
         let _edit = self.edit.lock().await;
         self.store_runs(all).await?;
-        self.fold_many().await
+        if self.has_many_pieces() {
+            self.fold().await?;
+        }
+        Ok(())
     }
 
-    /// Puts stored pieces and stored content together, if there are many pieces. Holds `edit`.
-    pub(super) async fn fold_many(&self) -> Result<()> {
-        let is_due = self.state().overlay.stored_count() > PIECES_MAX;
-        if is_due { self.fold().await } else { Ok(()) }
-    }
-
-    /// For who has put pieces there that take no memory of the budget: there are not many more than are told apart.
-    pub(super) async fn fold_if_many(&self) -> Result<()> {
-        let is_due = self.state().overlay.stored_count() > PIECES_MAX;
-        if is_due { self.store(false).await } else { Ok(()) }
+    /// Whether stored pieces are to be put together before there are more of them.
+    pub(super) fn has_many_pieces(&self) -> bool {
+        self.state().overlay.stored_count() > PIECES_MAX
     }
 
     async fn store_runs(&self, all: bool) -> Result<()> {
@@ -278,7 +274,7 @@ impl Body {
     }
 
     /// Puts stored pieces and stored content together. Holds `edit`.
-    async fn fold(&self) -> Result<()> {
+    pub(super) async fn fold(&self) -> Result<()> {
         let mut moment = self.moment();
         // What is still in memory stays over the result.
         moment.pieces.retain(|(_, piece)| !piece.is_memory());

@@ -9,6 +9,7 @@
 )]
 
 mod client;
+mod conflicts;
 mod connections;
 mod exports;
 mod listing;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tombolo_core::engine::fs::{Caller, CreateMode, FileSystem, RenameMode, SetAttributes};
-use tombolo_core::{BucketPath, BucketPolicy, CreateOptions, NodeId, OpenOptions, Segment};
+use tombolo_core::{Bucket, BucketPath, BucketPolicy, CreateOptions, NodeId, OpenOptions, Segment};
 use tombolo_nfs::{Exports, NfsDoor, NfsLimits, NfsOptions};
 
 /// For time-outs that shall not pass.
@@ -75,6 +75,10 @@ impl Served {
         drop(std::mem::replace(&mut self.stop, stop));
         within("the server ends", std::mem::replace(&mut self.serving, serving)).await.unwrap();
         (self.address, self.port_mapper) = (address, port_mapper);
+    }
+
+    pub async fn bucket(&self) -> Bucket {
+        self.segment.bucket(&"C/t/b".parse().unwrap()).await.unwrap()
     }
 
     pub async fn client(&self) -> Client {
