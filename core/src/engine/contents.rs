@@ -365,18 +365,16 @@ impl Contents {
 
     /// Where a chunk is; `None` if it is not here.
     pub(crate) async fn locate(&self, id: &ChunkId) -> Result<Option<Location>> {
-        let committed = async || -> Result<Option<Location>> {
-            self.store.get(Space::Chunks, &id.0).await?.map(|row| Location::decode(&row)).transpose()
-        };
-        if let Some(location) = committed().await? {
-            return Ok(Some(location));
+        // Twice: it may have been committed between the two looks of the first round.
+        for _ in 0..2 {
+            if let Some(row) = self.store.get(Space::Chunks, &id.0).await? {
+                return Location::decode(&row).map(Some);
+            }
+            if let Some((location, _)) = self.uncommitted.lock().get(id) {
+                return Ok(Some(*location));
+            }
         }
-        let uncommitted = self.uncommitted.lock().get(id).map(|(location, _)| *location);
-        match uncommitted {
-            Some(location) => Ok(Some(location)),
-            // It may have been committed in between.
-            None => committed().await,
-        }
+        Ok(None)
     }
 
     /// Where a chunk is that must be here: `Offline` if it is absent, `Damaged` if it can't be absent.
@@ -627,7 +625,8 @@ fn no_writer() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{CreateOptions, OpenOptions, Segment};
+    use crate::BucketPolicy;
+    use crate::engine::fixture;
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -636,9 +635,7 @@ mod tests {
     /// tight loop beside a transfer, once in forty runs.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_collection_waits_for_chunks_that_are_appended_and_not_noted_yet() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "here".into(), cluster: "Here".into() };
-        let segment = Segment::create(dir.path().join("s"), create, OpenOptions::default()).await.unwrap();
+        let (_dir, segment, _) = fixture::bucket(BucketPolicy::default()).await;
         let contents = segment.contents().clone();
         let raw = b"appended, and not noted yet";
         let id = ChunkId::of(raw);
@@ -678,9 +675,7 @@ mod tests {
     /// longer: what had just been read counted as absent. Met once in a test of a link.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_chunk_is_never_lost_from_sight_while_it_is_committed() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "here".into(), cluster: "Here".into() };
-        let segment = Segment::create(dir.path().join("s"), create, OpenOptions::default()).await.unwrap();
+        let (_dir, segment, _) = fixture::bucket(BucketPolicy::default()).await;
         let contents = segment.contents().clone();
         for n in 0..3000_u32 {
             let raw = n.to_be_bytes();

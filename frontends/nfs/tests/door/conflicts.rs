@@ -1,7 +1,7 @@
 //! What two segments wrote at the same time, behind the door.
 
 use crate::served::{BUCKET, Served, patient};
-use tombolo_core::{CreateOptions, OpenOptions, PutOptions, Segment, VersionVector};
+use tombolo_core::{Bucket, CreateOptions, OpenOptions, PutOptions, Segment};
 
 /// A READ opened the file as if to write to it, and so made a file of its own of a conflict copy: whoever looked at it had decided the conflict, on all segments.
 #[tokio::test(flavor = "multi_thread")]
@@ -14,12 +14,17 @@ async fn reading_a_conflict_copy_decides_nothing() {
     let exported = here.segment().catalog().export(&|_| true).await.unwrap();
     segment.catalog().import(&exported, &|_| true).await.unwrap();
     let there = segment.bucket(here.path()).await.unwrap();
+    let pull = async |to: &Bucket, from: &Bucket| {
+        let delta = from.changes_since(&to.position().await.unwrap()).await.unwrap();
+        to.apply(&delta).await.unwrap();
+    };
+    // Two changes of one file.
+    here.put("x", "before", PutOptions::default()).await.unwrap();
+    pull(&there, &here).await;
     for (bucket, content) in [(&here, "by the one"), (&there, "by the other")] {
-        bucket.changes_since(&VersionVector::new()).await.unwrap();
         bucket.put("x", content, PutOptions::default()).await.unwrap();
     }
-    let delta = there.changes_since(&here.position().await.unwrap()).await.unwrap();
-    here.apply(&delta).await.unwrap();
+    pull(&here, &there).await;
     let copies = async || here.conflicts(None, 10).await.unwrap();
     let copy = copies().await[0].key.clone().unwrap();
 
