@@ -257,21 +257,29 @@ fn mounts_come_and_go() {
     site.tombolo(&["ls", &path]);
 }
 
+/// A Python program that locks five bytes of a file: `hold` until it is killed, `wait` for them, `try` (ends with 7 if it can't).
+fn locking(file: &Path, how: &str) -> Command {
+    let script = "import fcntl, sys\nf = open(sys.argv[1], 'r+b')\n\
+        how = fcntl.LOCK_EX | (fcntl.LOCK_NB if sys.argv[2] == 'try' else 0)\n\
+        try:\n fcntl.lockf(f, how, 5, 2)\nexcept BlockingIOError:\n sys.exit(7)\nprint('held', flush=True)\n\
+        if sys.argv[2] == 'hold': sys.stdin.read()\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(file).arg(how).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+/// Whether a process waits for an answer of the mount.
+fn waits_for_answer(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|call| call.contains("wait_answer"))
+}
+
 #[test]
 fn record_locks_hold_between_processes_and_waiters_can_be_stopped() {
     let site = Site::new();
     let mounted = Mounted::start(&site, "");
     let file = mounted.point().join("locked");
     fs::write(&file, b"0123456789").unwrap();
-    let script = "import fcntl, sys\nf = open(sys.argv[1], 'r+b')\n\
-        how = fcntl.LOCK_EX | (fcntl.LOCK_NB if sys.argv[2] == 'try' else 0)\n\
-        try:\n fcntl.lockf(f, how, 5, 2)\nexcept BlockingIOError:\n sys.exit(7)\nprint('held', flush=True)\n\
-        if sys.argv[2] == 'hold': sys.stdin.read()\n";
-    let python = |how: &str| {
-        let mut command = Command::new("python3");
-        command.args(["-c", script]).arg(&file).arg(how).stdin(Stdio::piped()).stdout(Stdio::piped());
-        command
-    };
+    let python = |how: &str| locking(&file, how);
     let mut holder = python("hold").spawn().unwrap();
     let mut said = [0; 5];
     holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
@@ -279,17 +287,38 @@ fn record_locks_hold_between_processes_and_waiters_can_be_stopped() {
     // One who waits can be killed, and one who waits on gets it.
     let mut stopped = python("wait").spawn().unwrap();
     let mut waiter = python("wait").spawn().unwrap();
-    wait::until("both to wait", || {
-        let waits =
-            |pid: u32| fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|call| call.contains("wait_answer"));
-        (waits(stopped.id()) && waits(waiter.id())).then_some(())
-    });
+    wait::until("both to wait", || (waits_for_answer(stopped.id()) && waits_for_answer(waiter.id())).then_some(()));
     stopped.kill().unwrap();
     wait::until("the killed one to end", || stopped.try_wait().unwrap());
     assert!(waiter.try_wait().unwrap().is_none());
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert!(wait::until("the waiter", || waiter.try_wait().unwrap()).success());
+}
+
+/// What was locked through a mount that was cut off stayed locked, for all doors, until the server ended.
+#[test]
+fn locks_end_with_a_mount_that_is_cut_off() {
+    let site = Site::new();
+    let beside = site.scratch("beside");
+    let second = format!("{}/{BUCKET}={}", Site::TENANT, beside.display());
+    let mounted = Mounted::start_with(&site, "", &["--mount", &second]);
+    fs::write(mounted.point().join("locked"), b"0123456789").unwrap();
+    let through = |mount: &Path, how: &str| locking(&mount.join("locked"), how);
+    wait::until("the second mount", || fs::read(beside.join("locked")).ok());
+    let mut holder = through(mounted.point(), "hold").spawn().unwrap();
+    let mut said = [0; 5];
+    holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    let mut waiter = through(mounted.point(), "wait").spawn().unwrap();
+    wait::until("the other to wait", || waits_for_answer(waiter.id()).then_some(()));
+    assert_eq!(through(&beside, "try").status().unwrap().code(), Some(7));
+    // Says that it is busy, and cuts those off that use it.
+    let _ = Command::new("umount").arg("--force").arg(mounted.point()).output().unwrap();
+    assert!(!wait::until("the one that waits to end", || waiter.try_wait().unwrap()).success());
+    wait::until("the lock", || through(&beside, "try").status().unwrap().success().then_some(()));
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    run(Command::new("umount").arg("--lazy").arg(&beside)).success();
 }
 
 #[test]

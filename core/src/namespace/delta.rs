@@ -98,12 +98,13 @@ pub async fn apply(txn: &mut Txn, bucket: &BucketState, delta: &Delta) -> Result
     let mut changed = 0;
     let mut latest = 0;
     let made = txn.ledger().sequence();
+    let dropped = here.dropped();
     for register in &delta.registers {
         // A peer that lies, or this directory is an old copy: the numbers it would give out next are in use elsewhere, for something else.
         if context_of(register).get(txn.own()) > made {
             return Err(Error::invalid("a delta has changes of this segment that it has not made; is it an old copy?"));
         }
-        let (is_news, time) = merge(txn, bucket.number, register, &here.known, keeps_data).await?;
+        let (is_news, time) = merge(txn, bucket.number, register, &dropped, keeps_data).await?;
         changed += usize::from(is_news);
         latest = latest.max(time);
     }
@@ -134,20 +135,20 @@ async fn merge(
     txn: &mut Txn,
     bucket: BucketNumber,
     register: &DeltaRegister,
-    known: &VersionVector,
+    dropped: &VersionVector,
     keeps_data: bool,
 ) -> Result<(bool, u64)> {
     Ok(match register {
         DeltaRegister::Entry(parent, name, theirs) => {
-            (txn.edit_entry(bucket, parent, name).await?.register.merge_at(theirs, known), theirs.time_max())
+            (txn.edit_entry(bucket, parent, name).await?.register.merge_where(theirs, dropped), theirs.time_max())
         }
         DeltaRegister::Home(node, theirs) => {
-            (txn.edit_node(bucket, node).await?.home.merge_at(theirs, known), theirs.time_max())
+            (txn.edit_node(bucket, node).await?.home.merge_where(theirs, dropped), theirs.time_max())
         }
         DeltaRegister::Content(node, theirs) => {
             let register = &mut txn.edit_node(bucket, node).await?.content;
             let before = register.dots();
-            let is_news = register.merge_at(theirs, known);
+            let is_news = register.merge_where(theirs, dropped);
             if keeps_data && is_news {
                 let now = register.clone();
                 want(txn, Field::Content, &keys::node(bucket, node), &before, &now, false);
@@ -155,10 +156,10 @@ async fn merge(
             (is_news, theirs.time_max())
         }
         DeltaRegister::Attributes(node, theirs) => {
-            (txn.edit_node(bucket, node).await?.attributes.merge_at(theirs, known), theirs.time_max())
+            (txn.edit_node(bucket, node).await?.attributes.merge_where(theirs, dropped), theirs.time_max())
         }
         DeltaRegister::Tags(node, theirs) => {
-            (txn.edit_node(bucket, node).await?.tags.merge_at(theirs, known), theirs.time_max())
+            (txn.edit_node(bucket, node).await?.tags.merge_where(theirs, dropped), theirs.time_max())
         }
         DeltaRegister::History(key, theirs) => {
             let key = [&bucket.to_be_bytes()[..], key].concat();
@@ -167,7 +168,7 @@ async fn merge(
             let register = &mut txn.edit_history(key.clone()).await?.register;
             let dots = register.dots();
             let before = register.value().map(|version| version.size);
-            let is_news = register.merge_at(theirs, known);
+            let is_news = register.merge_where(theirs, dropped);
             let now = register.value().map(|version| version.size);
             if keeps_data && is_news {
                 let register = register.clone();

@@ -1,7 +1,7 @@
 //! Where a bucket stands: what is here, what was dropped because everybody had it, and whether this segment has been away so long that it has to compare.
 //!
 //! A dropped register leaves nothing behind, so two rules take the place of its tombstone (`docs/notes/0006-forgetting.md` has the argument):
-//! * A write that the vector covers, and that its register has never seen, was replaced and dropped: it is old, and not taken in (`Register::merge_at`).
+//! * A write that vector and floor cover, and that its register has never seen, was replaced and dropped: it is old, and not taken in (`Register::merge_where`).
 //! * Each segment keeps a *floor*: all that was ever dropped lies at or below it, and nothing live here was dropped below it elsewhere. A delta that was
 //!   cut above a floor which this segment has not reached does not say what was dropped meanwhile. Then it begins anew, at the empty vector, and *compares*:
 //!   what it holds in a range of the change index, and the sender does not, is gone. Its own changes that the sender has never seen stay.
@@ -251,6 +251,18 @@ pub async fn holds_beyond(
 }
 
 impl Standing {
+    /// Below this lies all that was dropped by those whose changes are here, and nothing is missing that is live. Above the floor a write that is missing may have been replaced by
+    /// one that is still to come.
+    pub fn dropped(&self) -> VersionVector {
+        let mut dropped = VersionVector::new();
+        for Dot { segment, sequence } in self.known.dots() {
+            let compared = self.comparing.as_ref().map_or(0, |comparing| comparing.floor.get(&segment));
+            let floor = self.floor.get(&segment).max(compared);
+            dropped.advance(Dot { segment, sequence: sequence.min(floor) });
+        }
+        dropped
+    }
+
     /// What is to be done with a delta. `holds_below`: its floor, see [`holds_below`].
     pub fn admits(&self, delta: &Delta, holds_below: bool) -> Admission {
         let ours = self.comparing.as_ref().map_or(&self.floor, |comparing| &comparing.floor);

@@ -202,13 +202,13 @@ impl<V: Clone> Register<V> {
         self.context.merge(&other.context) | changed
     }
 
-    /// The same at a segment that stands at `known`: a write that this covers, and that this register has never seen, was replaced long ago and dropped
-    /// after everybody had that. It stays away.
-    pub fn merge_at(&mut self, other: &Register<V>, known: &VersionVector) -> bool {
-        if self.is_empty() && other.covered_by(known) {
+    /// The same where `dropped` is known in full, and what was dropped lies below it: a write that this covers, and that this register has never seen, was replaced
+    /// long ago and dropped after everybody had that. It stays away.
+    pub fn merge_where(&mut self, other: &Register<V>, dropped: &VersionVector) -> bool {
+        if self.is_empty() && other.covered_by(dropped) {
             return false;
         }
-        let is_old = |write: &Write<V>| known.covers(&write.dot) && !self.context.covers(&write.dot);
+        let is_old = |write: &Write<V>| dropped.covers(&write.dot) && !self.context.covers(&write.dot);
         if !other.live.iter().any(is_old) {
             return self.merge(other);
         }

@@ -269,7 +269,7 @@ impl<P> Lane<P> {
 
     /// The peer stands at `vector`, having taken in a delta of ours.
     pub(super) fn acked(&mut self, vector: &VersionVector, now_ms: u64) {
-        self.theirs.merge(vector);
+        self.learn(vector);
         self.in_flight = self.in_flight.saturating_sub(1);
         if self.in_flight > 0 {
             return;
@@ -300,8 +300,18 @@ impl<P> Lane<P> {
     /// The peer answers a probe: it stands at `vector`, and sends what leads there.
     pub(super) fn peer_stands(&mut self, vector: &VersionVector) {
         self.peer_compares = false;
-        self.theirs.merge(vector);
-        self.announced.merge(vector);
+        if self.learn(vector) {
+            self.announced.merge(vector);
+        }
+    }
+
+    /// Of a bucket that is not carried here only what is announced of it is remembered.
+    fn learn(&mut self, vector: &VersionVector) -> bool {
+        let is_carried = self.terms.is_some();
+        if is_carried {
+            self.theirs.merge(vector);
+        }
+        is_carried
     }
 
     /// A question is answered when this segment has compared.

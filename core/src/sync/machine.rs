@@ -1,7 +1,7 @@
 //! [`Machine`]: all lanes of a segment.
 
 use super::lane::{Lane, LaneStatus};
-use super::{Action, Event, Message, UNKNOWN_BUCKETS_MAX};
+use super::{Action, Event, Message, UNKNOWN_BUCKET_COUNTS, UNKNOWN_MAX};
 use crate::id::{BucketId, SegmentId};
 use crate::register::{Stance, VersionVector};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,6 +17,8 @@ pub struct Machine<P> {
     turn: SegmentId,
     /// Deltas that were given to be staged so far.
     stagings: u64,
+    /// At least what each peer has announced of buckets that are not carried here, as [`UNKNOWN_MAX`] counts it.
+    unknown: HashMap<SegmentId, usize>,
 }
 
 impl<P> Default for Machine<P> {
@@ -28,6 +30,7 @@ impl<P> Default for Machine<P> {
             applying: HashMap::new(),
             turn: SegmentId([0; 16]),
             stagings: 0,
+            unknown: HashMap::new(),
         }
     }
 }
@@ -53,6 +56,7 @@ impl<P> Machine<P> {
             }
             Event::Disconnected { peer } => {
                 self.connected.remove(&peer);
+                self.unknown.remove(&peer);
                 self.lanes_of(&peer).for_each(|(_, lane)| lane.disconnected());
                 // What the peer announced of buckets that are not carried here means nothing without it.
                 self.lanes.retain(|_, lane| !lane.is_idle());
@@ -174,13 +178,13 @@ impl<P> Machine<P> {
         let now_ms = self.now_ms;
         match message {
             Message::Carry { bucket, vector, receives, is_comparing } => {
-                let unknown = self.lanes.values().filter(|lane| lane.terms.is_none()).count();
-                if unknown >= UNKNOWN_BUCKETS_MAX && !self.lanes.contains_key(&(bucket, peer)) {
+                if !self.has_room(&(bucket, peer), &vector) {
                     let reason = "it announces more buckets than there can be".into();
                     actions.push(Action::Close { peer, reason });
                     return;
                 }
                 self.lanes.entry((bucket, peer)).or_default().announced(vector, receives, is_comparing);
+                self.bound((bucket, peer), actions);
                 self.advance((bucket, peer), actions);
             }
             Message::Delta { bucket, from, to, payload } => {
@@ -200,12 +204,14 @@ impl<P> Machine<P> {
                     actions.push(Action::Close { peer, reason: "it sends faster than it may".into() });
                     return;
                 }
+                self.bound((bucket, peer), actions);
                 self.apply_next(bucket, actions);
             }
             Message::Ack { bucket, vector } => {
                 if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                     lane.acked(&vector, now_ms);
                 }
+                self.bound((bucket, peer), actions);
                 self.advance((bucket, peer), actions);
             }
             Message::Refused { bucket, reason } => {
@@ -238,9 +244,35 @@ impl<P> Machine<P> {
                 if let Some(lane) = self.lanes.get_mut(&(bucket, peer)) {
                     lane.peer_stands(&vector);
                 }
+                self.bound((bucket, peer), actions);
                 // The bucket may have gone since it was asked.
                 actions.push(Action::Stands { peer, bucket, nonce, vector });
             }
+        }
+    }
+
+    /// Whether what a peer announces of a bucket can be remembered: all of it, if the bucket is carried here.
+    fn has_room(&mut self, key: &(BucketId, SegmentId), vector: &VersionVector) -> bool {
+        if self.lanes.get(key).is_some_and(|lane| lane.terms.is_some()) {
+            return true;
+        }
+        let added = UNKNOWN_BUCKET_COUNTS + vector.len();
+        let counted = self.unknown.entry(key.1).or_default();
+        *counted += added;
+        if *counted <= UNKNOWN_MAX {
+            return true;
+        }
+        // Some of it was counted twice, or has become known.
+        let unknown = self.lanes_of(&key.1).filter(|(_, lane)| lane.terms.is_none());
+        let counted = added + unknown.map(|(_, lane)| UNKNOWN_BUCKET_COUNTS + lane.theirs.len()).sum::<usize>();
+        self.unknown.insert(key.1, counted);
+        counted <= UNKNOWN_MAX / 2
+    }
+
+    /// Lets a peer go that has listed more segments than there can be, a few at a time.
+    fn bound(&self, key: (BucketId, SegmentId), actions: &mut Vec<Action<P>>) {
+        if self.lanes.get(&key).is_some_and(|lane| lane.theirs.len() > VersionVector::SEGMENTS_MAX) {
+            actions.push(Action::Close { peer: key.1, reason: "it lists more segments than there can be".into() });
         }
     }
 
@@ -347,5 +379,84 @@ impl<P> Machine<P> {
 
     fn lanes_of<'a>(&'a mut self, peer: &'a SegmentId) -> impl Iterator<Item = (&'a BucketId, &'a mut Lane<P>)> {
         self.lanes.iter_mut().filter(move |((_, other), _)| other == peer).map(|((bucket, _), lane)| (bucket, lane))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::register::Dot;
+    use crate::sync::Terms;
+
+    const PEER: SegmentId = SegmentId([1; 16]);
+    const BUCKET: BucketId = BucketId([2; 16]);
+
+    fn vector(segments: std::ops::Range<u32>) -> VersionVector {
+        let mut vector = VersionVector::new();
+        for number in segments {
+            let mut segment = [0; 16];
+            segment[..4].copy_from_slice(&number.to_be_bytes());
+            vector.advance(Dot { segment: SegmentId(segment), sequence: 1 });
+        }
+        vector
+    }
+
+    fn closes(machine: &mut Machine<()>, peer: SegmentId, message: Message<()>) -> bool {
+        let mut actions = Vec::new();
+        machine.handle(Event::Received { peer, message }, &mut actions);
+        actions.iter().any(|action| matches!(action, Action::Close { .. }))
+    }
+
+    fn connected(peers: &[SegmentId]) -> Machine<()> {
+        let mut machine = Machine::new();
+        for peer in peers {
+            machine.handle(Event::Connected { peer: *peer }, &mut Vec::new());
+        }
+        machine
+    }
+
+    /// P12, P13: what a peer said of itself grew by what each message listed.
+    #[test]
+    fn a_peer_that_lists_ever_more_segments_is_let_go() {
+        let most = VersionVector::SEGMENTS_MAX as u32;
+        let ack = |vector| Message::Ack { bucket: BUCKET, vector };
+        let stand = |vector| Message::Stand { bucket: BUCKET, nonce: 1, vector };
+        let delta = |vector| Message::Delta { bucket: BUCKET, from: VersionVector::new(), to: vector, payload: () };
+        let messages: [&dyn Fn(VersionVector) -> Message<()>; 3] = [&ack, &stand, &delta];
+        for message in messages {
+            let mut machine = connected(&[PEER]);
+            let terms = Terms { sends: true, receives: true, stages: false };
+            let share = Event::Share { peer: PEER, bucket: BUCKET, terms, stance: Default::default() };
+            machine.handle(share, &mut Vec::new());
+            let carry =
+                Message::Carry { bucket: BUCKET, vector: vector(0..most / 2), receives: true, is_comparing: false };
+            assert!(!closes(&mut machine, PEER, carry));
+            assert!(!closes(&mut machine, PEER, message(vector(most / 2..most))));
+            assert!(closes(&mut machine, PEER, message(vector(most..most + 1))));
+        }
+    }
+
+    /// P12, P13: it was the number of buckets that counted, whatever was said of them, and whoever had said it.
+    #[test]
+    fn what_a_peer_says_of_buckets_that_are_not_here_is_bounded_and_counts_for_nobody_else() {
+        let other = SegmentId([3; 16]);
+        let mut machine = connected(&[PEER, other]);
+        let carry = |number: u32, vector: &VersionVector| {
+            let mut bucket = [0; 16];
+            bucket[..4].copy_from_slice(&number.to_be_bytes());
+            Message::Carry { bucket: BucketId(bucket), vector: vector.clone(), receives: true, is_comparing: false }
+        };
+        let large = vector(0..VersionVector::SEGMENTS_MAX as u32);
+        // The same bucket again and again takes no more than once.
+        for _ in 0..1000 {
+            assert!(!closes(&mut machine, PEER, carry(0, &large)));
+        }
+        let let_go = (0..).find(|number| closes(&mut machine, PEER, carry(*number, &large))).unwrap();
+        let fits = UNKNOWN_MAX / (UNKNOWN_BUCKET_COUNTS + large.len());
+        assert!((fits / 2..=fits).contains(&(let_go as usize)), "{let_go} buckets");
+        assert!(!closes(&mut machine, other, carry(1_000_000, &large)));
+        machine.handle(Event::Disconnected { peer: PEER }, &mut Vec::new());
+        machine.handle(Event::Connected { peer: PEER }, &mut Vec::new());
+        assert!((0..20_000).all(|number| !closes(&mut machine, PEER, carry(number, &vector(0..3)))));
     }
 }

@@ -12,7 +12,8 @@
 //! * What a lane says about the other side ([`LaneStatus`]) the other side has said itself.
 //! * Deltas of one peer are taken in, in the order in which they came. Where they are staged first ([`Terms::stages`]) those of others go on meanwhile.
 //! * Memory: for each lane at most [`WINDOW`] deltas that have arrived and wait. A peer that sends more breaks the protocol. And at most [`DEFERRED_MAX`] questions that have
-//!   their answers later.
+//!   their answers later. What a peer has said of itself lists at most [`VersionVector::SEGMENTS_MAX`] segments for each bucket, and [`UNKNOWN_MAX`] in all buckets that are
+//!   not known here.
 //! * A segment that compares all that it holds does not say where it stands, because it holds more than that. Whoever asks is told so at once ([`Message::Compares`]), and has
 //!   the answer when that is over.
 
@@ -33,8 +34,11 @@ pub const RETRY_MS: u64 = 250;
 pub const RETRY_MS_MAX: u64 = 30_000;
 /// Questions of one peer about one bucket that wait for an answer while this segment compares. The oldest is let go for a further one: who asked it may have gone.
 pub const DEFERRED_MAX: usize = 64;
-/// Buckets that a peer may announce before this segment knows them.
-pub const UNKNOWN_BUCKETS_MAX: usize = 100_000;
+/// What one peer may announce of buckets that this segment does not carry: the segments that their vectors list, and for each bucket [`UNKNOWN_BUCKET_COUNTS`].
+/// From half of this on it may be let go.
+pub const UNKNOWN_MAX: usize = 1 << 20;
+/// An unknown bucket takes as much memory as so many segments of a vector.
+pub const UNKNOWN_BUCKET_COUNTS: usize = 8;
 
 /// What one segment tells another about names. `P` is a delta's payload.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -79,3 +79,35 @@ async fn changes_and_deltas_at_once() {
         write_beside_deltas(&all, &format!("beside-{nth}"), conflicts).await;
     }
 }
+
+/// P6, P7: C had a step of A's changes, which stands above a content that A has replaced by one that is still to come. That content came late, by way of B: it was taken for one that
+/// was dropped, and what it replaced went. The file was not there until the next step.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_shows_while_what_replaced_its_content_is_on_its_way() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("on-its-way", 3, &BucketPolicy::default()).await;
+    let (a, b, c) = (&sites[0], &sites[1], &sites[2]);
+    let put = async |content: &str| a.bucket.put("z", content.to_owned(), PutOptions::default()).await.unwrap();
+    put("1").await;
+    b.pull(a).await;
+    c.pull(a).await;
+    put("2").await;
+    b.pull(a).await;
+    a.bucket.put("other", "x", PutOptions::default()).await.unwrap();
+    put("3").await;
+    let late = b.bucket.changes_since(&c.bucket.position().await.unwrap()).await.unwrap();
+    let limit = DeltaLimit { registers: 1, bytes: usize::MAX };
+    let (mut is_over, mut was_between) = (false, false);
+    while !is_over {
+        let step = a.bucket.changes_since_up_to(&c.bucket.position().await.unwrap(), limit).await.unwrap();
+        is_over = step.is_whole;
+        c.bucket.apply(&step).await.unwrap();
+        c.bucket.apply(&late).await.unwrap();
+        c.check("a step, and a delta that is late").await;
+        let shown = c.shows().await.remove("z").unwrap();
+        was_between |= shown == "2";
+        assert!(["1", "2", "3"].contains(&shown.as_str()));
+    }
+    assert!(was_between, "no step ended between them");
+    assert_eq!(c.shows().await, a.shows().await);
+}

@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::site::LABEL_BYTES;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use tombolo_core::{ErrorKind, FileOptions, Gather, GetOptions, Keeping, Pin, Residence, Stay, Wanted};
+use tombolo_core::{Dot, ErrorKind, FileOptions, Gather, GetOptions, Keeping, Pin, Residence, Stay, Wanted};
 
 /// Longer than what is part of a name.
 const LONG_BYTES: usize = 9_000;
@@ -301,10 +301,16 @@ impl World {
 
     // ---- checks
 
-    /// Whether what shows under a key is listed as wanted: a file that has two names is, once.
+    /// Whether what shows under a key is listed as wanted: a file that has two names is, once, and so is one of its contents that lost.
     async fn is_wanted(&self, at: usize, bucket: usize, key: &str, wanted: &[Wanted]) -> bool {
-        let info = self.sites[at].bucket(bucket).head(key, GetOptions::default()).await.unwrap();
-        wanted.iter().any(|wanted| wanted.path.as_deref() == Some(key.as_bytes()) || wanted.node == Some(info.node))
+        let of = self.sites[at].bucket(bucket);
+        let info = of.head(key, GetOptions::default()).await.unwrap();
+        let conflicts = of.conflicts(None, ALL).await.unwrap();
+        let lost = conflicts.into_iter().find(|conflict| conflict.key.as_deref() == Some(key.as_bytes()));
+        let lost = lost.map(|conflict| Dot { segment: conflict.segment, sequence: conflict.sequence });
+        wanted.iter().any(|wanted| {
+            wanted.path.as_deref() == Some(key.as_bytes()) || wanted.node == Some(info.node) || Some(wanted.dot) == lost
+        })
     }
 
     /// P8: where nothing is said to be missing, nothing is: all of a site that is to have all, and what is pinned.
@@ -323,7 +329,9 @@ impl World {
                     && !self.sites[at].is_whole(bucket, &key).await
                     && !self.is_wanted(at, bucket, &key, &wanted).await
                 {
-                    return Err(format!("P8: {at}/{bucket}: '{key}' is to be here, is not, and is not listed"));
+                    return Err(format!(
+                        "P8: {at}/{bucket}: '{key}' is to be here, is not, and is not among {wanted:?}"
+                    ));
                 }
             }
             let (stands, data) = (of.vector().await.unwrap(), of.data_vector().await.unwrap());

@@ -138,7 +138,7 @@ fn check_all(name: &str, count: u64, kind: Kind) -> Outcome {
 }
 
 fn seeds() -> u64 {
-    variable("TOMBOLO_SEEDS").unwrap_or(40)
+    variable("TOMBOLO_SEEDS").unwrap_or(1000)
 }
 
 #[test]

@@ -248,6 +248,7 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
+        self.door.end();
         self.end.send_replace(true);
     }
 
@@ -588,9 +589,7 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (door, who, name) = (self.door.clone(), who(request), name.as_bytes().to_vec());
-        self.run(async move {
-            done(reply, door.remove_xattr(who, number.0, &name).await);
-        });
+        self.run(async move { done(reply, door.remove_xattr(who, number.0, &name).await) });
     }
 
     fn getlk(

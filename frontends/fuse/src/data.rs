@@ -4,8 +4,10 @@ use crate::caller::{Who, as_caller};
 use crate::door::{Door, EBADF, EINVAL, EISDIR, EOPNOTSUPP, EROFS, Outcome, Refusal};
 use crate::metadata::open_flags;
 use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use tombolo_core::engine::fs::{AllocateMode, FileSystem, SeekTo};
+use tombolo_core::engine::fs::{AllocateMode, FileSystem, LockOwner, SeekTo};
 use tombolo_core::{NodeId, OpenFile};
 
 const FALLOC_FL_KEEP_SIZE: i32 = 0x01;
@@ -21,6 +23,14 @@ pub(crate) struct OpenHandle {
     pub(crate) file: OpenFile,
     pub(crate) files: FileSystem,
     pub(crate) node: NodeId,
+    /// Who may hold locks that were taken through it.
+    pub(crate) lockers: Mutex<BTreeSet<LockOwner>>,
+}
+
+impl OpenHandle {
+    pub(crate) fn new(file: OpenFile, files: FileSystem, node: NodeId) -> OpenHandle {
+        OpenHandle { file, files, node, lockers: Mutex::default() }
+    }
 }
 
 impl Door {
@@ -35,7 +45,7 @@ impl Door {
         }
         let (_, files, node) = self.node(number, EISDIR)?;
         let file = as_caller!(who, caller, files.open(&caller, &node, flags).await)?;
-        Ok(self.files.add(OpenHandle { file, files, node }))
+        Ok(self.files.add(OpenHandle::new(file, files, node)))
     }
 
     pub(crate) async fn read(&self, handle: u64, offset: u64, length: u32) -> Outcome<Bytes> {
@@ -56,7 +66,9 @@ impl Door {
     /// One of perhaps several descriptors is closed: others may see what was written.
     pub(crate) async fn flush(&self, handle: u64, lock_owner: u64) -> Outcome<()> {
         let open = self.open_file(handle)?;
-        open.files.locks().release(&open.node, self.lock_owner(lock_owner));
+        let owner = self.lock_owner(lock_owner);
+        open.files.locks().release(&open.node, owner);
+        open.lockers.lock().remove(&owner);
         Ok(open.file.flush().await?)
     }
 

@@ -1,7 +1,8 @@
 //! Open directories.
 //!
 //! The kernel asks for entries behind an offset. Offsets count the entries that a handle has shown, and are good for that handle alone: it
-//! keeps one page of entries, and where each page began, so going back (`seekdir`) reads a page again. Offset 0 begins anew.
+//! keeps one page of names, and where each page began, so going back (`seekdir`) reads a page again. A page in hand stays as it is while its entries come
+//! and go: read again it would have others at the same offsets. Offset 0 begins anew.
 
 use crate::caller::{Who, as_caller};
 use crate::door::{Door, EBADF, ENOENT, Outcome, Refusal};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use tombolo_core::engine::fs::{Access, FileAttributes, FileEntry, FileSystem};
-use tombolo_core::{Error, ErrorKind, FileType, NodeId};
+use tombolo_core::{Error, ErrorKind, FileType, NodeId, Subject};
 
 /// Entries read at once.
 const PAGE_ENTRIES: usize = 512;
@@ -39,7 +40,6 @@ struct Pages {
 
 struct Page {
     index: usize,
-    has_attributes: bool,
     is_last: bool,
     entries: Vec<FileEntry>,
 }
@@ -57,9 +57,8 @@ pub(crate) struct Listed<'a> {
 
 impl Pages {
     /// Brings page `index` in; `None`: the directory ends before it.
-    async fn load(&mut self, files: &FileSystem, node: &NodeId, index: usize, plus: bool) -> Outcome<Option<&Page>> {
-        let is_there = self.current.as_ref().is_some_and(|page| page.index == index && (page.has_attributes || !plus));
-        if !is_there {
+    async fn load(&mut self, files: &FileSystem, node: &NodeId, index: usize) -> Outcome<Option<&Page>> {
+        if self.current.as_ref().is_none_or(|page| page.index != index) {
             let before = match index.checked_sub(1) {
                 None => None,
                 Some(previous) => match self.starts.get(previous) {
@@ -67,19 +66,13 @@ impl Pages {
                     None => return Ok(None),
                 },
             };
-            let page = files.read_directory(None, node, before.as_deref(), PAGE_ENTRIES, plus).await?;
-            let mut last = page.entries.last().map(|entry| entry.position.clone());
-            if last.is_none() && !page.is_end {
-                // All of them have gone since they were found; where they were is still the way to the next.
-                let names = files.read_directory(None, node, before.as_deref(), PAGE_ENTRIES, false).await?;
-                last = names.entries.last().map(|entry| entry.position.clone());
-            }
+            let page = files.read_directory(None, node, before.as_deref(), PAGE_ENTRIES, false).await?;
             self.starts.truncate(index);
-            if let Some(last) = last.filter(|_| !page.is_end) {
-                self.starts.push(last);
+            if let Some(last) = page.entries.last().filter(|_| !page.is_end) {
+                self.starts.push(last.position.clone());
             }
             let is_last = self.starts.len() == index;
-            self.current = Some(Page { index, has_attributes: plus, is_last, entries: page.entries });
+            self.current = Some(Page { index, is_last, entries: page.entries });
         }
         Ok(self.current.as_ref())
     }
@@ -171,7 +164,7 @@ impl Door {
         };
         loop {
             let index = at / PAGE_ENTRIES;
-            let Some(page) = pages.load(files, node, index, plus).await? else {
+            let Some(page) = pages.load(files, node, index).await? else {
                 return Ok(());
             };
             for (place, entry) in page.entries.iter().enumerate().skip(at % PAGE_ENTRIES) {
@@ -180,9 +173,18 @@ impl Door {
                 } else {
                     (index + 1) * PAGE_ENTRIES
                 };
+                let attributes = match plus {
+                    false => None,
+                    // As they are now: the page may have been in hand for long.
+                    true => match files.attributes(&entry.node).await {
+                        Ok(attributes) => Some(attributes),
+                        Err(error) if error.subject() == Subject::Node => continue,
+                        Err(error) => return Err(error.into()),
+                    },
+                };
                 let target = Target::Node(bucket, entry.node);
-                let attributes = entry.attributes.as_ref().filter(|_| plus);
-                if self.show(&target, &entry.name, next as u64 + DOTS, entry.file_type, attributes, add) {
+                let next = next as u64 + DOTS;
+                if self.show(&target, &entry.name, next, entry.file_type, attributes.as_ref(), add) {
                     return Ok(());
                 }
             }
@@ -209,5 +211,61 @@ impl Door {
             self.inodes.forget(number, 1);
         }
         is_full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caches::Follower;
+    use crate::options::MountOptions;
+    use crate::target::MountPath;
+    use std::collections::BTreeSet;
+    use tombolo_core::{BucketPath, BucketPolicy, CreateOptions, OpenOptions, PutOptions, Segment};
+
+    /// `rm -rf` of a large directory ended in "not empty": the kernel began without attributes and went on with them, the page was read again, and
+    /// as many live entries were passed over as had gone.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn entries_that_go_while_a_directory_is_read_hide_no_others() {
+        const FILES: usize = PAGE_ENTRIES + 100;
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "A".into(), cluster: "C".into() };
+        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
+        let path: BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        for number in 0..FILES {
+            bucket.put(&format!("{number:04}"), "x", PutOptions::default()).await.unwrap();
+        }
+        let (follower, _stale) = Follower::new(tokio::runtime::Handle::current());
+        let mounted = MountPath::Bucket(path, Vec::new());
+        let door = Door::open(segment, &mounted, MountOptions::default(), follower).await.unwrap();
+        let root = Who { uid: 0, gid: 0, thread: std::process::id() };
+        let handle = door.open_directory(root, 1).await.unwrap();
+        let mut seen = BTreeSet::new();
+        let mut offset = 0;
+        door.list(handle, 0, false, &mut |listed| {
+            let is_full = seen.len() == 100;
+            if !is_full {
+                seen.insert(listed.name.to_vec());
+                offset = listed.offset;
+            }
+            is_full
+        })
+        .await
+        .unwrap();
+        for name in seen.iter().filter(|name| name.len() == 4) {
+            bucket.delete(std::str::from_utf8(name).unwrap(), tombolo_core::DeleteOptions::default()).await.unwrap();
+        }
+        bucket.put("0200", "longer", PutOptions::default()).await.unwrap();
+        door.list(handle, offset, true, &mut |listed| {
+            let size = listed.attributes.unwrap().size;
+            assert_eq!(size, if listed.name == b"0200" { 6 } else { 1 }, "attributes of long ago");
+            assert!(seen.insert(listed.name.to_vec()), "twice");
+            false
+        })
+        .await
+        .unwrap();
+        assert_eq!(seen.len(), FILES + 2, "with `.` and `..`");
     }
 }

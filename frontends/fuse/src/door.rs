@@ -9,6 +9,7 @@ use crate::options::MountOptions;
 use crate::target::{Level, MountPath, Target};
 use parking_lot::RwLock;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tombolo_core::engine::fs::{Caller, FileAttributes, FileSystem, new_origin};
 use tombolo_core::{BucketId, BucketPath, ErrorKind, FileType, NodeId, Segment};
 
@@ -60,6 +61,8 @@ pub(crate) struct Door {
     pub(crate) directories: Handles<DirectoryHandle>,
     /// Marks what comes through this door.
     pub(crate) origin: u32,
+    /// The kernel asks no more, and what it had open it does not close.
+    is_cut_off: AtomicBool,
     buckets: RwLock<Vec<Opened>>,
     follower: Follower,
 }
@@ -105,6 +108,7 @@ impl Door {
             files: Handles::default(),
             directories: Handles::default(),
             origin,
+            is_cut_off: AtomicBool::new(false),
             buckets: RwLock::new(buckets),
             follower,
         });
@@ -112,6 +116,19 @@ impl Door {
             door.follower.follow(&door, 0, files.watch());
         }
         Ok(door)
+    }
+
+    /// The mount has ended. Of one that was cut off (`umount -f`) all that was open is let go.
+    pub(crate) fn end(&self) {
+        self.is_cut_off.store(true, Ordering::SeqCst);
+        for open in self.files.take_all() {
+            open.release_locks();
+        }
+        self.directories.take_all();
+    }
+
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Ordering::SeqCst)
     }
 
     fn bucket(&self, number: u32) -> Option<FileSystem> {

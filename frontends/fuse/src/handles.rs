@@ -30,4 +30,9 @@ impl<T> Handles<T> {
     pub(crate) fn remove(&self, number: u64) -> Option<Arc<T>> {
         self.open.lock().remove(&number)
     }
+
+    /// Takes out all that is open.
+    pub(crate) fn take_all(&self) -> Vec<Arc<T>> {
+        self.open.lock().drain().map(|(_, thing)| thing).collect()
+    }
 }

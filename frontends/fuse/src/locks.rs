@@ -4,10 +4,12 @@
 //! the door looks after the callers that wait itself.
 
 use crate::caller::{Who, is_interrupted};
+use crate::data::OpenHandle;
 use crate::door::{Door, EBADF, EINTR, EINVAL, Outcome, Refusal};
+use std::sync::Arc;
 use std::time::Duration;
-use tombolo_core::engine::fs::{FileSystem, HeldLock, LockMode, LockOwner};
-use tombolo_core::{ErrorKind, NodeId};
+use tombolo_core::ErrorKind;
+use tombolo_core::engine::fs::{HeldLock, LockMode, LockOwner};
 
 const F_RDLCK: i32 = 0;
 const F_WRLCK: i32 = 1;
@@ -27,15 +29,23 @@ pub(crate) struct Described {
     pub(crate) process: u32,
 }
 
+impl OpenHandle {
+    /// Gives up what was locked through it.
+    pub(crate) fn release_locks(&self) {
+        for owner in std::mem::take(&mut *self.lockers.lock()) {
+            self.files.locks().release(&self.node, owner);
+        }
+    }
+}
+
 impl Door {
     /// The kernel's name for a lock's owner, told apart from those of other doors.
     pub(crate) fn lock_owner(&self, owner: u64) -> LockOwner {
         owner ^ u64::from(self.origin).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
-    fn locked(&self, handle: u64) -> Outcome<(FileSystem, NodeId)> {
-        let open = self.files.get(handle).ok_or(Refusal(EBADF))?;
-        Ok((open.files.clone(), open.node))
+    fn locked(&self, handle: u64) -> Outcome<Arc<OpenHandle>> {
+        self.files.get(handle).ok_or(Refusal(EBADF))
     }
 
     fn wanted(&self, described: &Described) -> Outcome<HeldLock> {
@@ -50,8 +60,8 @@ impl Door {
 
     /// Who is in the way of a lock; of kind `F_UNLCK`: nobody.
     pub(crate) fn test_lock(&self, handle: u64, described: Described) -> Outcome<Described> {
-        let (files, node) = self.locked(handle)?;
-        Ok(match files.locks().test(&node, &self.wanted(&described)?) {
+        let open = self.locked(handle)?;
+        Ok(match open.files.locks().test(&open.node, &self.wanted(&described)?) {
             None => Described { kind: F_UNLCK, ..described },
             Some(held) => Described {
                 owner: held.owner,
@@ -65,20 +75,27 @@ impl Door {
     }
 
     pub(crate) async fn set_lock(&self, who: Who, handle: u64, described: Described, waits: bool) -> Outcome<()> {
-        let (files, node) = self.locked(handle)?;
-        let locks = files.locks();
+        let open = self.locked(handle)?;
+        let locks = open.files.locks();
+        let owner = self.lock_owner(described.owner);
         if described.kind == F_UNLCK {
             let range = described.start..described.end.saturating_add(1);
-            return Ok(locks.unlock(&node, self.lock_owner(described.owner), range)?);
+            return Ok(locks.unlock(&open.node, owner, range)?);
         }
-        let wanted = self.wanted(&described)?;
-        let taking = locks.lock(&node, wanted, waits);
+        open.lockers.lock().insert(owner);
+        let taking = locks.lock(&open.node, self.wanted(&described)?, waits);
         tokio::pin!(taking);
         loop {
             match tokio::time::timeout(LOOK, taking.as_mut()).await {
                 Ok(Err(error)) if error.kind() == ErrorKind::Busy => return Err(Refusal(EAGAIN)),
-                Ok(taken) => return Ok(taken?),
-                Err(_) if is_interrupted(who.thread) => return Err(Refusal(EINTR)),
+                Ok(taken) => {
+                    if self.is_cut_off() {
+                        // It may have been taken after the others were given up.
+                        open.release_locks();
+                    }
+                    return Ok(taken?);
+                }
+                Err(_) if self.is_cut_off() || is_interrupted(who.thread) => return Err(Refusal(EINTR)),
                 Err(_) => {}
             }
         }

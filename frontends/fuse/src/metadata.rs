@@ -186,7 +186,7 @@ impl Door {
         let node = made.attributes.node;
         let file = as_caller!(who, caller, files.open(&caller, &node, flags).await)?;
         let attributes = if made.is_new { made.attributes } else { file.attributes().await? };
-        let handle = self.files.add(OpenHandle { file, files, node });
+        let handle = self.files.add(OpenHandle::new(file, files, node));
         Ok((self.tell(bucket, attributes), handle))
     }
 

@@ -270,7 +270,7 @@ pub(crate) async fn take(hub: Arc<Hub>, stream: TcpStream, address: SocketAddr, 
                     peer.0.close(error.message());
                     hub.unregister(&peer.0);
                     // The one whose place it took may be gone already.
-                    let _ = hub.input.send(Input::Disconnected(peer.0)).await;
+                    let _ = hub.tell(Input::Disconnected(peer.0)).await;
                     return Err(error);
                 }
                 drop(permit);
@@ -312,6 +312,7 @@ fn admit(
         traffic: hub.traffic(&id),
         cuts: Arc::new(Semaphore::new(CUTS_MAX)),
         deltas: Arc::new(Semaphore::new(hub.limits.delta_bytes)),
+        arrivals: Arc::new(Semaphore::new(session::ARRIVED_BYTES)),
         is_catalog_here: AtomicBool::new(true),
         version: greeting.version_max.min(*wire::VERSIONS.end()),
         comparing: Default::default(),
@@ -325,7 +326,7 @@ fn admit(
         let input = hub.input.clone();
         tokio::spawn(async move {
             // The door may be closing.
-            let _ = input.send(Input::Disconnected(peer)).await;
+            let _ = input.send((Input::Disconnected(peer), None)).await;
         });
         return Err(Error::new(ErrorKind::Offline, "the key of this segment has changed"));
     }
@@ -344,7 +345,7 @@ async fn serve(hub: &Arc<Hub>, (peer, outbox, queues): Admitted, stream: Box<dyn
     let mut tasks = JoinSet::new();
     if is_control {
         tracing::info!(peer = peer.name, address = %peer.address, "connected");
-        if hub.input.send(Input::Connected(peer.clone())).await.is_err() {
+        if hub.tell(Input::Connected(peer.clone())).await.is_err() {
             return;
         }
         rotate::tell(hub, &peer);
@@ -372,7 +373,7 @@ async fn serve(hub: &Arc<Hub>, (peer, outbox, queues): Admitted, stream: Box<dyn
         hub.unregister(&peer);
         hub.trouble(&peer.id, reason);
         // The driver may have ended before.
-        let _ = hub.input.send(Input::Disconnected(peer.clone())).await;
+        let _ = hub.tell(Input::Disconnected(peer.clone())).await;
     } else {
         peer.bulk.lock().retain(|other| !other.is(&outbox));
     }

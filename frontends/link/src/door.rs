@@ -1,7 +1,7 @@
 //! [`LinkDoor`]: what a daemon or a program opens to be linked with other segments.
 
 use crate::dial::{self, AcceptOptions, blocking, unix_time};
-use crate::hub::{Asked, Hub, Input, LinkLimits};
+use crate::hub::{Arrival, Asked, Hub, Input, LinkLimits};
 use crate::invite::{Code, Invite, InviteOptions, Invites};
 use crate::links::{Link, Links};
 use crate::scope::Scope;
@@ -49,7 +49,7 @@ pub struct LinkDoor {
 
 struct Parts {
     listeners: Vec<TcpListener>,
-    input: mpsc::Receiver<Input>,
+    input: mpsc::Receiver<Arrival>,
 }
 
 impl LinkDoor {
@@ -176,8 +176,7 @@ impl LinkDoor {
     /// [`ErrorKind::NotFound`] if there is none. A link to it stays as it is: if the segment is still there, it hears of it, and counts again.
     pub async fn forget(&self, segment: &SegmentId) -> Result<u64> {
         let buckets = self.hub.segment.forget_segment(segment).await?;
-        let closing = || Error::new(ErrorKind::Offline, "the link door is closing");
-        self.hub.input.send(Input::Forgotten).await.map_err(|_| closing())?;
+        self.hub.tell(Input::Forgotten).await?;
         Ok(buckets)
     }
 
@@ -278,7 +277,7 @@ async fn probe(
             let is_comparing = Arc::new(AtomicBool::new(false));
             let (nonce, asked) = (rand::rng().random(), Asked { answer, is_comparing: is_comparing.clone() });
             let input = Input::Probe { peer: *peer, bucket, nonce, leads, asked };
-            hub.input.send(input).await.map_err(|_| "the link door is closing")?;
+            hub.tell(input).await.map_err(|_| "the link door is closing")?;
             tokio::select! {
                 stands = timeout_at(deadline, stands) => match stands {
                     Ok(Ok(vector)) => return Ok(vector),

@@ -1,6 +1,6 @@
 //! Carries out what the sync machine says: one task owns the machine, what it asks for is done beside it.
 
-use crate::hub::{Asked, Hub, Input, Payload, Peer};
+use crate::hub::{Arrival, Asked, Hub, Input, Payload, Peer};
 use crate::links::Link;
 use crate::outbox::Hold;
 use crate::rate::Amount;
@@ -53,7 +53,7 @@ struct Driver {
 type Learning = Mutex<HashMap<(SegmentId, BucketId), Option<Carriers>>>;
 
 /// Runs until the door closes.
-pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
+pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Arrival>) {
     let mut watch = hub.segment.watch_buckets();
     let mut links = hub.links.watch();
     let mut driver = Driver {
@@ -74,7 +74,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Input>) {
         let due = [wakes, driver.catalog_due, driver.carriers_due].into_iter().flatten().min();
         tokio::select! {
             received = input.recv() => match received {
-                Some(received) => driver.input(received).await,
+                Some((received, _hold)) => driver.input(received).await,
                 None => return,
             },
             changed = next(&mut watch) => driver.changed(changed).await,
@@ -275,7 +275,7 @@ impl Driver {
         self.tasks.spawn(async move {
             if peer.questions.written().await {
                 // The door may be closing.
-                let _ = hub.input.send(Input::CatalogDue(peer)).await;
+                let _ = hub.tell(Input::CatalogDue(peer)).await;
             }
             None
         });
@@ -623,16 +623,16 @@ pub(crate) mod tests {
         let peer = Arc::new(Peer::for_test(id, control));
         hub.register(&peer).unwrap();
         tokio::spawn(run(hub.clone(), input));
-        sender.send(Input::Connected(peer.clone())).await.unwrap();
+        sender.send((Input::Connected(peer.clone()), None)).await.unwrap();
         let questions = crate::questions::QUESTIONS_MAX as u64;
         for nonce in 0..questions {
             peer.questions.ask_for_catalog(nonce).unwrap();
-            sender.send(Input::CatalogDue(peer.clone())).await.unwrap();
+            sender.send((Input::CatalogDue(peer.clone()), None)).await.unwrap();
         }
         assert!(peer.questions.ask().is_err(), "it has enough open");
         // All that came before this is done.
         let (answer, lanes) = oneshot::channel();
-        sender.send(Input::Lanes(answer)).await.unwrap();
+        sender.send((Input::Lanes(answer), None)).await.unwrap();
         lanes.await.unwrap();
         let mut waiting = Vec::new();
         while let Some(said) = queues.said() {

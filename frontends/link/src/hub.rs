@@ -4,7 +4,7 @@ use crate::fetch::Bulk;
 use crate::identity::{Fingerprint, Identity};
 use crate::invite::Invites;
 use crate::links::{Link, Links, Passes, Visible};
-use crate::outbox::{Outbox, Traffic};
+use crate::outbox::{Hold, Outbox, Traffic};
 use crate::wire::{Body, Packed};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -61,7 +61,9 @@ pub(crate) struct Payload {
     pub(crate) staged: Option<Arc<crate::whole::Staged>>,
 }
 
-/// What the driver hears.
+/// What the driver hears, with what that takes of its peer's budget until it is dealt with.
+pub(crate) type Arrival = (Input, Hold);
+
 pub(crate) enum Input {
     Connected(Arc<Peer>),
     Disconnected(Arc<Peer>),
@@ -110,8 +112,10 @@ pub(crate) struct Peer {
     pub(crate) traffic: Arc<Traffic>,
     /// Deltas that may be cut and not yet written.
     pub(crate) cuts: Arc<Semaphore>,
-    /// Bytes of deltas that came and were not taken in.
+    /// Bytes of deltas that came and were not taken in, unpacked.
     pub(crate) deltas: Arc<Semaphore>,
+    /// Bytes of what else came over the connection for names and was not dealt with.
+    pub(crate) arrivals: Arc<Semaphore>,
     /// Whether the last catalog that it sent could be taken in.
     pub(crate) is_catalog_here: AtomicBool,
     /// The highest version of the protocol that both speak.
@@ -137,6 +141,7 @@ impl Peer {
             traffic: Arc::default(),
             cuts: Arc::new(Semaphore::new(1)),
             deltas: Arc::new(Semaphore::new(1)),
+            arrivals: Arc::new(Semaphore::new(1)),
             version: 1,
             comparing: Default::default(),
             questions: Default::default(),
@@ -180,7 +185,7 @@ pub(crate) struct Hub {
     traffic: Mutex<HashMap<SegmentId, Arc<Traffic>>>,
     /// Why a link is not up, for status.
     problems: Mutex<HashMap<SegmentId, String>>,
-    pub(crate) input: mpsc::Sender<Input>,
+    pub(crate) input: mpsc::Sender<Arrival>,
     pub(crate) bulk: Bulk,
     pub(crate) rates: crate::rate::Rates,
     /// Data may have become wanted, or available.
@@ -217,7 +222,7 @@ impl Hub {
         limits: LinkLimits,
         addresses: Vec<SocketAddr>,
         run: u64,
-        input: mpsc::Sender<Input>,
+        input: mpsc::Sender<Arrival>,
     ) -> Hub {
         Hub {
             segment,
@@ -246,6 +251,16 @@ impl Hub {
             staging: Semaphore::new(crate::whole::STAGED_TOGETHER),
             looking: Semaphore::new(crate::whole::LOOKS_TOGETHER),
         }
+    }
+
+    /// Says something to the driver.
+    pub(crate) async fn tell(&self, input: Input) -> Result<()> {
+        self.arrived(input, None).await
+    }
+
+    /// The same of something that came from a peer.
+    pub(crate) async fn arrived(&self, input: Input, hold: Hold) -> Result<()> {
+        self.input.send((input, hold)).await.map_err(|_| Error::new(ErrorKind::Offline, "the link door is closing"))
     }
 
     /// The key that this segment proves.

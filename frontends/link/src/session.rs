@@ -23,6 +23,10 @@ const ANSWERS_MAX: usize = 8;
 const WAITING_BYTES: u32 = 4 << 20;
 /// Each counts as so many at least.
 const WAITING_BYTES_MIN: u32 = 512;
+/// Bytes of what one connection for names has brought and the driver has not dealt with, but for deltas, which have a budget of their own. Whatever comes in one frame fits.
+pub(crate) const ARRIVED_BYTES: usize = wire::FRAME_BYTES_MAX;
+/// Each frame counts as so many at least.
+const ARRIVED_BYTES_MIN: usize = 512;
 /// An answer is sent in frames of about this many bytes.
 const CHUNK_FRAME_BYTES: usize = 1 << 20;
 /// The same where names go: they don't wait for more than that, and a chunk.
@@ -115,6 +119,10 @@ async fn frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<(Frame, u
 }
 
 async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Result<()> {
+    let mut hold = match &body {
+        Body::Delta(_) => None,
+        _ => Some(take(&peer.arrivals, bytes.clamp(ARRIVED_BYTES_MIN, ARRIVED_BYTES)).await?),
+    };
     let input = match body {
         Body::Catalog(packed) => Input::Catalog(peer.clone(), packed),
         Body::NewKey(key) => return rotate::heard(hub, peer, &key).await,
@@ -133,28 +141,33 @@ async fn names(hub: &Arc<Hub>, peer: &Arc<Peer>, body: Body, bytes: usize) -> Re
             if matches!(message, Message::Probe { .. }) {
                 peer.questions.ask_about_bucket()?;
             }
-            let hold = match &message {
-                Message::Delta { bucket, .. } => {
-                    let share = u32::try_from(bytes.min(hub.limits.delta_bytes)).unwrap_or(u32::MAX);
-                    let closing = |_| Error::new(ErrorKind::Offline, "the link is closing");
-                    let permit = match peer.deltas.clone().try_acquire_many_owned(share) {
-                        Ok(permit) => permit,
-                        // What waits for data may do so for long; meanwhile answers and chunks behind this must come through. It is sent again later.
-                        Err(TryAcquireError::NoPermits) if hub.held.is_any(&peer.id) => {
-                            let reason = "changes that wait for data have taken all memory for changes".into();
-                            peer.reply(wire::to_body(Message::Refused { bucket: *bucket, reason }));
-                            return Ok(());
-                        }
-                        Err(_) => peer.deltas.clone().acquire_many_owned(share).await.map_err(closing)?,
-                    };
-                    Some(Arc::new(permit))
-                }
-                _ => None,
-            };
-            Input::Names(peer.clone(), message.map(|packed| Payload { packed, hold, staged: None }))
+            if let Message::Delta { bucket, payload, .. } = &message {
+                let unpacked = usize::try_from(payload.unpacked).unwrap_or(usize::MAX);
+                let share = bytes.max(unpacked).min(hub.limits.delta_bytes);
+                let at_once = peer.deltas.clone().try_acquire_many_owned(u32::try_from(share).unwrap_or(u32::MAX));
+                hold = Some(match at_once {
+                    Ok(permit) => Arc::new(permit),
+                    // What waits for data may do so for long; meanwhile answers and chunks behind this must come through. It is sent again later.
+                    Err(TryAcquireError::NoPermits) if hub.held.is_any(&peer.id) => {
+                        let reason = "changes that wait for data have taken all memory for changes".into();
+                        peer.reply(wire::to_body(Message::Refused { bucket: *bucket, reason }));
+                        return Ok(());
+                    }
+                    Err(_) => take(&peer.deltas, share).await?,
+                });
+            }
+            // A delta's is given back when it has been taken in.
+            let of_delta = hold.take_if(|_| matches!(message, Message::Delta { .. }));
+            Input::Names(peer.clone(), message.map(|packed| Payload { packed, hold: of_delta, staged: None }))
         }
     };
-    hub.input.send(input).await.map_err(|_| Error::new(ErrorKind::Offline, "the link door is closing"))
+    hub.arrived(input, hold).await
+}
+
+/// Takes so many bytes of a budget; waits for them.
+async fn take(budget: &Arc<Semaphore>, bytes: usize) -> Result<Arc<OwnedSemaphorePermit>> {
+    let permit = budget.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
+    permit.map(Arc::new).map_err(|_| Error::new(ErrorKind::Offline, "the link is closing"))
 }
 
 fn promise(peer: &Arc<Peer>, place: &wire::Place, word: impl FnOnce(VersionVector) -> Word) -> Result<Input> {

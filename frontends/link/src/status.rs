@@ -154,7 +154,7 @@ pub(crate) fn distance(here: &VersionVector, there: &VersionVector) -> u64 {
 pub(crate) async fn lanes(hub: &Hub) -> Result<Vec<(BucketId, SegmentId, LaneStatus)>> {
     let (answer, lanes) = oneshot::channel();
     let closing = || Error::new(ErrorKind::Offline, "the link door is closing");
-    hub.input.send(Input::Lanes(answer)).await.map_err(|_| closing())?;
+    hub.tell(Input::Lanes(answer)).await?;
     lanes.await.map_err(|_| closing())
 }
 
