@@ -283,6 +283,7 @@ impl Bucket {
 
     /// Deletes many; one answer per item, in order. What is deleted is durable when it returns.
     pub async fn delete_many(&self, items: Vec<(Bytes, DeleteOptions)>) -> Result<Vec<Result<Deleted>>> {
+        self.settle_files().await;
         let runs = items.chunks(DELETES_PER_COMMIT).map(|run| self.delete_run(run));
         Ok(futures::future::join_all(runs).await.into_iter().flatten().collect())
     }

@@ -156,13 +156,12 @@ impl Bucket {
                             cloned += 1;
                             continue;
                         }
-                        let version = row
-                            .shown_content(file.content, view.rules())
-                            .and_then(|w| w.value.clone())
-                            .ok_or_else(|| Error::damaged("a file has no content"))?;
+                        let write = row.shown_content(file.content, view.rules());
+                        let version = write.and_then(|write| Some((write, write.value.clone()?)));
+                        let (write, version) = version.ok_or_else(|| Error::damaged("a file has no content"))?;
                         let attributes = row.attributes.value().map(|a| a.attributes.clone());
                         let modified_ns = file.modified_ns;
-                        let tags = row.tags.value().map_or(version.tags.clone(), |t| t.tags.clone());
+                        let tags = namespace::tags_of(&row, write);
                         let version = namespace::Version { modified_ns, tags, deleted: None, ..version };
                         let new = NewVersion { version, attributes };
                         let stored = namespace::put(&mut txn, self.state(), key, new, &Condition::default()).await?;

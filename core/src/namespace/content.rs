@@ -186,8 +186,8 @@ pub(super) async fn drop_losers(txn: &mut Txn, bucket: &BucketState, place: &Pla
     let mut is_any = false;
     for loser in losers {
         let Some(content) = loser.content else { continue };
-        let write = txn.node(bucket.number, &loser.node).await?.shown_content(Some(content), &bucket.rules()).cloned();
-        let Some(write) = write else { continue };
+        let row = txn.node(bucket.number, &loser.node).await?.clone();
+        let Some(write) = row.shown_content(Some(content), &bucket.rules()).cloned() else { continue };
         let is_meant = match which {
             Losers::All => true,
             Losers::OtherFiles => Some(loser.node) != winner,
@@ -199,7 +199,7 @@ pub(super) async fn drop_losers(txn: &mut Txn, bucket: &BucketState, place: &Pla
         let is_for_good = matches!(which, Losers::One(_));
         is_any = true;
         if bucket.versioning() == Versioning::On && !is_for_good {
-            retire(txn, bucket, place, &write).await?;
+            retire(txn, bucket, place, &row, &write).await?;
         }
         if !named.contains(&loser.node) {
             delete_contents(txn, bucket, &loser.node, &[content]).await?;

@@ -2,11 +2,12 @@
 //! directory that is renamed takes its history along.
 
 use super::keys::{self, HistoryOrder};
-use super::rows::{HistoryRow, ShownFile};
+use super::rows::{HistoryRow, NodeRow, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
 use super::view::View;
 use super::wanted::want_retired;
+use super::write::tags_of;
 use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::VersionId;
@@ -24,8 +25,14 @@ pub(super) struct Kept {
     pub(super) version: Version,
 }
 
-/// Moves a version that stops being current into the history of its place.
-pub(super) async fn retire(txn: &mut Txn, bucket: &BucketState, place: &Place, write: &Write<Version>) -> Result<()> {
+/// Moves a version of `file` that stops being current into the history of its place, with the tags that it has by now.
+pub(super) async fn retire(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    place: &Place,
+    file: &NodeRow,
+    write: &Write<Version>,
+) -> Result<()> {
     let Some(version) = &write.value else {
         return Ok(());
     };
@@ -36,7 +43,7 @@ pub(super) async fn retire(txn: &mut Txn, bucket: &BucketState, place: &Place, w
     let (dot, own) = (txn.dot(), *txn.own());
     want_retired(txn, bucket, dot, &write.dot).await?;
     let size = i64::try_from(version.size).unwrap_or(i64::MAX);
-    let kept = Version { deleted: None, ..version.clone() };
+    let kept = Version { deleted: None, tags: tags_of(file, write), ..version.clone() };
     let row = txn.edit_history(keys::history(bucket.number, &place.0, &place.1, &order)).await?;
     let replaced = row.register.dots();
     // Another segment may have retired it, and its row have come before what took its place.
@@ -72,7 +79,7 @@ pub(super) async fn leave_marker(txn: &mut Txn, bucket: &BucketState, place: &Pl
     if let Some(write) = row.current(&bucket.rules()) {
         let is_null = write.value.as_ref().is_some_and(|v| v.is_null);
         if versioning == Versioning::On || !is_null {
-            retire(txn, bucket, place, write).await?;
+            retire(txn, bucket, place, &row, write).await?;
         }
     }
     if versioning == Versioning::Suspended {

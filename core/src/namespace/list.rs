@@ -277,7 +277,7 @@ pub async fn list_versions(
             (Some(after), Some(version)) if *after == key => Some(version),
             _ => None,
         };
-        let versions = versions_of(&view, bucket, &parent, &name, &key, options.limit + 1, skip_to).await?;
+        let versions = versions_of(&view, bucket, (&parent, &name), &key, options.limit + 1, skip_to).await?;
         for item in versions {
             if page.items.len() == options.limit {
                 page.next = last;
@@ -302,22 +302,40 @@ async fn subtree_has_versions(view: &View, bucket: keys::BucketNumber, key: &Byt
     Ok(!page.items.is_empty())
 }
 
-/// The versions of one key, newest first; with `after`, those older than it.
+/// The versions of one key, newest first; with `after`, those older than it, which may have gone meanwhile. Where the `null` version was is not known any more when it
+/// has: then all of them.
 async fn versions_of(
     view: &View,
     bucket: keys::BucketNumber,
-    parent: &NodeId,
-    name: &Bytes,
+    (parent, name): (&NodeId, &Bytes),
     key: &Bytes,
     limit: usize,
     after: Option<VersionId>,
 ) -> Result<Vec<VersionItem>> {
+    let (versions, is_found) = versions_behind(view, bucket, (parent, name), key, limit, after).await?;
+    if is_found { Ok(versions) } else { Ok(versions_behind(view, bucket, (parent, name), key, limit, None).await?.0) }
+}
+
+/// The same; and whether it is known where `after` is or was.
+async fn versions_behind(
+    view: &View,
+    bucket: keys::BucketNumber,
+    (parent, name): (&NodeId, &Bytes),
+    key: &Bytes,
+    limit: usize,
+    after: Option<VersionId>,
+) -> Result<(Vec<VersionItem>, bool)> {
     let mut out = Vec::new();
-    let mut skipping = after.is_some();
-    let mut push = |out: &mut Vec<VersionItem>, item: VersionItem, id: VersionId| {
-        if skipping {
-            skipping = Some(id) != after;
-        } else {
+    let mut is_found = after != Some(VersionId::Null);
+    // Versions are in the order of their writes, also the one whose id does not say which that was.
+    let mut push = |out: &mut Vec<VersionItem>, item: VersionItem, id: VersionId, write: VersionId| {
+        let is_behind = match after {
+            Some(VersionId::Null) => is_found,
+            Some(after) => write.to_bytes() < after.to_bytes(),
+            None => true,
+        };
+        is_found |= id == VersionId::Null;
+        if is_behind {
             out.push(item);
         }
     };
@@ -328,14 +346,16 @@ async fn versions_of(
             if let Some(write) = row.shown_content(file.content, view.rules()) {
                 let id = super::write::version_id(write);
                 let item = item(file.summary(key.clone()), id, true, false, write.dot.segment);
-                push(&mut out, item, id);
+                push(&mut out, item, id, super::write::write_id(write));
             }
         }
         Some(Shown::Directory { node, explicit: Some(object) }) => {
             let row = view.node(node).await?;
             let info = super::write::directory_info(view.own(), key.clone(), *node, object, &row);
             let item = item(object.summary(key.clone()), info.version, true, false, info.segment);
-            push(&mut out, item, info.version);
+            // It comes first.
+            let write = row.current(view.rules()).map_or(info.version, super::write::write_id);
+            push(&mut out, item, info.version, write);
         }
         _ => {}
     }
@@ -354,14 +374,14 @@ async fn versions_of(
             let (_, _, order) = keys::parse_history(row_key)?;
             while let Some(loser) = losers.next_if(|loser| loser.id.to_bytes() >= order.version().to_bytes()) {
                 if loser.id != id {
-                    push(&mut out, loser_item(key, &loser), loser.id);
+                    push(&mut out, loser_item(key, &loser), loser.id, loser.id);
                 }
             }
             let summary = summary_of(key, version);
             let segment = origin(id, write);
             let entry = item(summary, id, is_newest, version.is_marker, segment);
             is_newest = false;
-            push(&mut out, entry, id);
+            push(&mut out, entry, id, order.version());
         }
         match page.rows.last() {
             Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),
@@ -369,9 +389,9 @@ async fn versions_of(
         }
     }
     for loser in losers {
-        push(&mut out, loser_item(key, &loser), loser.id);
+        push(&mut out, loser_item(key, &loser), loser.id, loser.id);
     }
-    Ok(out)
+    Ok((out, is_found))
 }
 
 fn loser_item(key: &Bytes, loser: &Loser) -> VersionItem {

@@ -92,7 +92,7 @@ pub use wanted::{
 };
 pub use write::{
     NewVersion, Stored, create, directory_info, directory_modified_ns, edit_attributes, file_info, info, put,
-    set_attributes, set_modified, set_tags, show_modified,
+    set_attributes, set_modified, set_tags, show_modified, tags_of,
 };
 
 use crate::id::{BucketId, NodeId, SegmentId};

@@ -164,7 +164,7 @@ async fn remove_file_only(txn: &mut Txn, bucket: &BucketState, place: &Place, le
         let write = current_write(&row, bucket, &place.1)?;
         let is_null = write.value.as_ref().is_some_and(|v| v.is_null);
         if bucket.versioning() == Versioning::On || !is_null {
-            retire(txn, bucket, place, write).await?;
+            retire(txn, bucket, place, &row, write).await?;
         }
     }
     unlink(txn, bucket, place, &file).await
@@ -200,7 +200,7 @@ async fn remove_directory_object(
     if let Some(write) = row.content.shown().filter(|w| w.value.is_some()) {
         let is_null = write.value.as_ref().is_some_and(|v| v.is_null);
         if versioning == Versioning::On || versioning == Versioning::Suspended && !is_null {
-            retire(txn, bucket, place, write).await?;
+            retire(txn, bucket, place, &row, write).await?;
         }
         if bucket.is_shared() {
             write_content(txn, bucket, &node, None, &[write.dot]).await?;

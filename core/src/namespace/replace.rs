@@ -7,7 +7,7 @@ use super::rows::{AttributesValue, ShownFile};
 use super::txn::Txn;
 use super::version::{Content, Version};
 use super::wanted::{want_copy, want_retired};
-use super::write::{replace_content, retire_current, show_time, version_id};
+use super::write::{replace_content, retire_current, show_time, tags_of};
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::manifest::Manifest;
@@ -49,14 +49,11 @@ pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: Ne
     let place = if row.names.contains(&old.at) { old.at.clone() } else { first.clone() };
     let policy = bucket.policy();
     txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
-    retire_current(txn, bucket, &place, current, policy.versioning).await?;
+    retire_current(txn, bucket, &place, &row, current, policy.versioning).await?;
     if policy.versioning == Versioning::Suspended {
         drop_null_version(txn, bucket, &place).await?;
     }
-    let tags = match row.tags.value() {
-        Some(set) if set.version == version_id(current).to_bytes() => set.tags.clone(),
-        _ => old.tags.clone(),
-    };
+    let tags = tags_of(&row, current);
     let version = Version {
         size: new.size,
         modified_ns: new.written_ns,

@@ -77,7 +77,7 @@ pub async fn put(
             if !condition.is_empty() {
                 condition.check(Some(&info(key.clone(), file.node, current, &row, true)?))?;
             }
-            retire_current(txn, bucket, &place, current, policy.versioning).await?;
+            retire_current(txn, bucket, &place, &row, current, policy.versioning).await?;
             if policy.versioning == Versioning::Suspended {
                 drop_null_version(txn, bucket, &place).await?;
             }
@@ -217,6 +217,7 @@ pub(super) async fn retire_current(
     txn: &mut Txn,
     bucket: &BucketState,
     place: &Place,
+    file: &NodeRow,
     current: &Write<Version>,
     versioning: Versioning,
 ) -> Result<()> {
@@ -224,7 +225,7 @@ pub(super) async fn retire_current(
     match versioning {
         Versioning::Off => Ok(()),
         Versioning::Suspended if is_null => Ok(()),
-        Versioning::On | Versioning::Suspended => retire(txn, bucket, place, current).await,
+        Versioning::On | Versioning::Suspended => retire(txn, bucket, place, file, current).await,
     }
 }
 
@@ -248,7 +249,7 @@ async fn put_directory(
                 condition.check(Some(&directory_info(txn.own(), key.clone(), node, &old, &row)))?;
             }
             if let Some(current) = row.content.shown().filter(|w| w.value.is_some()) {
-                retire_current(txn, bucket, place, current, versioning).await?;
+                retire_current(txn, bucket, place, &row, current, versioning).await?;
             }
             txn.edit_entry(bucket.number, &place.0, &place.1).await?.shown =
                 Some(Shown::Directory { node, explicit: Some(object) });
@@ -382,12 +383,13 @@ pub async fn set_tags(
     };
     if let Some(node) = node {
         let row = txn.node(bucket.number, &node).await?;
-        let current = row.current(&bucket.rules()).map_or(VersionId::Null, version_id);
-        if version.is_none_or(|v| v == current) {
+        let current = row.current(&bucket.rules());
+        let about = current.map_or(VersionId::Null, write_id);
+        if version.is_none_or(|v| v == current.map_or(VersionId::Null, version_id)) {
             let (dot, own) = (txn.dot(), *txn.own());
             let row = txn.edit_node(bucket.number, &node).await?;
             let replaced = row.tags.dots();
-            let value = TagsValue { version: current.to_bytes(), tags };
+            let value = TagsValue { version: about.to_bytes(), tags };
             row.tags.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
             return Ok(());
         }
@@ -413,9 +415,30 @@ pub(super) fn current_write<'a>(row: &'a NodeRow, bucket: &BucketState, name: &[
     })
 }
 
+/// The write of a version, as an id.
+pub(super) fn write_id(write: &Write<Version>) -> VersionId {
+    VersionId::Id { stamp: write.stamp_time, segment: write.dot.segment, sequence: write.dot.sequence }
+}
+
+/// The tags of a version of a file: those that it came with, or those that it was given since.
+pub fn tags_of(row: &NodeRow, write: &Write<Version>) -> Tags {
+    let given = row.tags.shown().and_then(|given| Some((given, given.value.as_ref()?)));
+    let given = given.filter(|(given, set)| {
+        let no_id = VersionId::Null.to_bytes();
+        set.version == write_id(write).to_bytes()
+            || set.version != no_id && set.version == version_id(write).to_bytes()
+            // Before there was an id for each write.
+            || set.version == no_id && given.stamp_time > write.stamp_time
+    });
+    match given {
+        Some((_, set)) => set.tags.clone(),
+        None => write.value.as_ref().map(|version| version.tags.clone()).unwrap_or_default(),
+    }
+}
+
 /// The id of a version from the write that carries it.
 pub(super) fn version_id(write: &Write<Version>) -> VersionId {
-    let own = VersionId::Id { stamp: write.stamp_time, segment: write.dot.segment, sequence: write.dot.sequence };
+    let own = write_id(write);
     write.value.as_ref().map_or(own, |v| v.version_id(own))
 }
 
@@ -425,10 +448,7 @@ pub fn info(key: Bytes, node: NodeId, write: &Write<Version>, row: &NodeRow, is_
     let id = version_id(write);
     let attributes = row.attributes.value();
     let by_hand = attributes.and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns && is_current);
-    let tags = match row.tags.value() {
-        Some(set) if set.version == id.to_bytes() && is_current => set.tags.clone(),
-        _ => version.tags.clone(),
-    };
+    let tags = tags_of(row, write);
     Ok(ObjectInfo {
         key,
         node,

@@ -54,6 +54,8 @@ pub struct Lane<P> {
     /// Where it will stand when it has taken what is under way.
     sent: VersionVector,
     in_flight: usize,
+    /// What was sent last does not say where it leads, because this segment compares, and more is to follow: behind what, the acknowledgement tells.
+    is_led: bool,
     is_dirty: bool,
     is_cutting: bool,
     /// The next delta is sent even if it is empty, so that the peer's vector moves.
@@ -84,6 +86,7 @@ impl<P> Default for Lane<P> {
             deferred: VecDeque::new(),
             sent: VersionVector::new(),
             in_flight: 0,
+            is_led: false,
             is_dirty: false,
             is_cutting: false,
             is_forced: false,
@@ -124,6 +127,7 @@ impl<P> Lane<P> {
         self.deferred.clear();
         self.is_said_to_compare = false;
         self.in_flight = 0;
+        self.is_led = false;
         self.is_dirty = false;
         self.is_forced = false;
         self.retry_at_ms = 0;
@@ -226,7 +230,7 @@ impl<P> Lane<P> {
         if !self.may_send()
             || !self.is_dirty
             || self.is_cutting
-            || self.in_flight >= WINDOW
+            || self.in_flight >= if self.is_led { 1 } else { WINDOW }
             || now_ms < self.retry_at_ms
         {
             return None;
@@ -256,6 +260,7 @@ impl<P> Lane<P> {
             // Nothing for the peer. Its vector stays as it is: the next delta starts from what it has.
             return false;
         }
+        self.is_led = !piece.is_whole && self.sent.dominates(&piece.to);
         self.sent.merge(&piece.to);
         self.in_flight += 1;
         true

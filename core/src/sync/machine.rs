@@ -386,7 +386,7 @@ impl<P> Machine<P> {
 mod tests {
     use super::*;
     use crate::register::Dot;
-    use crate::sync::Terms;
+    use crate::sync::{Piece, Terms};
 
     const PEER: SegmentId = SegmentId([1; 16]);
     const BUCKET: BucketId = BucketId([2; 16]);
@@ -433,6 +433,38 @@ mod tests {
             assert!(!closes(&mut machine, PEER, carry));
             assert!(!closes(&mut machine, PEER, message(vector(most / 2..most))));
             assert!(closes(&mut machine, PEER, message(vector(most..most + 1))));
+        }
+    }
+
+    /// Two segments that compared with each other in small steps sent each the same step again and again, as long as one of them was under way: there always was one (seed 501635
+    /// of the simulation).
+    #[test]
+    fn what_does_not_say_where_it_leads_goes_one_at_a_time() {
+        let mut machine = connected(&[PEER]);
+        let terms = Terms { sends: true, receives: true, stages: false };
+        let mut actions = Vec::new();
+        machine.handle(Event::Share { peer: PEER, bucket: BUCKET, terms, stance: Default::default() }, &mut actions);
+        let carry =
+            Message::Carry { bucket: BUCKET, vector: VersionVector::new(), receives: true, is_comparing: false };
+        machine.handle(Event::Received { peer: PEER, message: carry }, &mut actions);
+        let mut stands = VersionVector::new();
+        for step in 1..5 {
+            let cuts = |actions: &[Action<()>]| {
+                let from = |action: &Action<()>| match action {
+                    Action::Cut { from, .. } => Some(from.clone()),
+                    _ => None,
+                };
+                actions.iter().filter_map(from).collect::<Vec<_>>()
+            };
+            assert_eq!(cuts(&actions), [stands.clone()]);
+            actions.clear();
+            let piece =
+                Piece { from: stands.clone(), to: stands.clone(), is_empty: false, is_whole: false, payload: () };
+            machine.handle(Event::Cut { peer: PEER, bucket: BUCKET, outcome: Ok(piece) }, &mut actions);
+            assert!(cuts(&actions).is_empty(), "the same again");
+            stands.advance(Dot { segment: SegmentId([7; 16]), sequence: step });
+            let message = Message::Ack { bucket: BUCKET, vector: stands.clone() };
+            machine.handle(Event::Received { peer: PEER, message }, &mut actions);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::site::LABEL_BYTES;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use tombolo_core::{Dot, ErrorKind, FileOptions, Gather, GetOptions, Keeping, Pin, Residence, Stay, Wanted};
+use tombolo_core::{Conflict, Dot, ErrorKind, FileOptions, Gather, GetOptions, Keeping, Pin, Residence, Stay, Wanted};
 
 /// Longer than what is part of a name.
 const LONG_BYTES: usize = 9_000;
@@ -306,10 +306,12 @@ impl World {
         let of = self.sites[at].bucket(bucket);
         let info = of.head(key, GetOptions::default()).await.unwrap();
         let conflicts = of.conflicts(None, ALL).await.unwrap();
-        let lost = conflicts.into_iter().find(|conflict| conflict.key.as_deref() == Some(key.as_bytes()));
-        let lost = lost.map(|conflict| Dot { segment: conflict.segment, sequence: conflict.sequence });
+        let lost = |conflict: &Conflict| Dot { segment: conflict.segment, sequence: conflict.sequence };
+        let is_loser = |dot: Dot| conflicts.iter().any(|conflict| lost(conflict) == dot);
+        let shown = conflicts.iter().find(|conflict| conflict.key.as_deref() == Some(key.as_bytes())).map(lost);
         wanted.iter().any(|wanted| {
-            wanted.path.as_deref() == Some(key.as_bytes()) || wanted.node == Some(info.node) || Some(wanted.dot) == lost
+            let is_of_file = wanted.node == Some(info.node) && !is_loser(wanted.dot);
+            wanted.path.as_deref() == Some(key.as_bytes()) || is_of_file || Some(wanted.dot) == shown
         })
     }
 

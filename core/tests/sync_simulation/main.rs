@@ -29,7 +29,9 @@ mod waits;
 mod world;
 
 use outcome::{Outcome, Schedule};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use world::World;
 
 const STEPS: u32 = 60;
@@ -128,10 +130,23 @@ fn check(schedule: &Schedule) -> Outcome {
 
 fn check_all(name: &str, count: u64, kind: Kind) -> Outcome {
     let first = variable("TOMBOLO_FIRST_SEED").unwrap_or(1);
-    let mut all = Outcome::default();
-    for seed in first..first + count {
-        all.add(check(&schedule_of(seed, kind)));
-    }
+    let next = AtomicU64::new(first);
+    let all = Mutex::new(Outcome::default());
+    // Whoever is done takes the next one.
+    let take = || {
+        while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < first + count) {
+            match catch_unwind(|| check(&schedule_of(seed, kind))) {
+                Ok(outcome) => all.lock().unwrap().add(outcome),
+                Err(failure) => {
+                    next.store(first + count, Ordering::Relaxed);
+                    resume_unwind(failure);
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(take))));
+    let all = all.into_inner().unwrap();
     println!("{name}: {count} schedules; in all {all:?}");
     assert!(count < 10 || all.dropped > 0, "nothing was dropped: the schedules test less than they say");
     all

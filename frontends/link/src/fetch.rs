@@ -25,7 +25,7 @@ const REQUEST_CHUNKS: usize = 16;
 /// Requests under way on one bulk connection.
 pub(crate) const REQUESTS_PER_CONNECTION: usize = 3;
 /// How many segments may be asked one after the other for a chunk that those linked here don't have.
-const HOPS_MAX: u32 = 3;
+pub(crate) const HOPS_MAX: u32 = 3;
 /// A connection on which fewer bytes come within the silence timeout carries no chunks.
 const MOVING_BYTES: u64 = 4 << 10;
 /// Who sends something else all the time, but not what was asked for, is not waited for longer than this many times the silence timeout.

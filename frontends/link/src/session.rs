@@ -1,5 +1,6 @@
 //! The receiving side of a connection: frames in, and to whom each is for.
 
+use crate::fetch::HOPS_MAX;
 use crate::gather::Word;
 use crate::hub::{Hub, Input, Payload, Peer};
 use crate::outbox::Outbox;
@@ -186,11 +187,7 @@ async fn answer_in_time(
     let (request, is_interactive) = (want.request, want.is_interactive);
     let mut signs = tokio::time::interval_at(Instant::now() + sign_of_life(hub), sign_of_life(hub));
     signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let answering = async {
-        // It is never closed.
-        let _permit = answers.acquire().await;
-        answer(hub, peer, outbox, want, ids).await
-    };
+    let answering = answer(hub, peer, outbox, &answers, want, ids);
     tokio::pin!(answering);
     loop {
         tokio::select! {
@@ -212,7 +209,16 @@ fn sign_of_life(hub: &Hub) -> Duration {
 }
 
 /// Sends what of the wanted chunks is here, or can be brought here.
-async fn answer(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want, ids: Vec<ChunkId>) -> Result<()> {
+async fn answer(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    outbox: &Outbox,
+    answers: &Semaphore,
+    want: Want,
+    ids: Vec<ChunkId>,
+) -> Result<()> {
+    // It is never closed.
+    let permit = answers.acquire().await;
     let may_send = hub.link(&peer.id).is_some_and(|link| link.direction.sends());
     let mut answer = Answer { peer, hub, outbox, want: &want, chunks: Vec::new(), bytes: 0 };
     let mut absent = Vec::new();
@@ -221,15 +227,20 @@ async fn answer(hub: &Arc<Hub>, peer: &Arc<Peer>, outbox: &Outbox, want: Want, i
             absent.push(*id);
         }
     }
-    if !absent.is_empty() && want.hops > 0 {
+    let hops = want.hops.min(HOPS_MAX);
+    if !absent.is_empty() && hops > 0 {
+        // Where links make a ring, whoever is asked may be waiting for an answer from here: this one must not stand in its way.
+        drop(permit);
         // Who asks is not asked. What can't be brought is missing in the answer.
-        let brought = crate::fetch::fetch(hub, absent.clone(), want.is_interactive, want.hops - 1, Some(peer.id)).await;
+        let brought = crate::fetch::fetch(hub, absent.clone(), want.is_interactive, hops - 1, Some(peer.id)).await;
+        let _permit = answers.acquire().await;
         if let Err(error) = brought {
             tracing::debug!(peer = peer.name, %error, "chunks could not be brought for a peer");
         }
         for id in &absent {
             answer.add(id).await?;
         }
+        return answer.send(true).await;
     }
     answer.send(true).await
 }

@@ -374,6 +374,11 @@ impl LockTable {
         }
     }
 
+    /// Whether somebody behind an address holds anything, or waits for it.
+    pub(crate) fn holds(&self, address: &IpAddr) -> bool {
+        self.state.lock().clients.keys().any(|(of, _)| of == address)
+    }
+
     /// Gives everything up: the server ends.
     pub(crate) fn stop(&self) {
         let mut table = self.state.lock();

@@ -16,7 +16,7 @@
 use crate::callback::{self, Ends};
 use crate::kept;
 use crate::wire::Encoder;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind as IoKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,8 @@ const FILE: &str = "nfs.clients";
 const HEAD: &str = "tombolo nfs clients 1";
 /// The most clients that are kept.
 const CLIENTS_MAX: usize = 4096;
+/// Who asked for a lock this long ago has it by now, or does not get it.
+const ASKING: Duration = Duration::from_secs(60);
 /// How long after a client could not be told it is told again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -44,9 +46,10 @@ pub(crate) struct Monitor {
     state: u32,
     /// Who had locks before the start.
     before: BTreeSet<Ends>,
-    /// Who has had some since.
-    since: tokio::sync::Mutex<BTreeSet<Ends>>,
+    /// Who has had some since, and when it last asked for one.
+    since: tokio::sync::Mutex<BTreeMap<Ends, Instant>>,
     grace_ends: Instant,
+    clients_max: usize,
 }
 
 impl Monitor {
@@ -68,7 +71,7 @@ impl Monitor {
         let grace_ends = Instant::now() + if before.is_empty() { Duration::ZERO } else { grace };
         kept::replace(dir, FILE, text(state, &before).as_bytes())
             .map_err(|error| Error::io(format!("{name} can't be written"), error))?;
-        Ok(Monitor { dir: dir.into(), state, before, since: Default::default(), grace_ends })
+        Ok(Monitor { dir: dir.into(), state, before, since: Default::default(), grace_ends, clients_max: CLIENTS_MAX })
     }
 
     /// Whether only those get locks who had them before the start.
@@ -76,18 +79,30 @@ impl Monitor {
         Instant::now() < self.grace_ends
     }
 
-    /// Sees to it that a client will be told of the next start.
-    pub(crate) async fn watch(&self, client: Ends) -> Result<()> {
+    /// Sees to it that a client will be told of the next start. When there are too many, those go that hold nothing, as `holds` says of an address.
+    pub(crate) async fn watch(&self, client: Ends, holds: impl Fn(&IpAddr) -> bool + Send) -> Result<()> {
+        let now = Instant::now();
         let mut since = self.since.lock().await;
-        if since.contains(&client) {
+        if let Some(asked) = since.get_mut(&client) {
+            *asked = now;
             return Ok(());
         }
-        if since.len() >= CLIENTS_MAX {
-            return Err(Error::new(ErrorKind::Busy, format!("at most {CLIENTS_MAX} clients hold locks over NFS")));
-        }
         let mut next = since.clone();
-        next.insert(client);
-        let kept = if self.in_grace() { next.union(&self.before).copied().collect() } else { next.clone() };
+        if next.len() >= self.clients_max {
+            // Who has just asked may be about to get it.
+            next.retain(|ends, asked| now.duration_since(*asked) < ASKING || holds(&ends.client));
+        }
+        if next.len() >= self.clients_max {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("at most {} clients hold locks over NFS", self.clients_max),
+            ));
+        }
+        next.insert(client, now);
+        let mut kept: BTreeSet<Ends> = next.keys().copied().collect();
+        if self.in_grace() {
+            kept.extend(&self.before);
+        }
         self.write(kept).await?;
         *since = next;
         Ok(())
@@ -110,7 +125,7 @@ impl Monitor {
         let _ = timeout_at(self.grace_ends, told).await;
         tokio::time::sleep_until(self.grace_ends).await;
         let since = self.since.lock().await;
-        if let Err(error) = self.write(since.clone()).await {
+        if let Err(error) = self.write(since.keys().copied().collect()).await {
             // They will be told once more than they need.
             tracing::warn!(%error, "clients that hold no locks are not forgotten");
         }
@@ -161,18 +176,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Monitor::open(dir.path(), HOUR).unwrap();
         assert!(first.state == 1 && !first.in_grace(), "nobody has to come back");
-        first.watch(ends("10.0.0.7")).await.unwrap();
-        first.watch(ends("fd00::7")).await.unwrap();
+        first.watch(ends("10.0.0.7"), |_| true).await.unwrap();
+        first.watch(ends("fd00::7"), |_| true).await.unwrap();
         let second = Monitor::open(dir.path(), HOUR).unwrap();
         assert!(second.state == 3 && second.in_grace());
         assert_eq!(second.before, [ends("10.0.0.7"), ends("fd00::7")].into());
         // Those who have not come back before the next crash must hear of that, too.
-        second.watch(ends("10.0.0.8")).await.unwrap();
+        second.watch(ends("10.0.0.8"), |_| true).await.unwrap();
         let third = Monitor::open(dir.path(), Duration::ZERO).unwrap();
         assert_eq!(third.before.len(), 3);
-        third.watch(ends("10.0.0.7")).await.unwrap();
+        third.watch(ends("10.0.0.7"), |_| true).await.unwrap();
         let fourth = Monitor::open(dir.path(), HOUR).unwrap();
         assert_eq!((fourth.state, fourth.before), (7, [ends("10.0.0.7")].into()), "the others' time was over");
+    }
+
+    /// Whoever had ever locked something counted until the server's end, and in the end nobody new got a lock.
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_nothing_makes_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let monitor = Monitor { clients_max: 2, ..Monitor::open(dir.path(), HOUR).unwrap() };
+        let holds = |client: &IpAddr| client.to_string() == "10.0.0.7";
+        monitor.watch(ends("10.0.0.7"), holds).await.unwrap();
+        monitor.watch(ends("10.0.0.8"), holds).await.unwrap();
+        let refused = monitor.watch(ends("10.0.0.9"), holds).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy, "the other may be about to get a lock");
+        tokio::time::advance(ASKING).await;
+        monitor.watch(ends("10.0.0.9"), holds).await.unwrap();
+        let next = Monitor::open(dir.path(), HOUR).unwrap();
+        assert_eq!(next.before, [ends("10.0.0.7"), ends("10.0.0.9")].into());
     }
 
     #[test]

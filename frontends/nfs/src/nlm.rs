@@ -293,7 +293,7 @@ impl Calling<'_> {
             return Err(Status::Grace);
         }
         if reclaims.is_some() {
-            monitor.watch(self.ends).await.map_err(|error| {
+            monitor.watch(self.ends, |client| self.shared.locks.holds(client)).await.map_err(|error| {
                 tracing::warn!(client = %self.ends.client, %error, "a lock is refused");
                 Status::NoLocks
             })?;

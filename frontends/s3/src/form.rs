@@ -256,7 +256,29 @@ fn check_policy(fields: &Fields, bucket: &str, key: &str, now_ns: i64) -> S3Resu
     }
 }
 
+/// The fields that come back as headers must be able to.
+fn check_headers(fields: &Fields) -> S3Result<()> {
+    const HEADERS: [&str; 6] = [
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "x-amz-website-redirect-location",
+    ];
+    for (name, value) in &fields.list {
+        let is_header = HEADERS.contains(&name.as_str()) || name.starts_with("x-amz-meta-");
+        if is_header
+            && (HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_bytes(value.as_bytes()).is_err())
+        {
+            return Err(refuse(S3ErrorCode::InvalidArgument, format!("the form field {name} can't be a header")));
+        }
+    }
+    Ok(())
+}
+
 fn described(fields: &Fields) -> S3Result<Described> {
+    check_headers(fields)?;
     let invalid = |_| refuse(S3ErrorCode::InvalidArgument, "the form field Expires is not an HTTP date");
     let user = fields
         .list
@@ -267,7 +289,7 @@ fn described(fields: &Fields) -> S3Result<Described> {
         content_disposition: fields.take("content-disposition"),
         content_encoding: fields.take("content-encoding"),
         content_language: fields.take("content-language"),
-        content_type: fields.take("content-type").or_else(|| fields.file_type.clone()),
+        content_type: fields.take("content-type"),
         expires: fields
             .get("expires")
             .map(|t| Timestamp::parse(TimestampFormat::HttpDate, t))

@@ -252,6 +252,7 @@ struct Screened {
 fn screen(parts: &Parts, limits: &S3Limits) -> S3Result<Screened> {
     let query = parts.uri.query().unwrap_or("");
     check_signature_shape(&parts.headers, query)?;
+    check_operation(parts, query)?;
     let is_form = parts.method == Method::POST
         && text(&parts.headers, "content-type")
             .is_some_and(|t| t.to_ascii_lowercase().starts_with("multipart/form-data"));
@@ -263,6 +264,23 @@ fn screen(parts: &Parts, limits: &S3Limits) -> S3Result<Screened> {
     let is_document = !is_form && is_document(parts, query);
     let digest = if is_document && rechunker.is_none() { digest_of(parts, query)? } else { None };
     Ok(Screened { rechunker: rechunker.map(|(rechunker, _)| rechunker), digest, length, is_form, is_document })
+}
+
+/// Operations that s3s does not know, and takes for the plain one on the object or bucket.
+fn check_operation(parts: &Parts, query: &str) -> S3Result<()> {
+    const OF_OBJECTS: [&str; 2] = ["encryption", "renameObject"];
+    const OF_BUCKETS: [&str; 5] =
+        ["abac", "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataAnnotationTable"];
+    let has = |name: &&str| parameter(query, name).is_some();
+    let unknown = if has_key(parts) { OF_OBJECTS.iter().find(|n| has(n)) } else { OF_BUCKETS.iter().find(|n| has(n)) };
+    if let Some(name) = unknown {
+        let message = format!("A header or query you provided implies functionality that is not implemented: {name}");
+        return Err(refuse(S3ErrorCode::NotImplemented, message));
+    }
+    if parts.method == Method::PUT && has_key(parts) && has(&"uploadId") != has(&"partNumber") {
+        return Err(refuse(S3ErrorCode::InvalidArgument, "a part needs both uploadId and partNumber"));
+    }
+    Ok(())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

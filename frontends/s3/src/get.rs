@@ -148,6 +148,19 @@ macro_rules! show_object {
     }};
 }
 
+/// Whether a range is of this content, as `If-Range` says (RFC 9110, section 13.1.5). Otherwise the whole is wanted.
+fn is_range_meant(headers: &http::HeaderMap, info: &ObjectInfo) -> bool {
+    let Some(value) = headers.get(http::header::IF_RANGE) else { return true };
+    let Ok(value) = value.to_str().map(str::trim) else { return false };
+    if value.starts_with('"') || value.starts_with("W/") {
+        return value == format!("\"{}\"", info.etag);
+    }
+    let date = Timestamp::parse(TimestampFormat::HttpDate, value);
+    date.is_ok_and(|date| {
+        time::OffsetDateTime::from(date).unix_timestamp() == info.modified_ns.div_euclid(1_000_000_000)
+    })
+}
+
 impl Operations {
     pub(crate) async fn get(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let bucket = self.bucket(&req.extensions, &req.input.bucket).await?;
@@ -161,7 +174,8 @@ impl Operations {
             if_unmodified_since: input.if_unmodified_since.clone(),
         };
         check_condition(&condition, info)?;
-        let slice = Slice::of(info, input.range.as_ref(), input.part_number)?;
+        let range = input.range.as_ref().filter(|_| is_range_meant(&req.headers, info));
+        let slice = Slice::of(info, range, input.part_number)?;
         let mut output = GetObjectOutput::default();
         show_object!(output, info, slice, input);
         if !info.tags.is_empty() {
@@ -190,7 +204,8 @@ impl Operations {
             if_unmodified_since: input.if_unmodified_since.clone(),
         };
         check_condition(&condition, &info)?;
-        let slice = Slice::of(&info, input.range.as_ref(), input.part_number)?;
+        let range = input.range.as_ref().filter(|_| is_range_meant(&req.headers, &info));
+        let slice = Slice::of(&info, range, input.part_number)?;
         let mut output = HeadObjectOutput::default();
         show_object!(output, info, slice, input);
         let content_type = input.response_content_type;

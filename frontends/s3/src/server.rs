@@ -4,9 +4,9 @@ use crate::auth::Keys;
 use crate::gate::Gate;
 use crate::ops::Operations;
 use crate::options::{S3Limits, S3Options};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,12 +16,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tombolo_core::{Error, Result, Segment};
 
 /// How long accepting pauses when the process is out of file descriptors or the like.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// The most requests of one HTTP/2 connection at a time.
-const STREAMS_MAX: u32 = 64;
 
 /// An S3 endpoint over one segment: bound, not yet serving.
 ///
@@ -89,7 +88,7 @@ impl S3Door {
                             continue;
                         }
                     };
-                    let connection = connection(&builder, stream, gate.clone());
+                    let connection = connection(&builder, stream, gate.clone(), limits.body_timeout);
                     let connection = graceful.watch(connection);
                     let mut connections = connections.lock();
                     while connections.try_join_next().is_some() {}
@@ -129,31 +128,33 @@ pub async fn serve(
     Ok(())
 }
 
-fn builder(limits: &S3Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// HTTP/1.1, which is what S3's clients speak. Who says nothing, or idles, is let go after [`S3Limits::header_timeout`].
+fn builder(limits: &S3Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.read_buffer_bytes.max(16 << 10))
         .writev(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(64 << 10);
     builder
 }
 
-/// One connection, answering through `gate`. Head and body of a small answer leave in one write, unhindered by Nagle.
+/// One connection, answering through `gate`. Head and body of a small answer leave in one write, unhindered by Nagle. A client that takes nothing of its
+/// answer for `patience` is let go.
 fn connection(
-    builder: &auto::Builder<TokioExecutor>,
+    builder: &http1::Builder,
     stream: TcpStream,
     gate: Arc<Gate>,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static
-{
+    patience: Duration,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + 'static {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(patience));
     let service = service_fn(move |request| {
         let gate = gate.clone();
         async move { Ok::<_, Infallible>(gate.handle(request).await) }
     });
-    builder.serve_connection(TokioIo::new(stream), service).into_owned()
+    builder.serve_connection(TokioIo::new(Box::pin(stream)), service)
 }

@@ -426,9 +426,11 @@ impl OpenNodes {
         result
     }
 
-    /// Takes memory for `bytes` written to `body`; has files stored if there is not enough.
+    /// Takes memory for `bytes` written to a file; has files stored if there is not enough.
     pub(super) async fn take(&self, bytes: usize) -> Result<Taken> {
         let bytes = bytes as u64 + PIECE_BYTES;
+        let mut failed: Vec<Arc<Body>> = Vec::new();
+        let mut failure = None;
         loop {
             if let Some(taken) = self.written.try_take(bytes) {
                 return Ok(taken);
@@ -436,13 +438,23 @@ impl OpenNodes {
             let before = self.written.used_bytes();
             let fullest = {
                 let bodies = self.bodies.lock();
-                let sizes = bodies.values().map(|body| (body.state().overlay.memory_bytes(), body));
+                let others = bodies.values().filter(|body| !failed.iter().any(|other| Arc::ptr_eq(other, body)));
+                let sizes = others.map(|body| (body.state().overlay.memory_bytes(), body));
                 sizes.max_by_key(|(bytes, _)| *bytes).filter(|(bytes, _)| *bytes > 0).map(|(_, body)| body.clone())
             };
-            match fullest {
-                Some(body) => body.store(true).await?,
+            match (fullest, failure.take()) {
+                (Some(body), last) => {
+                    failure = last;
+                    if let Err(error) = body.store(true).await {
+                        // Whoever writes to that file hears of it; this one can do with another's room.
+                        body.state().failure = Some((error.kind(), error.to_string()));
+                        failed.push(body);
+                        failure = Some(error);
+                    }
+                }
+                (None, Some(error)) => return Err(error),
                 // All of it is on its way to the disk, or being read.
-                None => self.written.freed_below(before).await,
+                (None, None) => self.written.freed_below(before).await,
             }
         }
     }

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -390,6 +391,18 @@ impl Request {
     pub async fn send(self) -> Reply {
         let address = self.client.address;
         send(address, self.build()).await
+    }
+
+    /// Asks, without a body, and reads nothing of the answer.
+    pub async fn stuck(self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.client.address).await.unwrap();
+        let request = self.build();
+        let mut head = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri());
+        for (name, value) in request.headers() {
+            head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+        stream
     }
 }
 

@@ -46,11 +46,14 @@ async fn a_client_that_stalls_is_let_go() {
 async fn a_client_that_never_asks_is_let_go() {
     let door =
         Door::with(S3Limits { header_timeout: std::time::Duration::from_millis(200), ..Default::default() }).await;
-    let mut stream = TcpStream::connect(door.address).await.unwrap();
-    stream.write_all(b"GET / HT").await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    // Also who says nothing at all, or begins as HTTP/2 does.
+    for start in [&b"GET / HT"[..], b"", b"PRI * HTTP/2.0\r\n"] {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream.write_all(start).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    }
     door.client().get("/").send().await.ok();
 }
 
@@ -118,4 +121,18 @@ async fn one_connection_serves_many_requests() {
         missing.into_body().collect().await.unwrap();
     }
     driving.abort();
+}
+
+/// P13: a client that takes nothing of its answer held its slot for ever.
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_let_go() {
+    let limits =
+        S3Limits { connections_max: 1, body_timeout: std::time::Duration::from_millis(300), ..Default::default() };
+    let door = Door::with(limits).await;
+    let client = door.client();
+    // More than the sockets' buffers hold.
+    client.put(&path("large")).body(noise(32 << 20, 1)).send().await.ok();
+    let stuck = client.get(&path("large")).stuck().await;
+    assert_eq!(client.head(&path("large")).send().await.status, 200);
+    drop(stuck);
 }

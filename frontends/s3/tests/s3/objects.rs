@@ -359,3 +359,70 @@ async fn tags_can_be_replaced_and_removed() {
     let etag = client.head(&path("k")).send().await;
     assert_eq!(etag.header("etag"), Some(format!("\"{}\"", hex(&md5(b"x"))).as_str()), "tags are not content");
 }
+
+/// What was set with `?tagging` stuck to the objects that came after, and versions that were replaced lost it.
+#[tokio::test]
+async fn tags_belong_to_the_object_that_they_were_set_on() {
+    let door = Door::open().await;
+    let client = door.client();
+    let (key, tag) = (path("k"), "<Tagging><TagSet><Tag><Key>b</Key><Value>2</Value></Tag></TagSet></Tagging>");
+    let tags = || client.get(&key).query("tagging", "").send();
+    let set = || client.put(&key).query("tagging", "").body(tag).send();
+    client.put(&key).body("1").send().await.ok();
+    set().await.ok();
+    client.put(&key).header("x-amz-tagging", "a=1").body("2").send().await.ok();
+    assert_eq!(tags().await.ok().all("Key"), ["a"]);
+    assert_eq!(client.delete(&key).query("tagging", "").send().await.status, 204);
+    client.put(&key).header("x-amz-tagging", "c=1").body("3").send().await.ok();
+    assert_eq!(tags().await.ok().all("Key"), ["c"]);
+
+    let on = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    client.put(&format!("/{BUCKET}")).query("versioning", "").body(on).send().await.ok();
+    let first = client.put(&key).body("4").send().await.ok();
+    set().await.ok();
+    client.put(&key).body("5").send().await.ok();
+    assert!(tags().await.ok().all("Key").is_empty());
+    let version = first.header("x-amz-version-id").unwrap().to_owned();
+    let of_first = client.get(&key).query("tagging", "").query("versionId", &version).send().await.ok();
+    assert_eq!(of_first.all("Key"), ["b"]);
+}
+
+/// RFC 9110, 13.1.5: the range is of the content that the client has, or it wants all of it.
+#[tokio::test]
+async fn a_range_of_something_else_gives_the_whole() {
+    let door = Door::open().await;
+    let client = door.client();
+    let etag = client.put(&path("k")).body("first").send().await.ok().header("etag").unwrap().to_owned();
+    let rest =
+        |condition: String| client.get(&path("k")).header("range", "bytes=2-").header("if-range", &condition).send();
+    let modified = client.head(&path("k")).send().await.header("last-modified").unwrap().to_owned();
+    for same in [etag.clone(), modified] {
+        let reply = rest(same).await;
+        assert_eq!((reply.status, reply.body.as_ref()), (206, &b"rst"[..]));
+    }
+    client.put(&path("k")).body("second").send().await.ok();
+    for other in [etag.clone(), format!("W/{etag}"), "Thu, 01 Jan 1970 00:00:00 GMT".into(), "nonsense".into()] {
+        let reply = rest(other).await;
+        assert_eq!((reply.status, reply.body.as_ref()), (200, &b"second"[..]));
+    }
+}
+
+/// s3s takes what it does not know for the plain operation: a new kind of PUT replaced the object by its XML, and DELETE of a bucket's configuration deleted the bucket.
+#[tokio::test]
+async fn what_is_not_known_is_not_taken_for_something_else() {
+    let door = Door::open().await;
+    let client = door.client();
+    client.put(&path("k")).body("x").send().await.ok();
+    for name in ["encryption", "renameObject"] {
+        client.put(&path("k")).query(name, "").body("<X/>").send().await.refused(501, "NotImplemented");
+    }
+    for name in ["uploadId", "partNumber"] {
+        client.put(&path("k")).query(name, "1").body("y").send().await.refused(400, "InvalidArgument");
+    }
+    assert_eq!(client.get(&path("k")).send().await.ok().body.as_ref(), b"x");
+    client.delete(&path("k")).send().await;
+    for name in ["metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "abac"] {
+        client.delete(&format!("/{BUCKET}")).query(name, "").send().await.refused(501, "NotImplemented");
+    }
+    assert_eq!(client.head(&format!("/{BUCKET}")).send().await.status, 200);
+}
