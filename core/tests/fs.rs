@@ -4,6 +4,8 @@
 
 use bytes::Bytes;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tombolo_core::engine::fs::{
     Access, Caller, CreateMode, FileAttributes, FileSystem, OpenFlags, ROOT, RenameMode, RowChange, SetAttributes,
     SetTime,
@@ -609,4 +611,58 @@ async fn set_id_bits_go_with_the_first_write_however_many_write_at_once() {
         writers[1].write_at(0, Bytes::from_static(b"y")).await.unwrap();
         assert_eq!(site.files.attributes(&node).await.unwrap().mode, 0o770);
     }
+}
+
+const FOR_BOTH: OpenFlags = OpenFlags { read: true, write: true, truncate: false, is_granted: true };
+
+/// Whoever had a file open was told that it does not exist (ESTALE) as soon as a door that knows nothing of open files had taken its name away.
+#[tokio::test]
+async fn an_open_file_outlives_its_name_whoever_takes_it() {
+    let site = site().await;
+    for written in [&b""[..], b"unsaved"] {
+        let node = site.file(&ROOT, "f").await.node;
+        let file = site.files.open(&root(), &node, FOR_BOTH).await.unwrap();
+        file.write_at(0, Bytes::from_static(written)).await.unwrap();
+        site.bucket.delete("f", DeleteOptions::default()).await.unwrap();
+        let there = site.files.attributes(&node).await.unwrap();
+        assert_eq!((there.links, there.size), (0, written.len() as u64));
+        if written.is_empty() {
+            site.files.set_attributes(&root(), &node, mode(0o600), None).await.unwrap();
+            assert_eq!(site.files.attributes(&node).await.unwrap().mode, 0o600);
+        }
+        drop(file);
+        assert_eq!(errno(site.files.attributes(&node).await), ESTALE, "nobody has it open any more");
+    }
+}
+
+/// What was told of a file before and after a change of its mode had the writes of others in between, so that a client took them for its own and kept
+/// what it had of the content.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_of_attributes_does_not_hide_what_others_write() {
+    let site = site().await;
+    let node = site.file(&ROOT, "f").await.node;
+    let change = site.files.set_attributes(&root(), &node, mode(0o600), None).await.unwrap();
+    assert_eq!(change.before.unwrap().size, change.after.size, "nobody writes yet");
+    let file = site.files.open(&root(), &node, FOR_BOTH).await.unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let is_over = is_over.clone();
+        async move {
+            while !is_over.load(Ordering::Relaxed) {
+                file.append(Bytes::from_static(b"x")).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    for round in 0..200 {
+        let change = site.files.set_attributes(&root(), &node, mode(0o600 | round % 2), None).await.unwrap();
+        if let Some(before) = change.before {
+            let after = (change.after.size, change.after.modified_ns);
+            assert_eq!((before.size, before.modified_ns), after, "round {round}");
+        }
+    }
+    let cut = SetAttributes { size: Some(0), ..SetAttributes::default() };
+    assert!(site.files.set_attributes(&root(), &node, cut, None).await.unwrap().before.is_none());
+    is_over.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
 }

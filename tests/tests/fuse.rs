@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -319,6 +319,118 @@ fn locks_end_with_a_mount_that_is_cut_off() {
     drop(holder.stdin.take());
     holder.wait().unwrap();
     run(Command::new("umount").arg("--lazy").arg(&beside)).success();
+}
+
+/// Locks of an open file (F_OFD_SETLK) stayed for ever: the kernel leaves it to the door to give them up with the file.
+#[test]
+fn locks_of_an_open_file_end_with_it() {
+    let site = Site::new();
+    let mounted = Mounted::start(&site, "");
+    let file = mounted.point().join("locked");
+    fs::write(&file, b"0123456789").unwrap();
+    let script = "import fcntl, struct, sys\nf = open(sys.argv[1], 'r+b')\n\
+        try:\n fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 2, 5, 0))\nexcept BlockingIOError:\n sys.exit(7)\n\
+        print('held', flush=True)\nsys.stdin.read()\n";
+    let python = || {
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+    };
+    let mut holder = python().spawn().unwrap();
+    let mut said = [0; 5];
+    holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    let tried = || python().stdin(Stdio::null()).status().unwrap().code();
+    assert_eq!(tried(), Some(7));
+    assert_eq!(locking(&file, "try").status().unwrap().code(), Some(7), "nor can a process have it");
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    // The kernel tells the door of the end after it.
+    wait::until("the lock", || (tried() == Some(0)).then_some(()));
+    wait::until("the lock once more", || locking(&file, "try").status().unwrap().success().then_some(()));
+}
+
+/// Where the kernel writes back it sends the time with the size when a file is cut, and only owners set times: whoever else may write was refused (EPERM).
+#[test]
+fn who_may_write_may_cut() {
+    let site = Site::new();
+    let mounted = Mounted::start(&site, KEPT);
+    let file = mounted.point().join("shared");
+    fs::write(&file, b"0123456789").unwrap();
+    chown(&file, Some(1000), Some(2000)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o664)).unwrap();
+    let script = "import os, sys\nos.utime('shared', (5, 5))\n\
+        os.setgroups([2000])\nos.setgid(3000)\nos.setuid(3001)\n\
+        os.truncate('shared', 6)\nfd = os.open('shared', os.O_RDWR)\nos.ftruncate(fd, 3)\nassert os.fstat(fd).st_size == 3\n\
+        try:\n os.utime('shared', (7, 7))\n sys.exit('times are the owner\\'s')\nexcept PermissionError:\n pass\n";
+    run(Command::new("python3").args(["-c", script]).current_dir(mounted.point())).success();
+    assert_eq!(fs::read(&file).unwrap(), b"012");
+    assert!(fs::metadata(&file).unwrap().mtime() > 7, "it was changed now");
+    assert_eq!(s3(&mounted).read_range(b"shared", 0..3).unwrap(), b"012");
+}
+
+/// Set-group-id was taken from what belongs to a group that its owner is in, because the door looked at the owner's first group only.
+#[test]
+fn set_group_id_is_kept_by_who_is_in_the_group() {
+    let site = Site::new();
+    let mounted = Mounted::start(&site, KEPT);
+    let (root, mode) = (mounted.point(), fs::Permissions::from_mode);
+    fs::write(root.join("file"), b"").unwrap();
+    fs::create_dir(root.join("dir")).unwrap();
+    for name in ["file", "dir"] {
+        chown(root.join(name), Some(1000), Some(2000)).unwrap();
+        fs::set_permissions(root.join(name), mode(0o2770)).unwrap();
+    }
+    let script = "import os, stat, struct\n\
+        os.umask(0)\nos.setgroups([2000])\nos.setgid(3000)\nos.setuid(1000)\n\
+        entries = [(1, 7, 0xffffffff), (2, 4, 5), (4, 7, 0xffffffff), (16, 7, 0xffffffff), (32, 0, 0xffffffff)]\n\
+        acl = struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *entry) for entry in entries)\n\
+        os.setxattr('file', 'system.posix_acl_access', acl)\n\
+        os.close(os.open('dir/opened', os.O_CREAT | os.O_WRONLY, 0o2775))\n\
+        os.mknod('dir/made', stat.S_IFREG | 0o2775)\n";
+    run(Command::new("python3").args(["-c", script]).current_dir(root)).success();
+    for (name, mode) in [("file", 0o102_770), ("dir/opened", 0o102_775), ("dir/made", 0o102_775)] {
+        let there = fs::metadata(root.join(name)).unwrap();
+        assert_eq!((there.gid(), there.mode()), (2000, mode), "{name}: {:o}", there.mode());
+    }
+}
+
+/// Without write-back an append was written where the kernel took the end to be: over what another mount had appended.
+#[test]
+fn appends_through_two_mounts_are_all_kept() {
+    let site = Site::new();
+    let beside = site.scratch("beside");
+    let second = format!("{}/{BUCKET}={}", Site::TENANT, beside.display());
+    let mounted = Mounted::start_with(&site, &format!("{KEPT},nowriteback"), &["--mount", &second]);
+    let places = [mounted.point().join("log"), beside.join("log")];
+    fs::write(&places[0], b"").unwrap();
+    wait::until("the second mount", || fs::read(&places[1]).ok());
+    let mut logs = places.each_ref().map(|place| File::options().append(true).open(place).unwrap());
+    let mut expected = Vec::new();
+    for number in 0..200 {
+        let line = format!("line {number}\n").into_bytes();
+        logs[number % 3 % 2].write_all(&line).unwrap();
+        expected.extend(line);
+    }
+    drop(logs);
+    assert_eq!(s3(&mounted).read_range(b"log", 0..expected.len() as u64).unwrap(), expected);
+    for place in &places {
+        wait::until("the kernel to forget what it had", || (fs::read(place).unwrap() == expected).then_some(()));
+    }
+    run(Command::new("umount").arg("--lazy").arg(&beside)).success();
+}
+
+/// `fstat` of a file that another door had deleted said ESTALE, though reading it went on.
+#[test]
+fn an_open_file_that_another_door_deletes_can_be_asked_about() {
+    let site = Site::new();
+    // The kernel asks each time.
+    let mounted = Mounted::start(&site, "attr_timeout=0");
+    let mut door = s3(&mounted);
+    fs::write(mounted.point().join("file"), b"bytes").unwrap();
+    let file = File::open(mounted.point().join("file")).unwrap();
+    door.delete(&[b"file".to_vec()]).unwrap();
+    let there = file.metadata().unwrap();
+    assert_eq!((there.nlink(), there.len()), (0, 5));
 }
 
 #[test]

@@ -210,6 +210,37 @@ fn a_comparison_names_what_differs_and_tells_little() {
     assert_eq!(late["buckets"][0]["lacking_there"].as_array().unwrap().len(), 1, "{late}");
 }
 
+/// A typing error must not look like a bucket that is all here: what is not there, and what no link covers, is neither complete nor equal.
+#[test]
+fn nothing_is_said_of_what_nobody_carries() {
+    let (_sanfrancisco, newyork) = pair(&[]);
+    let verbs: [&[&str]; 3] = [&["sync", "wait", "--timeout", "60s"], &["sync", "verify"], &["sync", "status"]];
+    let refused = |place: &str, words: &str| {
+        for verb in verbs {
+            let refused = newyork.run(&[verb, &[place, "--json"]].concat()).exits(3);
+            assert!(
+                refused.stdout.is_empty() && refused.stderr.contains(words),
+                "{verb:?} {place}: {}",
+                refused.stderr
+            );
+        }
+    };
+    for place in ["SanFrancisco/lab/dta", "SanFrancisco/lap", "SanFransisco"] {
+        refused(place, "not-found");
+    }
+    for place in [BUCKET, "SanFrancisco/lab", "SanFrancisco"] {
+        for verb in verbs {
+            newyork.tombolo(&[verb, &[place]].concat());
+        }
+    }
+    newyork.tombolo(&["link", "set", "sanfrancisco", "scope=SanFrancisco/lab/later"]);
+    for place in [BUCKET, "NewYork"] {
+        refused(place, "no link covers");
+    }
+    let nothing = newyork.run(&["sync", "verify", "--json"]).exits(3);
+    assert!(nothing.stdout.contains("\"equal\":false"), "{}", nothing.stdout);
+}
+
 /// Changes one byte of the first row of metadata that has `text`.
 fn damage(dir: &std::path::Path, text: &[u8]) {
     use tombolo_core::kv::{Batch, Durability, KeyRange, Space, Store, fjall::FjallStore};

@@ -251,6 +251,12 @@ impl PackStore {
         all
     }
 
+    /// Whether a pack is there, be it damaged.
+    pub fn has(&self, pack: u64) -> bool {
+        let packs = self.shared.packs.read();
+        packs.sealed.contains_key(&pack) || packs.open.contains_key(&pack) || packs.damaged.contains_key(&pack)
+    }
+
     /// Length of all packs together, in bytes.
     pub fn stored_bytes(&self) -> u64 {
         let packs = self.shared.packs.read();
@@ -376,7 +382,8 @@ impl Shared {
                 Ok(read_part(|at, length| read_exact(&*pack.file, at, length), id, location, part))
             }
             Some(Source::Sealed) => {
-                let map = self.map(location.pack)?;
+                // A pack that can't be mapped may be gone: who reads the chunk whole finds out.
+                let Ok(map) = self.map(location.pack) else { return Ok(None) };
                 Ok(read_part(|at, length| map_exact(&map, at, length), id, location, part))
             }
             Some(Source::Damaged) | None => Ok(None),

@@ -3,7 +3,7 @@
 use super::contents::Contents;
 use super::packs::Residence;
 use super::reader::Object;
-use super::segment::{Segment, number_row};
+use super::segment::{Segment, number_row, shared_row};
 use super::transact;
 use super::writer::{ObjectWriter, SealedObject, Target};
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -82,6 +82,10 @@ impl Bucket {
 
     /// Fails the transaction if the bucket is, or by then has been, deleted.
     pub(super) async fn require(&self, txn: &mut Txn) -> Result<()> {
+        if !self.state.is_shared() {
+            // What leaves no tombstone must not come after others may have seen what goes.
+            txn.watch(Space::Meta, &shared_row(&self.state.id));
+        }
         match txn.read(Space::Meta, &number_row(&self.state.id)).await? {
             Some(_) => Ok(()),
             None => Err(self.gone()),

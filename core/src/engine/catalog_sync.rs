@@ -73,6 +73,8 @@ impl CatalogChanges {
 }
 
 type Item = (Bytes, Register<CatalogValue>);
+/// A key, and its values before and after.
+type Merged = (Bytes, Option<CatalogValue>, Option<CatalogValue>);
 
 impl Catalog {
     /// What is known of clusters, tenants and buckets that `covers` lets pass, in the form that [`Catalog::import`] takes. From now on
@@ -122,8 +124,13 @@ impl Catalog {
         self.0.ledger().observe(latest);
         let (changes, _) = transact!(self.0, txn, {
             let mut changes = CatalogChanges::default();
+            let mut merged = Vec::new();
             for (key, theirs) in &items {
-                self.merge(&mut txn, key, theirs, &mut changes).await?;
+                merged.extend(self.merge(&mut txn, key, theirs).await?);
+            }
+            // What becomes of what is above depends on what has become of what is below.
+            for (key, before, after) in merged.iter().rev() {
+                self.merged(&mut txn, key, before.clone(), after.clone(), &mut changes).await?;
             }
             changes
         })?;
@@ -203,21 +210,28 @@ impl Catalog {
         Ok(())
     }
 
-    #[boxed]
-    async fn merge(
-        &self,
-        txn: &mut Txn,
-        key: &Bytes,
-        theirs: &Register<CatalogValue>,
-        changes: &mut CatalogChanges,
-    ) -> Result<()> {
+    /// If that changes anything: what was there, and what is now.
+    async fn merge(&self, txn: &mut Txn, key: &Bytes, theirs: &Register<CatalogValue>) -> Result<Option<Merged>> {
         let ours = txn.catalog(key.clone()).await?.register.clone();
         let mut merged = ours.clone();
         if !merged.merge(theirs) {
-            return Ok(());
+            return Ok(None);
         }
         let (before, after) = (ours.value().cloned(), merged.value().cloned());
         txn.edit_catalog(key.clone()).await?.register = merged;
+        Ok(Some((key.clone(), before, after)))
+    }
+
+    /// What follows from a name that has been merged.
+    #[boxed]
+    async fn merged(
+        &self,
+        txn: &mut Txn,
+        key: &Bytes,
+        before: Option<CatalogValue>,
+        after: Option<CatalogValue>,
+        changes: &mut CatalogChanges,
+    ) -> Result<()> {
         let Some(name) = CatalogName::of(key)? else { return Ok(()) };
         match name {
             CatalogName::Bucket(path) => self.merged_bucket(txn, key, &path, before, after, changes).await,

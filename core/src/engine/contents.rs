@@ -13,6 +13,7 @@ use super::lock::DirectoryLock;
 use super::nodes::NodeCache;
 use super::packs::{Packs, Residence};
 use super::pool::{Pool, received};
+use super::session::Session;
 use super::touched::Touched;
 use crate::chunk::{ChunkCache, ChunkTree, Location, StoredChunk};
 use crate::disk::Disk;
@@ -20,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
 use crate::kv::{Space, Store};
 use crate::manifest::{Manifest, Node, NodeStore};
-use crate::namespace::{ContentBarrier, Txn, keys};
+use crate::namespace::ContentBarrier;
 use crate::policy::Compression;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,7 +37,7 @@ const INLINE_READ_BYTES_MAX: u32 = 512 << 10;
 const INLINE_STREAM_BYTES_MAX: u32 = 32 << 10;
 
 pub(crate) struct Contents {
-    packs: Packs,
+    pub(super) packs: Packs,
     disk: Arc<dyn Disk>,
     store: Arc<dyn Store>,
     pub(super) cache: ChunkCache,
@@ -46,7 +47,7 @@ pub(crate) struct Contents {
     pub(crate) touched: Touched,
     /// Held for reading while a writer decides to rely on a stored chunk; for writing while a collection decides to drop some.
     gate: RwLock<Gate>,
-    uncommitted: Mutex<HashMap<ChunkId, (Location, usize)>>,
+    pub(super) uncommitted: Mutex<HashMap<ChunkId, (Location, usize)>>,
     /// Held for reading from before a chunk is appended until it is in `uncommitted`. In between a collection sees a record that nobody asks for.
     appending: RwLock<()>,
     /// Held for reading while a reader goes from a row to a registered manifest; for writing while a collection notes where it starts.
@@ -57,7 +58,7 @@ pub(crate) struct Contents {
     reserve_bytes: u64,
     is_full: AtomicBool,
     unchecked_bytes: AtomicU64,
-    damaged: Mutex<HashSet<ChunkId>>,
+    pub(super) damaged: Mutex<HashSet<ChunkId>>,
     /// Whether some bucket was ever shared, so that metadata may be here before what it refers to.
     is_linked: AtomicBool,
     pub(super) fetches: Fetches,
@@ -202,7 +203,7 @@ impl Contents {
     }
 
     /// Stores a chunk unless it is stored already. Blocks; for the pool.
-    fn store_chunk(&self, raw: &[u8], compression: Compression, session: &Session) -> Result<ChunkId> {
+    pub(super) fn store_chunk(&self, raw: &[u8], compression: Compression, session: &Session) -> Result<ChunkId> {
         let tree = ChunkTree::of(raw);
         self.keep(&tree.id, raw.len() as u64, session, |to| self.packs.append_hashed(to, &tree, raw, compression))?;
         Ok(tree.id)
@@ -210,7 +211,7 @@ impl Contents {
 
     /// Has `session` rely on a chunk of `raw_bytes`, which `append` stores if it is not stored already where it stays as long as the session wants it to,
     /// or is damaged. Returns whether it was appended.
-    fn keep(
+    pub(super) fn keep(
         &self,
         id: &ChunkId,
         raw_bytes: u64,
@@ -221,9 +222,12 @@ impl Contents {
         let is_damaged = {
             let gate = self.gate.read();
             self.touched.insert(id);
-            let is_damaged = self.damaged.lock().contains(id);
             let known = futures::executor::block_on(self.store.get(Space::Chunks, &id.0))?;
-            let known = known.as_deref().map(Location::decode).transpose()?.map(|at| Packs::residence(at.pack));
+            let known = known.as_deref().map(Location::decode).transpose()?;
+            // A row that leads to a pack which is not there is worth nothing.
+            let is_lost = known.is_some_and(|at| !self.packs.has(at.pack));
+            let is_damaged = is_lost || self.damaged.lock().contains(id);
+            let known = known.map(|at| Packs::residence(at.pack));
             if is_damaged {
                 // What takes its place stays as long.
                 residence = residence.max(known.unwrap_or(residence));
@@ -232,7 +236,7 @@ impl Contents {
                     && Packs::residence(location.pack) >= residence
                 {
                     *users += 1;
-                    session.rows.lock().push((*id, *location));
+                    session.push(id, *location);
                     self.counters.deduplicated_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
                     return Ok(false);
                 }
@@ -253,7 +257,7 @@ impl Contents {
             *location = appended;
         }
         *users += 1;
-        session.rows.lock().push((*id, *location));
+        session.push(id, *location);
         Ok(true)
     }
 
@@ -269,7 +273,10 @@ impl Contents {
             ids.iter().map(|id| !gate.dying.contains(id) && !damaged.contains(id)).collect()
         };
         for (id, is_here) in ids.iter().zip(&mut here) {
-            *is_here = *is_here && self.store.get(Space::Chunks, &id.0).await?.is_some();
+            if *is_here {
+                let row = self.store.get(Space::Chunks, &id.0).await?;
+                *is_here = row.as_deref().map(Location::decode).transpose()?.is_some_and(|at| self.packs.has(at.pack));
+            }
         }
         Ok(here)
     }
@@ -460,125 +467,6 @@ pub(crate) struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.contents.open.lock().remove(&self.key);
-    }
-}
-
-/// One writer's chunks, until they are committed.
-pub(crate) struct Session {
-    contents: Arc<Contents>,
-    era: u64,
-    compression: Compression,
-    residence: Residence,
-    rows: Mutex<Vec<(ChunkId, Location)>>,
-}
-
-impl Session {
-    pub(crate) fn new(contents: &Arc<Contents>, compression: Compression) -> Arc<Session> {
-        Session::with(contents, compression, Residence::Kept)
-    }
-
-    /// One whose chunks stay for as long as `residence` says.
-    pub(crate) fn with(contents: &Arc<Contents>, compression: Compression, residence: Residence) -> Arc<Session> {
-        let era = contents.touched.enter();
-        Arc::new(Session { contents: contents.clone(), era, compression, residence, rows: Mutex::new(Vec::new()) })
-    }
-
-    /// Stores a chunk. Blocks; for the pool.
-    pub(crate) fn store(&self, raw: &[u8]) -> Result<ChunkId> {
-        self.contents.store_chunk(raw, self.compression, self)
-    }
-
-    /// Stores a chunk as it came, which was verified. Returns whether it was not here, or damaged. Blocks; for the pool.
-    pub(crate) fn store_as_is(&self, chunk: &StoredChunk) -> Result<bool> {
-        let raw_bytes = u64::from(chunk.raw_bytes);
-        self.contents.keep(&chunk.id, raw_bytes, self, |to| self.contents.packs.append_stored(to, chunk))
-    }
-
-    /// How many chunks wait for their rows to be committed.
-    pub(crate) fn len(&self) -> usize {
-        self.rows.lock().len()
-    }
-
-    /// [`Session::add_rows`], but not for chunks that have come meanwhile to where they stay longer.
-    pub(crate) async fn add_rows_below(&self, txn: &mut Txn) -> Result<usize> {
-        let rows = self.rows.lock().clone();
-        for (id, location) in &rows {
-            let now = txn.read(Space::Chunks, &id.0).await?;
-            let now = now.as_deref().map(Location::decode).transpose()?;
-            let (now, new) = (now.map(|at| Packs::residence(at.pack)), Packs::residence(location.pack));
-            if now.is_none_or(|now| now <= new) {
-                txn.put(Space::Chunks, keys::chunk(id), location.encode());
-                txn.refers_to_new_chunks();
-            }
-            if new == Residence::Cached {
-                self.contents.disk_cache.note_pack(location.pack);
-            }
-        }
-        Ok(rows.len())
-    }
-
-    /// Adds the rows of all chunks stored so far; [`Session::committed`] with the result once it is.
-    pub(crate) fn add_rows(&self, txn: &mut Txn) -> usize {
-        let rows = self.rows.lock();
-        for (id, location) in rows.iter() {
-            txn.put(Space::Chunks, keys::chunk(id), location.encode());
-        }
-        if !rows.is_empty() {
-            txn.refers_to_new_chunks();
-        }
-        rows.len()
-    }
-
-    /// The first `count` rows are committed.
-    pub(crate) fn committed(&self, count: usize) {
-        let done: Vec<_> = {
-            let mut rows = self.rows.lock();
-            let count = count.min(rows.len());
-            rows.drain(..count).collect()
-        };
-        {
-            // Whatever was damaged has a new place now.
-            let mut damaged = self.contents.damaged.lock();
-            if !damaged.is_empty() {
-                for (id, _) in &done {
-                    damaged.remove(id);
-                }
-            }
-        }
-        self.release(&done);
-    }
-
-    fn release(&self, rows: &[(ChunkId, Location)]) {
-        let mut uncommitted = self.contents.uncommitted.lock();
-        for (id, _) in rows {
-            if let Some((_, users)) = uncommitted.get_mut(id) {
-                *users -= 1;
-                if *users == 0 {
-                    uncommitted.remove(id);
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let rows = std::mem::take(&mut *self.rows.lock());
-        self.release(&rows);
-        self.contents.touched.leave(self.era);
-    }
-}
-
-/// Manifest nodes are chunks like any other.
-#[async_trait]
-impl NodeStore for Session {
-    async fn read_node(&self, id: &ChunkId) -> Result<Bytes> {
-        self.contents.read_chunk(id, true).await
-    }
-
-    async fn write_node(&self, data: Bytes) -> Result<ChunkId> {
-        // A node is small; storing it here costs less than handing it over.
-        self.contents.store_chunk(&data, Compression::Lz4, self)
     }
 }
 

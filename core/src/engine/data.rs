@@ -4,11 +4,12 @@
 //! set. Who brings chunks ahead of any reader walks the manifests with [`Object::missing`]: a node of a manifest is a chunk like any other,
 //! and what lies below it is known when it is here. All bytes are compared with their hash before they are stored.
 
-use super::contents::{Contents, LocalNodes, Session};
+use super::contents::{Contents, LocalNodes};
 use super::packs::{Packs, Residence};
 use super::pool::received;
 use super::reader::Object;
 use super::segment::Segment;
+use super::session::Session;
 use crate::chunk::StoredChunk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ChunkId;

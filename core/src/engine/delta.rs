@@ -26,9 +26,10 @@ impl Bucket {
                 if let Some(rules) = namespace::rules_value(self.state()) {
                     txn.put(Space::Meta, namespace::rules_row(self.state().number), rules);
                 }
+                // Whoever begins from now on leaves tombstones, and who has begun and does not begins again: see `require`.
+                self.contents().set_linked();
+                self.state().share();
             })?;
-            self.contents().set_linked();
-            self.state().share();
         }
         Ok(())
     }

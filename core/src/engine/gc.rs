@@ -276,12 +276,28 @@ impl Segment {
             return Ok(0);
         }
         let ids: Vec<ChunkId> = candidates.iter().map(|(id, _)| *id).collect();
-        let dead = self.contents().condemn(&ids);
-        let is_dead: HashSet<&ChunkId> = dead.iter().collect();
-        for (_, location) in candidates.iter().filter(|(id, _)| !is_dead.contains(id)) {
+        let (segment, candidates) = (self.clone(), candidates.to_vec());
+        // Whoever asked for the collection may go away: what is condemned must be buried all the same.
+        let dropping = tokio::spawn(async move {
+            let dead = segment.contents().condemn(&ids);
+            let dropped = segment.drop_dead(&candidates, &dead).await;
+            segment.contents().buried(&dead);
+            let is_dead: HashSet<ChunkId> = dead.into_iter().collect();
+            let alive = candidates.into_iter().filter(|(id, _)| !is_dead.contains(id)).map(|(_, location)| location);
+            Result::Ok((dropped?, alive.collect::<Vec<_>>()))
+        });
+        let broken = |error| Error::new(ErrorKind::Failed, "a collection broke off").because(error);
+        let (dropped, alive) = dropping.await.map_err(broken)??;
+        for location in alive {
             *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
         }
-        let result = transact!(self, txn, {
+        Ok(dropped)
+    }
+
+    #[boxed]
+    async fn drop_dead(&self, candidates: &[(ChunkId, Location)], dead: &[ChunkId]) -> Result<u64> {
+        let is_dead: HashSet<&ChunkId> = dead.iter().collect();
+        let (dropped, _) = transact!(self, txn, {
             let mut dropped = 0u64;
             for (id, location) in candidates.iter().filter(|(id, _)| is_dead.contains(id)) {
                 // A writer that stored it anew in the meantime has another place in its row.
@@ -292,9 +308,8 @@ impl Segment {
                 }
             }
             dropped
-        });
-        self.contents().buried(&dead);
-        Ok(result?.0)
+        })?;
+        Ok(dropped)
     }
 
     /// Moves what is live out of a pack. Returns whether nothing refers to the pack any more.

@@ -49,6 +49,7 @@ mod pool;
 mod reader;
 mod scrub;
 mod segment;
+mod session;
 mod snapshot;
 mod token;
 mod touched;

@@ -1,9 +1,9 @@
 //! Multipart uploads: parts are stored and chunked once, completing moves references.
 
 use super::bucket::{Bucket, check_options, checked, stored_info};
-use super::contents::Session;
 use super::reader::Object;
 use super::segment::Segment;
+use super::session::Session;
 use super::transact;
 use super::writer::{ObjectWriter, SealedObject, Target, opaque};
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -19,6 +19,7 @@ use crate::policy::EtagKind;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The highest part number (the S3 limit).
@@ -155,7 +156,7 @@ impl Bucket {
         upload: &UploadId,
         info: &PartInfo,
         content: Content,
-        session: &Session,
+        session: &Arc<Session>,
     ) -> Result<()> {
         let part = blank(
             Metadata::default(),
@@ -269,7 +270,10 @@ impl Bucket {
             }
             for part in &stored {
                 let row = txn.read(Space::Uploads, &keys::part(number, &upload.0, part.number)).await?;
-                if row.as_ref() != Some(&encode(&part.version)) {
+                let now = row.as_ref().map(decode).transpose()?;
+                // The same part once more, as after an answer that was lost, changes nothing.
+                let is_same = |now: &Version| now.etag == part.version.etag && now.content == part.version.content;
+                if !now.is_some_and(|now| is_same(&now)) {
                     return Err(Error::new(
                         ErrorKind::Invalid,
                         format!("part {} was replaced while the upload was completed", part.number),
@@ -300,6 +304,7 @@ impl Bucket {
             (put, session.add_rows(&mut txn))
         })?;
         session.committed(rows);
+        self.drop_parts(upload).await?;
         self.segment().announce(self.state(), &key);
         Ok(stored_info(self.segment(), key, stored, &sequenced))
     }
@@ -362,6 +367,20 @@ impl Bucket {
                 txn.delete(Space::Uploads, keys::part(number, &upload.0, part));
             }
         })?;
+        self.drop_parts(upload).await
+    }
+
+    /// Drops what is left of an upload that has gone: parts that were on their way into a commit when those that there are were looked for. There won't be more.
+    async fn drop_parts(&self, upload: &UploadId) -> Result<()> {
+        let left = self.part_numbers(upload).await?;
+        if !left.is_empty() {
+            let number = self.state().number;
+            transact!(self.segment(), txn, {
+                for part in &left {
+                    txn.delete(Space::Uploads, keys::part(number, &upload.0, *part));
+                }
+            })?;
+        }
         Ok(())
     }
 

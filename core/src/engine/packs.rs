@@ -113,6 +113,11 @@ impl Packs {
         }
     }
 
+    /// Whether a pack is there, be it damaged.
+    pub(crate) fn has(&self, pack: u64) -> bool {
+        self.with(pack).has(pack)
+    }
+
     fn with(&self, pack: u64) -> &PackStore {
         self.of(Packs::residence(pack))
     }

@@ -1,12 +1,13 @@
 //! An open segment: the data directory, its stores, and the handles that come from it.
 
 use super::cache::Cache;
-use super::contents::{Contents, Session};
+use super::contents::Contents;
 use super::fs::OpenNodes;
 use super::lock::DirectoryLock;
 use super::nodes::NodeCache;
 use super::packs::{Packs, Residence};
 use super::pool::Pool;
+use super::session::Session;
 use super::writer::PERMIT_BYTES;
 use super::{Bucket, Catalog, transact};
 use crate::catalog::{self, CatalogValue};
@@ -136,25 +137,30 @@ impl Segment {
         check_name(&options.name)?;
         check_name(&options.cluster)?;
         std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("{} can't be created", dir.display()), e))?;
-        if Segment::exists(dir) {
-            return Err(Error::exists(Subject::Segment, format!("{} holds a segment already", dir.display())));
-        }
-        let lock = DirectoryLock::take(dir)?;
-        // It will hold users' secrets.
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
-            .map_err(|e| Error::io(format!("{} can't be closed to others", dir.display()), e))?;
-        let mut entries =
-            std::fs::read_dir(dir).map_err(|e| Error::io(format!("{} can't be read", dir.display()), e))?;
         let is_ours = |name: &std::ffi::OsStr| {
             ["lock", "segment.json.new", "metadata"].into_iter().chain(Packs::names()).any(|n| name == n)
         };
-        if entries.any(|e| e.is_ok_and(|e| !is_ours(&e.file_name()))) {
-            return Err(Error::new(
-                ErrorKind::NotEmpty,
-                format!("{} is not empty; a segment needs a directory of its own", dir.display()),
-            )
-            .about(Subject::Segment));
-        }
+        let check_free = || {
+            let mut entries =
+                std::fs::read_dir(dir).map_err(|e| Error::io(format!("{} can't be read", dir.display()), e))?;
+            let has_others = entries.any(|e| e.is_ok_and(|e| !is_ours(&e.file_name())));
+            // Looked for last: what another process makes meanwhile comes after this.
+            if Segment::exists(dir) {
+                return Err(Error::exists(Subject::Segment, format!("{} holds a segment already", dir.display())));
+            }
+            if has_others {
+                let message = format!("{} is not empty; a segment needs a directory of its own", dir.display());
+                return Err(Error::new(ErrorKind::NotEmpty, message).about(Subject::Segment));
+            }
+            Ok(())
+        };
+        // A directory that is refused stays as it is.
+        check_free()?;
+        let lock = DirectoryLock::take(dir)?;
+        check_free()?;
+        // It will hold users' secrets.
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|e| Error::io(format!("{} can't be closed to others", dir.display()), e))?;
         let identity = Identity {
             format: FORMAT,
             id: SegmentId(open.environment.random()).to_string(),
@@ -256,8 +262,11 @@ impl Segment {
                 if let ([id, _], Some(CatalogValue::Snapshot { .. })) =
                     (catalog::names(key).as_slice(), row.register.value())
                 {
-                    let number = self.bucket_number(&BucketId::from_hex(id)?).await?;
-                    self.0.ledger.add_snapshot(number, row.commit);
+                    // A bucket that was deleted while its snapshot was made has none.
+                    let number = self.0.store.get(Space::Meta, &number_row(&BucketId::from_hex(id)?)).await?;
+                    if let Some(number) = number.and_then(|row| row.as_ref().try_into().ok().map(u32::from_be_bytes)) {
+                        self.0.ledger.add_snapshot(number, row.commit);
+                    }
                 }
             }
             match page.rows.last() {
@@ -402,16 +411,16 @@ impl Segment {
     }
 
     /// Commits the rows of chunks stored so far, so that a long content does not hold them all.
-    pub(super) async fn commit_rows(&self, session: &Session) -> Result<()> {
-        let (count, _) = transact!(self, txn, { session.add_rows(&mut txn) })?;
-        session.committed(count);
+    pub(super) async fn commit_rows(&self, session: &Arc<Session>) -> Result<()> {
+        let (end, _) = transact!(self, txn, { session.add_rows(&mut txn) })?;
+        session.committed(end);
         Ok(())
     }
 
     /// The same for chunks that may be here already, and stay longer.
-    pub(super) async fn commit_rows_below(&self, session: &Session) -> Result<()> {
-        let (count, _) = transact!(self, txn, { session.add_rows_below(&mut txn).await? })?;
-        session.committed(count);
+    pub(super) async fn commit_rows_below(&self, session: &Arc<Session>) -> Result<()> {
+        let (end, _) = transact!(self, txn, { session.add_rows_below(&mut txn).await? })?;
+        session.committed(end);
         Ok(())
     }
 

@@ -47,16 +47,18 @@ impl Bucket {
         transact!(self.segment(), txn, {
             remove(&mut txn, catalog::snapshot_key(&self.state().id, name), Subject::Snapshot, name).await?
         })?;
-        let left = self.segment().ledger().remove_snapshot(self.state().number, commit);
-        self.drop_past(&left).await
+        self.segment().ledger().remove_snapshot(self.state().number, commit);
+        self.drop_past().await
     }
 
-    /// Drops kept rows that no snapshot of `left` (ascending) shows. A crash on the way leaves garbage, which the next call finds.
-    async fn drop_past(&self, left: &[u64]) -> Result<()> {
+    /// Drops kept rows that no snapshot shows. A crash on the way leaves garbage, which the next call finds.
+    async fn drop_past(&self) -> Result<()> {
         let prefix = keys::bucket_prefix(self.state().number);
         let mut range = KeyRange::prefix(&prefix);
         loop {
             let view = self.segment().store().snapshot().await?;
+            // After the view: a snapshot that is not among these is later than all rows in it, and needs none of them.
+            let left = self.segment().ledger().snapshots(self.state().number);
             let page = view.scan(Space::Past, range, 1024, false).await?;
             transact!(self.segment(), txn, {
                 for (key, row) in &page.rows {

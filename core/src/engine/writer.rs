@@ -5,8 +5,8 @@
 //! [`INLINE_BYTES_MAX`] bytes never get that far: they are kept in the metadata.
 
 use super::Bucket;
-use super::contents::Session;
 use super::pool::received;
+use super::session::Session;
 use crate::chunk::Cutter;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
@@ -61,6 +61,8 @@ pub struct ObjectWriter {
     builder: Builder,
     window: VecDeque<Stored>,
     window_bytes: usize,
+    /// A call is under way, or was given up.
+    is_between: bool,
 }
 
 /// A chunk being stored.
@@ -124,11 +126,13 @@ impl ObjectWriter {
             builder: Builder::new(),
             window: VecDeque::new(),
             window_bytes: 0,
+            is_between: false,
         }
     }
 
-    /// Appends; waits while the pipeline is full.
+    /// Appends; waits while the pipeline is full. Once this was dropped before it returned, or has failed, the content can't be continued.
     pub async fn push(&mut self, data: Bytes) -> Result<()> {
+        self.begin()?;
         let mut data = data;
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(BLOCK_BYTES - self.block_bytes));
@@ -139,7 +143,16 @@ impl ObjectWriter {
                 self.flush_block(false).await?;
             }
         }
+        self.is_between = false;
         Ok(())
+    }
+
+    /// Refuses to go on from where an earlier call was given up half way: bytes of it may be missing.
+    fn begin(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.is_between, true) {
+            true => Err(Error::invalid("an earlier push was given up half way; the content can't be continued")),
+            false => Ok(()),
+        }
     }
 
     /// Appends `length` zero bytes that take no space.
@@ -147,6 +160,7 @@ impl ObjectWriter {
         if length == 0 {
             return Ok(());
         }
+        self.begin()?;
         self.flush_block(true).await?;
         self.drain(0).await?;
         self.hole_bytes += length;
@@ -171,6 +185,7 @@ impl ObjectWriter {
                 .await?;
         }
         self.digests = Lane::Idle(digests);
+        self.is_between = false;
         Ok(())
     }
 
@@ -287,6 +302,7 @@ impl ObjectWriter {
 
     /// Ends the content: everything is cut, hashed and handed to the disk, the tap has seen it all.
     pub async fn seal(mut self) -> Result<SealedObject> {
+        self.begin()?;
         let is_small =
             self.size <= INLINE_BYTES_MAX as u64 && self.block_bytes as u64 == self.size && self.hole_bytes == 0;
         let (content, md5) = if is_small {

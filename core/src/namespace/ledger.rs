@@ -148,6 +148,8 @@ struct Group {
     commit: u64,
     needs_contents: bool,
     needs_sync: bool,
+    /// Let go when the group is committed.
+    held: Vec<super::txn::Held>,
 }
 
 /// The row of [`Space::Meta`] that holds the counters.
@@ -437,7 +439,8 @@ impl Ledger {
         Ok(())
     }
 
-    fn sequence_txn(&self, state: &mut State, txn: Txn) -> Result<Sequenced> {
+    fn sequence_txn(&self, state: &mut State, mut txn: Txn) -> Result<Sequenced> {
+        let held = txn.take_held();
         txn.check_quotas(&state.usage)?;
         let slots = u64::from(txn.slots());
         let sequenced = Sequenced {
@@ -488,6 +491,7 @@ impl Ledger {
         state.pending.needs_contents |= needs_contents;
         state.pending.needs_sync |= needs_sync;
         state.pending.writes.extend(writes);
+        state.pending.held.extend(held);
         self.transactions.fetch_add(1, Ordering::Relaxed);
         Ok(sequenced)
     }
@@ -529,7 +533,7 @@ impl Ledger {
         let Taken { group, clock, usage } = taken;
         let result = self.commit_group(&group, clock, usage);
         self.groups.fetch_add(1, Ordering::Relaxed);
-        let mut acks = group.acks;
+        let (mut acks, held) = (group.acks, group.held);
         let mut answer = Ok(());
         match result {
             Ok(()) => {
@@ -571,6 +575,7 @@ impl Ledger {
                 self.work.notify_all();
             }
         }
+        drop(held);
         for ack in acks {
             // A caller that went away doesn't want to know.
             let _ = ack.send(answer.clone());

@@ -1,17 +1,17 @@
 //! Putting a content on a file, whatever its names: what a file system's fsync and close do.
 
-use super::BucketState;
-use super::content::take_losers_of;
+use super::content::{take_losers_of, write_content};
 use super::history::{drop_null_version, trim};
-use super::rows::{AttributesValue, ShownFile};
+use super::rows::{AttributesValue, NodeRow, ShownFile};
 use super::txn::Txn;
 use super::version::{Content, Version};
 use super::wanted::{want_copy, want_retired};
 use super::write::{replace_content, retire_current, show_time, tags_of};
+use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::NodeId;
 use crate::manifest::Manifest;
-use crate::object::{Etag, TimeNs};
+use crate::object::{Etag, Tags, TimeNs};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
 use async_recursion::async_recursion as boxed;
@@ -38,52 +38,104 @@ pub struct NewContent {
 }
 
 /// Makes `new` the content of the file `node` under all its names; keeps headers, user metadata and tags, and the version before it if the
-/// bucket keeps versions (under the name that one was written under). `None`: the file has no name left, and nothing was changed.
+/// bucket keeps versions (under the name that one was written under). `base`: the write that it was made from. What another segment has made of that since stays beside it
+/// (P6), and where another segment has deleted the file it is rescued. `None`: the file has no name left, and nothing was changed.
 #[boxed]
-pub async fn replace(txn: &mut Txn, bucket: &BucketState, node: &NodeId, new: NewContent) -> Result<Option<Dot>> {
+pub async fn replace(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    node: &NodeId,
+    base: &Dot,
+    new: NewContent,
+) -> Result<Option<Dot>> {
     let names = txn.node(bucket.number, node).await?.names.clone();
     take_losers_of(txn, bucket, node, &names).await?;
     let row = txn.node(bucket.number, node).await?.clone();
+    let own = *txn.own();
+    let is_foreign = |write: &&Write<Version>| bucket.is_shared() && write.dot != *base && write.dot.segment != own;
+    let Some(first) = row.names.first() else { return rescue(txn, bucket, node, &row, base, new).await };
     let Some(current) = row.current(&bucket.rules()) else { return Ok(None) };
-    let (Some(old), Some(first)) = (&current.value, row.names.first()) else { return Ok(None) };
+    let Some(old) = &current.value else { return Ok(None) };
     let place = if row.names.contains(&old.at) { old.at.clone() } else { first.clone() };
     let policy = bucket.policy();
     txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
-    retire_current(txn, bucket, &place, &row, current, policy.versioning).await?;
-    if policy.versioning == Versioning::Suspended {
-        drop_null_version(txn, bucket, &place).await?;
-    }
-    let tags = tags_of(&row, current);
-    let version = Version {
-        size: new.size,
-        modified_ns: new.written_ns,
-        hole_bytes: new.hole_bytes,
-        file_type: old.file_type,
-        etag: new.etag,
-        content: new.content,
-        metadata: old.metadata.clone(),
-        checksums: Vec::new(),
-        part_sizes: Vec::new(),
-        tags,
-        is_null: policy.versioning != Versioning::On,
-        id: None,
-        is_marker: false,
-        deleted: None,
-        lenders: new.lenders,
-        at: place.clone(),
+    let (is_copied, by_hand) = (new.is_copied, new.by_hand_ns.map(|time| (time, new.written_ns)));
+    let version = new.version(old, place.clone(), tags_of(&row, current), policy.versioning);
+    let dot = if is_foreign(&current) {
+        let dot = write_content(txn, bucket, node, Some(version.clone()), &[*base]).await?;
+        want_retired(txn, bucket, dot, base).await?;
+        dot
+    } else {
+        retire_current(txn, bucket, &place, &row, current, policy.versioning).await?;
+        if policy.versioning == Versioning::Suspended {
+            drop_null_version(txn, bucket, &place).await?;
+        }
+        let file = ShownFile::of(*node, None, old);
+        let dot = replace_content(txn, bucket, &file, &row, version.clone()).await?;
+        // What was not overwritten is as absent as before.
+        want_retired(txn, bucket, dot, &current.dot).await?;
+        dot
     };
-    let file = ShownFile::of(*node, None, old);
-    let dot = replace_content(txn, bucket, &file, &row, version.clone()).await?;
-    // What was not overwritten is as absent as before.
-    want_retired(txn, bucket, dot, &current.dot).await?;
-    if new.is_copied {
+    if is_copied {
         want_copy(txn, bucket, dot, &version).await?;
     }
-    if let Some(time) = new.by_hand_ns {
-        set_by_hand(txn, bucket, node, time, new.written_ns).await?;
+    if let Some((time, written_ns)) = by_hand {
+        set_by_hand(txn, bucket, node, time, written_ns).await?;
     }
     trim(txn, bucket, &place).await?;
     Ok(Some(dot))
+}
+
+/// The content of a file that was written to while another segment deleted it: it shows again where it was. `None`: it was deleted here, which takes it from who has it open.
+async fn rescue(
+    txn: &mut Txn,
+    bucket: &BucketState,
+    node: &NodeId,
+    row: &NodeRow,
+    base: &Dot,
+    new: NewContent,
+) -> Result<Option<Dot>> {
+    let own = *txn.own();
+    let is_foreign = |write: &Write<Version>| write.dot.segment != own;
+    let taken_by = |(write, version): &(&Write<Version>, &Version)| match version.deleted {
+        Some(_) => is_foreign(write),
+        // It was rescued before.
+        None => write.dot == *base,
+    };
+    let old = row.content.live_values().find(taken_by).filter(|_| bucket.is_shared());
+    let Some((write, old)) = old.map(|(write, version)| (write.clone(), version.clone())) else { return Ok(None) };
+    let is_copied = new.is_copied;
+    let version = new.version(&old, old.at.clone(), tags_of(row, &write), bucket.versioning());
+    let dot = write_content(txn, bucket, node, Some(version.clone()), &[*base, write.dot]).await?;
+    want_retired(txn, bucket, dot, &write.dot).await?;
+    if is_copied {
+        want_copy(txn, bucket, dot, &version).await?;
+    }
+    Ok(Some(dot))
+}
+
+impl NewContent {
+    /// As a version at `at`, with what it keeps of the one before.
+    fn version(self, old: &Version, at: Place, tags: Tags, versioning: Versioning) -> Version {
+        Version {
+            size: self.size,
+            modified_ns: self.written_ns,
+            hole_bytes: self.hole_bytes,
+            file_type: old.file_type,
+            etag: self.etag,
+            content: self.content,
+            metadata: old.metadata.clone(),
+            checksums: Vec::new(),
+            part_sizes: Vec::new(),
+            tags,
+            is_null: versioning != Versioning::On,
+            id: None,
+            is_marker: false,
+            deleted: None,
+            lenders: self.lenders,
+            at,
+        }
+    }
 }
 
 /// Puts `content`, the same bytes of other chunks, in place of what the write `dot` of `node` carries. False, and nothing is changed: that is not the file's

@@ -162,7 +162,11 @@ pub struct Txn {
     needs_contents: bool,
     needs_sync: bool,
     snapshot_of: Option<BucketNumber>,
+    held: Vec<Held>,
 }
+
+/// What must stay until a commit is over.
+pub(super) type Held = Arc<dyn std::any::Any + Send + Sync>;
 
 impl Txn {
     pub(super) fn new(ledger: Arc<Ledger>, read_version: u64) -> Txn {
@@ -189,6 +193,7 @@ impl Txn {
             needs_contents: false,
             needs_sync: true,
             snapshot_of: None,
+            held: Vec::new(),
         }
     }
 
@@ -315,6 +320,15 @@ impl Txn {
     /// The commit fails if this row is changed by another before.
     pub fn watch(&mut self, space: Space, key: &[u8]) {
         self.reads.push(row_hash(space, key));
+    }
+
+    /// Keeps something until the commit is over, or has failed, also if nobody waits for it any more.
+    pub fn hold(&mut self, held: Arc<dyn std::any::Any + Send + Sync>) {
+        self.held.push(held);
+    }
+
+    pub(super) fn take_held(&mut self) -> Vec<Held> {
+        std::mem::take(&mut self.held)
     }
 
     /// Writes a row without registers.

@@ -1,17 +1,15 @@
 //! [`HybridClock`]: stamp times that always go forward and stay close to real time where clocks allow it.
 
-use super::dot::Stamp;
-
 /// A hybrid logical clock. A time is unix milliseconds shifted left by 16, plus a counter that carries into the milliseconds.
 ///
 /// Two things must hold whatever wall clocks do: a segment's times strictly increase, and a change made after seeing another
-/// has the higher time. The second is why [`HybridClock::observe`] follows a remote time as far ahead as it may be: if the distance were
+/// has the higher time. The second is why [`HybridClock::observe`] follows a remote time as far ahead as any clock may be: if the distance were
 /// limited, a write made here over one from a segment with a fast clock could lose to what it was made after. The price is that one clock that is far
 /// ahead takes every segment's stamps with it until real time catches up. Order stays right, and nothing but order is read from stamps
 /// (files' times come from the wall clock). [`HybridClock::ahead_ms`] is there for a status page to complain.
 ///
 /// Ceilings keep the counter from running out: wall clocks are believed up to [`HybridClock::WALL_TIME_MAX`], links refuse changes
-/// above [`HybridClock::REMOTE_TIME_MAX`], and [`Stamp::TIME_MAX`] is 2^61 changes above that.
+/// above [`HybridClock::REMOTE_TIME_MAX`], and [`Stamp::TIME_MAX`](super::Stamp::TIME_MAX) is 2^61 changes above that.
 ///
 /// After a restart, seed it with the highest time that was persisted, own or merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +22,8 @@ impl HybridClock {
     pub const WALL_TIME_MAX: u64 = 1 << 62;
     /// The highest time to accept from another segment; a delta with a higher one is invalid.
     pub const REMOTE_TIME_MAX: u64 = (1 << 62) + (1 << 61);
+    /// What is merged moves the clock up to here at most, so that it never gives out what others refuse.
+    pub const OBSERVED_TIME_MAX: u64 = Self::WALL_TIME_MAX + (1 << 60);
 
     /// Continues after `last`, the highest time given out or observed so far (0 for a new segment).
     pub const fn seeded(last: u64) -> HybridClock {
@@ -54,8 +54,9 @@ impl HybridClock {
     }
 
     /// Sees the time of a merged change: all later times here are higher.
+    /// But not higher than any clock can have come to honestly: one write with the highest time there is would end all others.
     pub fn observe(&mut self, remote: u64) {
-        self.last = self.last.max(remote.min(Stamp::TIME_MAX));
+        self.last = self.last.max(remote.min(HybridClock::OBSERVED_TIME_MAX));
     }
 
     /// How many milliseconds the clock runs ahead of `now_ns`, because some clock was ahead or this one has stepped back.
@@ -76,7 +77,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_strictly_increase(steps in prop::collection::vec((any::<i64>(), 1u64..100, any::<bool>(), 0..=HybridClock::REMOTE_TIME_MAX), 1..50)) {
+        fn times_strictly_increase(steps in prop::collection::vec((any::<i64>(), 1u64..100, any::<bool>(), 0..=HybridClock::OBSERVED_TIME_MAX), 1..50)) {
             let mut clock = HybridClock::default();
             for (now, count, restart, remote) in steps {
                 let before = clock.last();
@@ -88,7 +89,7 @@ mod tests {
                 if restart {
                     clock = HybridClock::seeded(clock.last());
                 }
-                prop_assert!(clock.last() <= Stamp::TIME_MAX);
+                prop_assert!(clock.last() <= HybridClock::REMOTE_TIME_MAX, "others would refuse it");
             }
         }
     }

@@ -16,6 +16,7 @@ mod deletions;
 mod forgetting;
 mod gathered;
 mod matrix;
+mod opened;
 mod pins;
 mod site;
 mod summaries;

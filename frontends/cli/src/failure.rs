@@ -17,6 +17,18 @@ pub(crate) enum Exit {
     Damaged = 5,
 }
 
+impl Exit {
+    /// The code of a job that goes on after errors: damage and missing bytes are told apart from what was merely in the way.
+    pub(crate) fn or_worse(self, other: Exit) -> Exit {
+        match (self, other) {
+            (Exit::Damaged, _) | (_, Exit::Damaged) => Exit::Damaged,
+            (Exit::Incomplete, _) | (_, Exit::Incomplete) => Exit::Incomplete,
+            (Exit::Done, Exit::Done) => Exit::Done,
+            _ => Exit::Failed,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit as u8)
@@ -150,6 +162,22 @@ mod tests {
             (ErrorKind::Failed, 1),
         ] {
             assert_eq!(exit_of(kind) as u8, code, "{kind:?}");
+        }
+    }
+
+    /// `rm -r` ended with the code of the last error where it is to be that of the worst.
+    #[test]
+    fn the_worst_code_does_not_depend_on_the_order() {
+        let worst = |exits: &[Exit]| exits.iter().fold(Exit::Done, |worst, exit| worst.or_worse(*exit));
+        assert_eq!(worst(&[]), Exit::Done);
+        assert_eq!(worst(&[Exit::NotFound]), Exit::Failed);
+        for (exits, code) in [
+            ([Exit::Incomplete, Exit::Failed], Exit::Incomplete),
+            ([Exit::Incomplete, Exit::Damaged], Exit::Damaged),
+            ([Exit::Damaged, Exit::WrongUsage], Exit::Damaged),
+        ] {
+            let [first, second] = exits;
+            assert_eq!((worst(&exits), worst(&[second, first])), (code, code), "{exits:?}");
         }
     }
 

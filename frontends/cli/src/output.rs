@@ -43,10 +43,9 @@ impl Output {
         }
     }
 
-    /// Begins an array.
-    pub(crate) fn begin(&mut self) -> Outcome {
+    /// Begins an array. Nothing of it is printed before its first element or its end: what fails before has no output.
+    pub(crate) fn begin(&mut self) {
         self.items = 0;
-        if self.is_json { self.raw(b"[") } else { Ok(()) }
     }
 
     /// Prints an element of the array, as JSON or as a line.
@@ -55,20 +54,20 @@ impl Output {
             let text = text();
             return self.line(&text);
         }
-        self.raw(if self.items == 0 { b"\n" } else { b",\n" })?;
+        self.raw(if self.items == 0 { b"[\n" } else { b",\n" })?;
         self.items += 1;
         self.raw(object().to_string().as_bytes())
     }
 
     /// Ends the array.
     pub(crate) fn end(&mut self) -> Outcome {
-        if self.is_json { self.raw(if self.items == 0 { b"]\n" } else { b"\n]\n" }) } else { Ok(()) }
+        if self.is_json { self.raw(if self.items == 0 { b"[]\n" } else { b"\n]\n" }) } else { Ok(()) }
     }
 
     /// Prints a short list: an array, or a table under `head` (columns whose title starts with `>` are right-aligned).
     pub(crate) fn table(&mut self, head: &[&str], rows: Vec<(Value, Vec<String>)>) -> Outcome {
         if self.is_json {
-            self.begin()?;
+            self.begin();
             for (object, _) in rows {
                 self.item(|| object, Vec::new)?;
             }

@@ -10,7 +10,8 @@
 
 mod site;
 
-use site::{BUCKET, Site, both_ways};
+use site::{BUCKET, Daemon, Site, both_ways};
+use std::os::unix::fs::PermissionsExt;
 
 fn names(site: &Site, args: &[&str]) -> Vec<String> {
     let listed = site.json(args);
@@ -43,6 +44,25 @@ fn the_levels_of_the_namespace() {
         site.run(&["cluster", "delete", "NewYork"]).ok();
         assert_eq!(names(site, &["cluster", "list"]), ["Test"]);
     });
+}
+
+/// A directory that holds something else is refused as it is: it keeps its mode, and gets no lock.
+#[test]
+fn a_refused_directory_is_left_alone() {
+    let site = Site::new();
+    let dir = site.place("home");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("notes"), b"mine").unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let init = site::command(&dir, &["init", "--segment", "x", "--cluster", "X"]).output().unwrap();
+    assert_eq!(init.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&init.stderr).into_owned();
+    assert!(said.contains("not empty"), "{said}");
+    let said = Daemon::try_start(&dir, &["--s3", "127.0.0.1:0"]).err().unwrap();
+    assert!(said.contains("not empty"), "{said}");
+    assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o755);
+    let names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["notes"]);
 }
 
 #[test]

@@ -121,6 +121,21 @@ fn listings_have_one_level_or_all() {
     });
 }
 
+/// What a program reads is JSON or nothing: a listing that fails does not leave the beginning of an array behind.
+#[test]
+fn a_failed_listing_prints_nothing() {
+    both_ways(|site| {
+        let none = path("none");
+        for args in [["ls", &none], ["ls", "Test/lab/none"], ["versions", &none], ["versions", "Test/lab/none"]] {
+            let ran = site.run(&[args[0], args[1], "--json"]);
+            assert_eq!((ran.code, ran.stdout.as_slice()), (3, &b""[..]), "{args:?}");
+        }
+        for args in [["ls", BUCKET], ["versions", BUCKET]] {
+            assert_eq!(site.json(&args), serde_json::json!([]), "{args:?}");
+        }
+    });
+}
+
 #[test]
 fn listings_go_past_a_page() {
     let site = Site::with_daemon();

@@ -175,6 +175,104 @@ fn what_changed_is_brought_up_to_date() {
     });
 }
 
+/// A copy is S3's affair in the engine, and leaves modes, owners, times, attributes and device numbers behind; `cp` and `mv` bring them, `mv` before the source goes.
+#[test]
+fn copies_and_moves_keep_what_posix_knows() {
+    both_ways(|site| {
+        let (from, to) = (site.place("from"), site.place("to"));
+        std::fs::create_dir(&from).unwrap();
+        plant(&from);
+        // A copy of a tree has a file for each name.
+        std::fs::remove_file(from.join("deep/second")).unwrap();
+        std::fs::remove_file(from.join("zz-third")).unwrap();
+        let stamp = ["-d", "2030-01-01T00:00:00.5Z"];
+        assert!(Command::new("touch").args(stamp).arg(from.join("deep")).status().unwrap().success());
+        // Neither every file system nor every user can.
+        let _ = rustix::fs::setxattr(from.join("plain"), "user.colour", b"red", rustix::fs::XattrFlags::empty());
+        let _ = std::os::unix::fs::chown(from.join("plain"), Some(1234), Some(4321));
+        let has_device = Command::new("mknod").arg(from.join("null")).args(["c", "1", "3"]).status().unwrap().success();
+        site.run(&["import", text(&from), &format!("{BUCKET}/tree")]).ok();
+        site.run(&["bucket", "create", "Test/lab/other"]).ok();
+        site.run(&["cp", "-r", &format!("{BUCKET}/tree"), "Test/lab/other/copy"]).ok();
+        site.run(&["export", "Test/lab/other/copy", text(&to)]).ok();
+        assert_eq!(describe(&from), describe(&to));
+
+        let known = |path: &str| {
+            let stat = site.json(&["stat", path]);
+            ["type", "mode", "uid", "gid", "rdev", "time", "xattrs"].map(|field| stat[field].clone())
+        };
+        for name in ["plain", "deep/run", "pipe", "dangling", "null"] {
+            if name == "null" && !has_device {
+                continue;
+            }
+            let (source, copy) = (format!("{BUCKET}/tree/{name}"), format!("{BUCKET}/copy-of-{name}"));
+            let (before, moved) = (known(&source), format!("Test/lab/other/moved/{name}"));
+            let printed = site.json(&["cp", &source, &copy]);
+            assert_eq!((&printed["mode"], &printed["time"]), (&before[1], &before[5]), "{name}");
+            assert_eq!(known(&copy), before, "{name}");
+            site.run(&["mv", &source, &moved]).ok();
+            assert_eq!(known(&moved), before, "{name}");
+            site.run(&["stat", &source]).fails(3, name);
+        }
+    });
+}
+
+/// Two names of one file became two files: what is stored under one name must not show under the other, be it content or attributes.
+#[test]
+fn names_that_part_here_part_in_the_bucket() {
+    both_ways(|site| {
+        let from = site.place("from");
+        std::fs::create_dir(&from).unwrap();
+        let (a, b) = (from.join("a"), from.join("b"));
+        let node = |key: &str| site.json(&["stat", &format!("{BUCKET}/{key}")])["node"].clone();
+        let comes_back = |name: &str| {
+            let to = site.place(name);
+            site.run(&["export", BUCKET, text(&to)]).ok();
+            assert_eq!(describe(&from), describe(&to), "{name}");
+        };
+        std::fs::write(&a, b"one").unwrap();
+        std::fs::hard_link(&a, &b).unwrap();
+        site.run(&["import", text(&from), BUCKET]).ok();
+        assert_eq!(node("a"), node("b"));
+        std::fs::remove_file(&b).unwrap();
+        std::fs::write(&b, b"two, and longer").unwrap();
+        site.run(&["import", text(&from), BUCKET]).ok();
+        assert_eq!((site.get("a").as_str(), site.get("b").as_str()), ("one", "two, and longer"));
+        comes_back("parted");
+
+        std::fs::remove_file(&b).unwrap();
+        std::fs::hard_link(&a, &b).unwrap();
+        site.run(&["import", text(&from), BUCKET]).ok();
+        assert_eq!(node("a"), node("b"));
+        comes_back("joined");
+
+        // Two files that differ in nothing but their modes.
+        std::fs::remove_file(&b).unwrap();
+        std::fs::write(&b, b"one").unwrap();
+        assert!(Command::new("touch").arg("-r").arg(&a).arg(&b).status().unwrap().success());
+        std::fs::set_permissions(&b, std::fs::Permissions::from_mode(0o600)).unwrap();
+        site.run(&["import", text(&from), BUCKET]).ok();
+        assert_ne!(node("a"), node("b"));
+        comes_back("alike");
+
+        // The same, where both have as many names as the one has in the bucket.
+        std::fs::hard_link(&a, from.join("a2")).unwrap();
+        std::fs::remove_file(&b).unwrap();
+        std::fs::hard_link(&a, &b).unwrap();
+        site.run(&["import", text(&from), BUCKET]).ok();
+        std::fs::remove_file(from.join("a2")).unwrap();
+        site.run(&["rm", &format!("{BUCKET}/a2")]).ok();
+        std::fs::remove_file(&b).unwrap();
+        std::fs::write(&b, b"one").unwrap();
+        assert!(Command::new("touch").arg("-r").arg(&a).arg(&b).status().unwrap().success());
+        std::fs::hard_link(&a, from.join("c")).unwrap();
+        std::fs::hard_link(&b, from.join("d")).unwrap();
+        site.run(&["import", text(&from), BUCKET]).ok();
+        assert_ne!(node("a"), node("b"));
+        comes_back("crossed");
+    });
+}
+
 #[test]
 fn only_content_tells_a_forged_time() {
     let site = Site::new();
@@ -235,6 +333,27 @@ fn no_key_leads_out_of_the_target() {
         assert_eq!(std::fs::read(to.join("fine")).unwrap(), b"x");
         assert!(ran.stderr.contains("tombolo get"), "{}", ran.stderr);
     });
+}
+
+/// An export that is killed can't take its temporary files away: the next one does, and an import does not take them for files.
+#[test]
+fn what_a_killed_export_left_is_swept_and_not_imported() {
+    let site = Site::new();
+    site.put("a/x", "x");
+    let to = site.place("to");
+    std::fs::create_dir_all(to.join("a")).unwrap();
+    // No system numbers processes up to there.
+    let left = format!(".tombolo-{}-0.part", i32::MAX);
+    for dir in [&to, &to.join("a")] {
+        std::fs::write(dir.join(&left), b"half").unwrap();
+    }
+    site.run(&["import", text(&to), BUCKET]).ok();
+    assert!(!site.keys(BUCKET).iter().any(|key| key.contains(".part")), "{:?}", site.keys(BUCKET));
+    site.run(&["export", BUCKET, text(&to)]).ok();
+    assert!(!to.join(&left).exists() && !to.join("a").join(&left).exists());
+    std::fs::write(to.join(&left), b"half").unwrap();
+    site.run(&["get", &format!("{BUCKET}/a/x"), text(&to)]).ok();
+    assert!(to.join("x").exists() && !to.join(&left).exists());
 }
 
 #[test]

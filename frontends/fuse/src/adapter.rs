@@ -297,8 +297,8 @@ impl Filesystem for Adapter {
             SetAttributes { mode, umask: 0, uid, gid, size, accessed: set_time(atime), modified: set_time(mtime) };
         let wanted = Wanted {
             set,
-            // Only the kernel's write-back names a change time.
-            is_flushed: ctime.is_some() && mode.is_none() && uid.is_none() && gid.is_none() && size.is_none(),
+            // Only the kernel's write-back names a change time, with or without a size.
+            is_flushed: ctime.is_some() && mode.is_none() && uid.is_none() && gid.is_none(),
             handle: handle.map(|handle| handle.0),
         };
         self.run(async move {
@@ -424,12 +424,12 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -437,7 +437,7 @@ impl Filesystem for Adapter {
         let (door, data) = (self.door.clone(), Bytes::copy_from_slice(data));
         let clears = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.run(async move {
-            let outcome = door.write(handle.0, offset, data, clears).await;
+            let outcome = door.write((number.0, handle.0), offset, data, clears, flags.0).await;
             answer(reply, outcome, |reply, length| reply.written(length));
         });
     }

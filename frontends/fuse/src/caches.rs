@@ -40,6 +40,15 @@ impl Follower {
     pub(crate) fn follow(&self, door: &Arc<Door>, bucket: u32, watch: Watch) {
         self.runtime.spawn(follow(Arc::downgrade(door), bucket, watch, self.queue.downgrade()));
     }
+
+    /// Tells the kernel of something else. A request must not wait for that: its pages may be those that the kernel waits for to forget them.
+    pub(crate) fn tell(&self, stale: Stale) {
+        let queue = self.queue.clone();
+        self.runtime.spawn(async move {
+            // The kernel that nobody tells any more is gone.
+            let _ = queue.send(stale).await;
+        });
+    }
 }
 
 async fn follow(door: Weak<Door>, bucket: u32, mut watch: Watch, queue: mpsc::WeakSender<Stale>) {

@@ -3,6 +3,8 @@
 use tombolo_core::engine::fs::Caller;
 use tombolo_core::{Error, ErrorKind};
 
+pub(crate) const SET_GID: u32 = 0o2000;
+
 /// The caller as the request names it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Who {
@@ -24,6 +26,12 @@ impl Who {
         Caller { groups, ..self.plain() }
     }
 
+    /// Who makes something with this mode: whether a caller is in a group decides what becomes of set-group-id, and no refusal says that one was
+    /// missing.
+    pub(crate) fn making(&self, mode: u32) -> Caller {
+        if mode & SET_GID != 0 { self.with_groups() } else { self.plain() }
+    }
+
     /// Whether a refusal may be for want of a supplementary group.
     pub(crate) fn may_retry(&self, error: &Error) -> bool {
         self.uid != 0 && error.kind() == ErrorKind::Denied
@@ -33,8 +41,11 @@ impl Who {
 /// Makes a call without supplementary groups, which cost a look into `/proc`, and with them if it is refused. The kernel has granted it already, with
 /// all of the caller's groups.
 macro_rules! as_caller {
-    ($who:expr, $caller:ident, $call:expr) => {{
-        let $caller = $who.plain();
+    ($who:expr, $caller:ident, $call:expr) => {
+        as_caller!($who, $who.plain(), $caller, $call)
+    };
+    ($who:expr, $first:expr, $caller:ident, $call:expr) => {{
+        let $caller = $first;
         match $call {
             Err(error) if $who.may_retry(&error) => {
                 let $caller = $who.with_groups();

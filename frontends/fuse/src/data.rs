@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tombolo_core::engine::fs::{AllocateMode, FileSystem, LockOwner, SeekTo};
 use tombolo_core::{NodeId, OpenFile};
 
+const O_APPEND: i32 = 0o2000;
 const FALLOC_FL_KEEP_SIZE: i32 = 0x01;
 const FALLOC_FL_PUNCH_HOLE: i32 = 0x02;
 const FALLOC_FL_ZERO_RANGE: i32 = 0x10;
@@ -52,14 +53,27 @@ impl Door {
         Ok(self.open_file(handle)?.file.read_at(offset, length as usize).await?)
     }
 
-    /// `clears`: whoever wrote this has no privilege to keep set-user-id and set-group-id.
-    pub(crate) async fn write(&self, handle: u64, offset: u64, data: Bytes, clears: bool) -> Outcome<u32> {
+    /// `clears`: whoever wrote this has no privilege to keep set-user-id and set-group-id. `flags`: those that the file was opened with; none if
+    /// it is the kernel that hands over pages.
+    pub(crate) async fn write(
+        &self,
+        (number, handle): (u64, u64),
+        offset: u64,
+        data: Bytes,
+        clears: bool,
+        flags: i32,
+    ) -> Outcome<u32> {
         let open = self.open_file(handle)?;
         if clears {
             Door::clear_privileges(&open.files, &open.node).await?;
         }
         let length = data.len() as u32;
-        open.file.write_at(offset, data).await?;
+        if flags & O_APPEND == 0 || self.options.writeback {
+            open.file.write_at(offset, data).await?;
+        } else if open.file.append(data).await? != offset {
+            // Others have appended since the kernel heard of the size. It has put these bytes in its cache where it took the end to be.
+            self.forget_inode(number);
+        }
         Ok(length)
     }
 
@@ -72,9 +86,12 @@ impl Door {
         Ok(open.file.flush().await?)
     }
 
-    /// The last descriptor is closed. Errors were told by `flush`.
+    /// The last descriptor is closed. Errors were told by `flush`, which has given up the locks of processes, too; what is left are those of the
+    /// open file itself (F_OFD_SETLK), and the kernel does not unlock them.
     pub(crate) fn release(&self, handle: u64) {
-        self.files.remove(handle);
+        if let Some(open) = self.files.remove(handle) {
+            open.release_locks();
+        }
     }
 
     pub(crate) async fn fsync(&self, handle: u64) -> Outcome<()> {

@@ -1,6 +1,6 @@
 //! The door: one mount's state, and what all its requests need.
 
-use crate::caches::Follower;
+use crate::caches::{Follower, Stale};
 use crate::data::OpenHandle;
 use crate::directory::DirectoryHandle;
 use crate::handles::Handles;
@@ -152,6 +152,11 @@ impl Door {
         };
         self.follower.follow(self, number, files.watch());
         Ok(number)
+    }
+
+    /// Has the kernel forget attributes and pages of an inode.
+    pub(crate) fn forget_inode(&self, number: u64) {
+        self.follower.tell(Stale::Inode(number));
     }
 
     /// What an inode stands for.

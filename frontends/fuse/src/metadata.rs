@@ -1,6 +1,6 @@
 //! Names and attributes: lookup, stat and its setters, and what makes, moves and removes names.
 
-use crate::caller::{Who, as_caller};
+use crate::caller::{SET_GID, Who, as_caller};
 use crate::data::OpenHandle;
 use crate::door::{Door, EINVAL, ENOENT, EXDEV, Outcome, Refusal, Shown};
 use crate::target::{Level, Target};
@@ -12,7 +12,6 @@ use tombolo_core::engine::fs::{
 use tombolo_core::{BucketPath, ErrorKind, FileType, NodeId, Subject, TenantPath};
 
 const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
 const O_EXCL: i32 = 0o200;
@@ -23,7 +22,7 @@ const O_TRUNC: i32 = 0o1000;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted {
     pub(crate) set: SetAttributes,
-    /// It is the kernel that hands over times it kept, not a caller that sets them.
+    /// It is the kernel that hands over times it kept, not a caller that sets them. With a size: when it was cut, which needs no owner.
     pub(crate) is_flushed: bool,
     pub(crate) handle: Option<u64>,
 }
@@ -113,6 +112,10 @@ impl Door {
             set.size = None;
         }
         if wanted.is_flushed {
+            if set.size.is_some() {
+                let only_size = SetAttributes { size: set.size.take(), ..SetAttributes::default() };
+                as_caller!(who, caller, files.set_attributes(&caller, &node, only_size, None).await)?;
+            }
             if let (SetTime::To(time), Some(open)) = (set.modified, &open)
                 && open.file.set_modified(time)
             {
@@ -155,10 +158,12 @@ impl Door {
         let set = SetAttributes { mode: Some(mode & 0o7777), umask, ..SetAttributes::default() };
         let made = match making {
             Making::File => {
-                as_caller!(who, caller, files.create(&caller, &directory, name, CreateMode::Guarded, set).await)
+                let how = CreateMode::Guarded;
+                as_caller!(who, who.making(mode), caller, files.create(&caller, &directory, name, how, set).await)
             }
             Making::Special(kind, rdev) => {
-                as_caller!(who, caller, files.make_special(&caller, &directory, name, kind, rdev, set).await)
+                let making = who.making(mode);
+                as_caller!(who, making, caller, files.make_special(&caller, &directory, name, kind, rdev, set).await)
             }
             Making::Directory => as_caller!(who, caller, files.make_directory(&caller, &directory, name, set).await),
             Making::Symlink(target) => {
@@ -181,7 +186,7 @@ impl Door {
         let (bucket, files, directory) = self.node_to_change(parent)?;
         let set = SetAttributes { mode: Some(mode & 0o7777), umask, ..SetAttributes::default() };
         let how = if flags & O_EXCL != 0 { CreateMode::Guarded } else { CreateMode::Unchecked };
-        let made = as_caller!(who, caller, files.create(&caller, &directory, name, how, set).await)?;
+        let made = as_caller!(who, who.making(mode), caller, files.create(&caller, &directory, name, how, set).await)?;
         let flags = OpenFlags { is_granted: made.is_new, ..open_flags(flags, self.options.writeback) };
         let node = made.attributes.node;
         let file = as_caller!(who, caller, files.open(&caller, &node, flags).await)?;

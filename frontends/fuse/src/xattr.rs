@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
+/// The access control list that goes with the mode.
+const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// What `getxattr` and `listxattr` answer: how much room it takes, or it.
 pub(crate) enum Sized {
@@ -56,6 +58,10 @@ impl Door {
             _ => None,
         };
         let name = text(name)?;
+        if name == ACCESS_LIST {
+            // Whether a caller is in the file's group decides what becomes of set-group-id.
+            return Ok(files.set_xattr(&who.with_groups(), &node, name, value, must_exist).await?);
+        }
         Ok(as_caller!(who, caller, files.set_xattr(&caller, &node, name, value.clone(), must_exist).await)?)
     }
 

@@ -398,6 +398,9 @@ async fn pair_in(
     if peer == hub.segment.id() {
         return refuse(hub, stream, "a segment can't be linked with itself").await;
     }
+    if let Err(error) = hub.links.check_key(&peer, &fingerprint) {
+        return refuse(hub, stream, error.message()).await;
+    }
     let link = Link {
         peer,
         name: greeting.name.clone(),
@@ -511,6 +514,7 @@ async fn pair_with(hub: &Arc<Hub>, proven: Proven, code: &Code, options: AcceptO
         created_unix_ms: u64::try_from(unix_time().as_millis()).unwrap_or_default(),
     };
     let stored = link.clone();
+    hub.links.check_key(&stored.peer, &stored.fingerprint)?;
     blocking(hub, move |hub| hub.links.put(stored)).await?;
     Ok(link)
 }

@@ -18,7 +18,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tombolo_core::{BucketId, Error, ErrorKind, Pin, Result, Segment, SegmentId, Subject, VersionVector};
+use tombolo_core::{
+    BucketId, BucketPath, Error, ErrorKind, Pin, Result, Segment, SegmentId, Subject, TenantPath, VersionVector,
+};
 
 /// Inputs that wait for the driver.
 const INPUTS_MAX: usize = 256;
@@ -185,9 +187,38 @@ impl LinkDoor {
         status::read(&self.hub).await
     }
 
+    /// Whether anything can be said of `scope`: [`ErrorKind::NotFound`] names a place of it that no link covers, or that is not here.
+    pub async fn check(&self, scope: &Scope) -> Result<()> {
+        self.check_covered(scope)?;
+        for place in scope.places() {
+            let (catalog, names) = (self.hub.segment.catalog(), place.split('/').collect::<Vec<_>>());
+            match names.as_slice() {
+                [cluster] if !cluster.is_empty() => catalog.tenants(cluster).await.map(drop)?,
+                [cluster, tenant] => catalog.buckets(&TenantPath::new(cluster, tenant)?).await.map(drop)?,
+                [_, _, _] => self.hub.segment.bucket(&place.parse::<BucketPath>()?).await.map(drop)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is covered even by no link at all; a place that was named is not.
+    fn check_covered(&self, scope: &Scope) -> Result<()> {
+        let links = self.hub.links.list();
+        for place in scope.places().iter().filter(|place| !place.is_empty()) {
+            let alone = Scope::parse([place])?;
+            if !links.iter().any(|link| !link.scope.intersect(&alone).is_empty()) {
+                let message = format!("no link covers '{place}'; see what they cover: tombolo link list");
+                return Err(Error::not_found(Subject::Other, message));
+            }
+        }
+        Ok(())
+    }
+
     /// Compares each bucket that `scope` covers with each linked segment that carries it, by summaries: what goes over the link is in proportion to what differs. Changes
-    /// may be under way until `limit`; after that the answer names them.
+    /// may be under way until `limit`; after that the answer names them. [`ErrorKind::NotFound`] as of [`LinkDoor::check`].
     pub async fn verify(&self, scope: &Scope, limit: Duration) -> Result<Vec<Verified>> {
+        self.check(scope).await?;
         compare::verify(&self.hub, scope, Instant::now() + limit.min(FOREVER)).await
     }
 
@@ -197,8 +228,9 @@ impl LinkDoor {
     }
 
     /// Returns when all that the linked segments had at the call, of what `scope` covers, is here: names, and data where it is to be here.
-    /// [`ErrorKind::Offline`] if that is not so within `limit`; the message says what is missing.
+    /// [`ErrorKind::Offline`] if that is not so within `limit`; the message says what is missing. [`ErrorKind::NotFound`] as of [`LinkDoor::check`].
     pub async fn wait(&self, scope: &Scope, limit: Option<Duration>) -> Result<()> {
+        self.check_covered(scope)?;
         let deadline = Instant::now() + limit.unwrap_or(FOREVER);
         let mut waiting = JoinSet::new();
         for link in self.hub.links.list() {
@@ -210,7 +242,8 @@ impl LinkDoor {
         while let Some(done) = waiting.join_next().await {
             done.map_err(|e| Error::new(ErrorKind::Failed, "a wait broke off").because(e))??;
         }
-        Ok(())
+        // Not before: what is new at a linked segment has come by now.
+        self.check(scope).await
     }
 }
 

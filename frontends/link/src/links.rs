@@ -348,6 +348,18 @@ impl Links {
         self.links.lock().iter().find(|link| link.peer == *peer).cloned()
     }
 
+    /// Whether who proves this key may be linked as `peer`: a link that is there says which key that one has, and an invite for little must not give away what goes over it.
+    pub fn check_key(&self, peer: &SegmentId, fingerprint: &Fingerprint) -> Result<()> {
+        match self.by_peer(peer) {
+            Some(known) if !keys(&known).any(|key| key == *fingerprint) => {
+                let message =
+                    format!("there is a link to this segment, '{}', with another key; delete it first", known.name);
+                Err(Error::new(ErrorKind::Exists, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Changes the link to `peer`, whatever else changes it at the same time; gives what it is then. Errors as of [`Links::put`], and [`ErrorKind::NotFound`].
     pub fn change(&self, peer: &SegmentId, change: impl FnOnce(&mut Link)) -> Result<Link> {
         let mut links = self.links.lock();
@@ -581,6 +593,11 @@ pub(crate) mod tests {
         }
         let same_key = Link { fingerprint: Fingerprint([9; 32]), ..link(2, "boston") };
         assert_eq!(links.put(same_key).unwrap_err().kind(), ErrorKind::Exists);
+        // Who has an invite says itself which segment it is.
+        let (peer, other) = (link(1, "newyork").peer, link(7, "other").fingerprint);
+        assert_eq!(links.check_key(&peer, &other).unwrap_err().kind(), ErrorKind::Exists);
+        links.check_key(&peer, &link(1, "newyork").fingerprint).unwrap();
+        links.check_key(&link(7, "other").peer, &other).unwrap();
         links.put(link(2, "boston")).unwrap();
         let stolen = links.change(&SegmentId([2; 16]), |link| link.next_fingerprint = next);
         assert_eq!(stolen.unwrap_err().kind(), ErrorKind::Exists);

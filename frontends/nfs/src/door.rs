@@ -125,7 +125,7 @@ impl Shared {
 pub struct NfsDoor {
     listeners: Vec<TcpListener>,
     datagrams: Option<UdpSocket>,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     stop: watch::Sender<bool>,
 }
 

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -66,10 +67,35 @@ struct Held {
     count: usize,
 }
 
+/// Kept until the client has answered that it has the lock, or asked again and heard so.
 struct Waiting {
     file: File,
     lock: HeldLock,
-    task: Option<AbortHandle>,
+    task: AbortHandle,
+    /// It is there, and the client is being called.
+    is_taken: bool,
+    /// The client has it by another answer: what becomes of this wait takes nothing away.
+    is_settled: Arc<AtomicBool>,
+}
+
+impl Waiting {
+    fn is_of(&self, file: File, lock: &HeldLock) -> bool {
+        self.file == file && self.lock == *lock
+    }
+
+    /// A lock that the client is called about, and that has to do with `range`.
+    fn is_told(&self, file: File, owner: LockOwner, range: &Range<u64>) -> bool {
+        let is_apart = self.lock.range.end <= range.start || range.end <= self.lock.range.start;
+        self.is_taken && self.file == file && self.lock.owner == owner && !is_apart
+    }
+}
+
+/// A wait: whose, for what, and its number.
+struct Place {
+    key: ClientKey,
+    at: At,
+    lock: HeldLock,
+    number: u64,
 }
 
 #[derive(Default)]
@@ -92,7 +118,7 @@ impl Client {
 
     /// Gives everything up.
     fn clear(self) {
-        self.waiting.values().filter_map(|waiting| waiting.task.as_ref()).for_each(AbortHandle::abort);
+        self.waiting.values().for_each(|waiting| waiting.task.abort());
         for (((_, node), owner), held) in &self.held {
             held.opened.files.locks().release(node, *owner);
         }
@@ -136,6 +162,15 @@ impl State {
             _ => client.held.insert(place, Held { opened: at.opened.clone(), count }),
         };
         self.locks = (self.locks + count).saturating_sub(before.map_or(0, |before| before.count));
+    }
+
+    /// Ends the waits that the client needs no more, without taking anything away.
+    fn settle(&mut self, key: &ClientKey, is_settled: impl Fn(&Waiting) -> bool) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        for (_, waiting) in client.waiting.extract_if(|_, waiting| is_settled(waiting)) {
+            waiting.is_settled.store(true, Ordering::Relaxed);
+            waiting.task.abort();
+        }
     }
 
     fn forget(&mut self, key: &ClientKey) {
@@ -212,9 +247,11 @@ impl LockTable {
         let waiting_max = table.clients.values().map(|client| client.waiting.len()).sum::<usize>() >= WAITING_MAX;
         let Some(client) = table.client(&key) else { return Status::NoLocks };
         client.state = if state == 0 { client.state } else { state };
-        let waits = |waiting: &Waiting| waiting.file == file && waiting.lock == lock;
+        let waits = |waiting: &Waiting| waiting.is_of(file, &lock) && !waiting.is_taken;
         let status = match begin(taking.as_mut()) {
             Poll::Ready(Ok(())) => {
+                // What the client says of an earlier call, that may be under way, is not about this answer.
+                table.settle(&key, |waiting| waiting.is_of(file, &lock));
                 table.count(&key, &at, lock.owner);
                 Status::Granted
             }
@@ -230,20 +267,23 @@ impl LockTable {
             Poll::Pending => {
                 table.last_waiting += 1;
                 let number = table.last_waiting;
+                let is_settled = Arc::new(AtomicBool::new(false));
                 let waited = {
-                    let (shared, key, lock) = (shared.clone(), key.clone(), lock.clone());
+                    let (shared, key, lock, is_settled) =
+                        (shared.clone(), key.clone(), lock.clone(), is_settled.clone());
                     async move {
                         let is_taken = taking.await.is_ok();
+                        let place = Place { key, at, lock, number };
                         if let Some(granted) = granted
-                            && shared.locks.waited(&key, &at, &lock, number, is_taken)
+                            && shared.locks.waited(&place, is_taken, &is_settled)
                         {
-                            shared.locks.tell(&shared, &key, &at, &lock, granted).await;
+                            shared.locks.tell(&shared, &place, granted).await;
                         }
                     }
                 };
-                let task = Some(tokio::spawn(waited).abort_handle());
+                let task = tokio::spawn(waited).abort_handle();
                 if let Some(client) = table.clients.get_mut(&key) {
-                    client.waiting.insert(number, Waiting { file, lock, task });
+                    client.waiting.insert(number, Waiting { file, lock, task, is_taken: false, is_settled });
                 }
                 Status::Blocked
             }
@@ -252,45 +292,55 @@ impl LockTable {
         status
     }
 
-    /// What was waited for is there, or can't be; whether the client has it now.
-    fn waited(&self, key: &ClientKey, at: &At, lock: &HeldLock, number: u64, is_taken: bool) -> bool {
+    /// What was waited for is there, or can't be; whether the client has it now, and is to be told.
+    fn waited(&self, place: &Place, is_taken: bool, is_settled: &AtomicBool) -> bool {
+        let Place { key, at, lock, number } = place;
         let mut table = self.state.lock();
-        let waiting = table.clients.get_mut(key).and_then(|client| client.waiting.remove(&number));
-        if waiting.is_some() && is_taken {
-            table.count(key, at, lock.owner);
-        } else if is_taken {
-            // It was cancelled just now. Giving up what was taken whole splits nothing.
-            let _ = at.opened.files.locks().unlock(&at.node, lock.owner, lock.range.clone());
+        let waits = table.clients.get_mut(key).map(|client| &mut client.waiting);
+        let is_awaited = match waits {
+            Some(waits) if !is_taken => waits.remove(number).is_some(),
+            Some(waits) => waits.get_mut(number).map(|waiting| waiting.is_taken = true).is_some(),
+            None => false,
+        };
+        if is_taken {
+            if !is_awaited && !is_settled.load(Ordering::Relaxed) {
+                // It was cancelled just now. Giving up what was taken whole splits nothing.
+                let _ = at.opened.files.locks().unlock(&at.node, lock.owner, lock.range.clone());
+            }
             table.count(key, at, lock.owner);
         }
         table.forget_idle(key);
-        waiting.is_some() && is_taken
+        is_awaited && is_taken
     }
 
-    /// Tells a client that it has what it waited for. If it does not want it any more it is given back.
-    async fn tell(&self, shared: &Shared, key: &ClientKey, at: &At, lock: &HeldLock, granted: (Ends, Vec<u8>)) {
-        let (ends, arguments) = granted;
-        let Ok(permit) = self.callbacks.clone().acquire_owned().await else { return };
-        let procedure = (nlm::PROGRAM, nlm::VERSION, nlm::GRANTED);
-        let told = callback::call(ends, shared.limits.client_port_mapper, procedure, &arguments).await;
-        drop(permit);
+    /// Tells a client that it has what it waited for. If it does not want it any more it is given back, unless it has asked for it once more meanwhile.
+    async fn tell(&self, shared: &Shared, place: &Place, (ends, arguments): (Ends, Vec<u8>)) {
+        let Place { key, at, lock, number } = place;
+        let told = match self.callbacks.clone().acquire_owned().await {
+            Ok(_permit) => {
+                let procedure = (nlm::PROGRAM, nlm::VERSION, nlm::GRANTED);
+                callback::call(ends, shared.limits.client_port_mapper, procedure, &arguments).await
+            }
+            Err(closed) => Err(std::io::Error::other(closed)),
+        };
         let answer = told.map(|results| {
             let mut results = Decoder::new(results);
             results.opaque(1024).and_then(|_| results.u32()).ok()
         });
+        let mut table = self.state.lock();
+        let waiting = table.clients.get_mut(key).and_then(|client| client.waiting.remove(number));
         match answer {
-            Ok(Some(status)) if status == Status::Denied as u32 => {
-                let mut table = self.state.lock();
+            Ok(Some(status)) if status == Status::Denied as u32 && waiting.is_some() => {
                 if let Err(error) = at.opened.files.locks().unlock(&at.node, lock.owner, lock.range.clone()) {
                     tracing::warn!(client = %ends.client, %error, "a lock that nobody wants stays");
                 }
                 table.count(key, at, lock.owner);
-                table.forget_idle(key);
             }
             Ok(_) => {}
             // It will ask again.
             Err(error) => tracing::debug!(client = %ends.client, %error, "a client can't be told that it has a lock"),
         }
+        table.forget_idle(key);
     }
 
     /// Gives up waiting for a lock. `Denied`: nobody waits for it, or it is there already; then it is unlocked like any.
@@ -298,12 +348,10 @@ impl LockTable {
         let mut table = self.state.lock();
         let Some(client) = table.clients.get_mut(&request.client) else { return Status::Denied };
         let file = (handle.bucket, handle.node);
-        let is_it = |waiting: &Waiting| waiting.file == file && waiting.lock == request.lock;
+        let is_it = |waiting: &Waiting| waiting.is_of(file, &request.lock) && !waiting.is_taken;
         let number = client.waiting.iter().find(|(_, waiting)| is_it(waiting)).map(|(number, _)| *number);
         let Some(waiting) = number.and_then(|number| client.waiting.remove(&number)) else { return Status::Denied };
-        if let Some(task) = waiting.task {
-            task.abort();
-        }
+        waiting.task.abort();
         table.forget_idle(&request.client);
         Status::Granted
     }
@@ -325,6 +373,8 @@ impl LockTable {
             return Status::NoLocks;
         }
         let unlocked = locks.unlock(&at.node, request.lock.owner, range.clone());
+        // What is said of a call about it comes too late: by then the client may have locked it anew.
+        table.settle(&request.client, |waiting| waiting.is_told(place.0, place.1, range));
         table.count(&request.client, &at, request.lock.owner);
         table.forget_idle(&request.client);
         if unlocked.is_ok() { Status::Granted } else { Status::NoLocks }
@@ -387,5 +437,88 @@ impl LockTable {
             client.clear();
         }
         table.locks = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exports::{Export, Exports};
+    use crate::{NfsDoor, NfsLimits, NfsOptions};
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tombolo_core::engine::fs::{Caller, CreateMode, SetAttributes};
+    use tombolo_core::{BucketPath, BucketPolicy, CreateOptions, OpenOptions, Segment};
+
+    /// Answers as a client's port mapper, for programs at `port`, and as its lock manager: it does not want the lock.
+    async fn deny(mut stream: TcpStream, port: u16) -> std::io::Result<()> {
+        loop {
+            let mut call = vec![0; (stream.read_u32().await? & 0x7fff_ffff) as usize];
+            stream.read_exact(&mut call).await?;
+            let said = match call[12..16] == nlm::PROGRAM.to_be_bytes() {
+                true => vec![0, Status::Denied as u32],
+                false => vec![port.into()],
+            };
+            let head = [u32::from_be_bytes(call[..4].try_into().unwrap()), 1, 0, 0, 0, 0];
+            let reply: Vec<u8> = head.iter().chain(&said).flat_map(|word| word.to_be_bytes()).collect();
+            stream.write_u32(0x8000_0000 | reply.len() as u32).await?;
+            stream.write_all(&reply).await?;
+        }
+    }
+
+    /// A client that waits for a lock was called, and asked again before it answered; what it had then been granted was taken away by its answer to the
+    /// call, that it knew of no such wait.
+    #[tokio::test]
+    async fn a_late_answer_to_a_call_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "s".into(), cluster: "C".into() };
+        let segment = Segment::create(dir.path().join("segment"), create, OpenOptions::default()).await.unwrap();
+        let path: BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        let host = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = host.local_addr().unwrap().port();
+        let limits = NfsLimits { client_port_mapper: port, ..NfsLimits::default() };
+        let options = NfsOptions { exports: Exports::List(Vec::new()), port_mapper: None, limits };
+        let shared = NfsDoor::bind(segment, &[], options).await.unwrap().shared.clone();
+        let opened = shared.registry.open(Export::to_loopback(path)).await.unwrap();
+        let set = SetAttributes::default();
+        let made =
+            opened.files.create(&Caller::root(), &NodeId::ROOT, b"file", CreateMode::Guarded, set).await.unwrap();
+        let node = made.attributes.node;
+
+        let (client, table) = (IpAddr::from(Ipv4Addr::LOCALHOST), &shared.locks);
+        let request =
+            |owner: &str| table.request(client, &"client".into(), owner.as_bytes(), 1, LockMode::Exclusive, 0..10);
+        let lock = |owner, granted| {
+            let at = At { opened: opened.clone(), node };
+            table.lock(&shared, at, request(owner), 0, granted)
+        };
+        let waits = || Some((Ends { client, server: Ipv4Addr::UNSPECIFIED.into() }, Vec::new()));
+        assert_eq!(lock("one", None), Status::Granted);
+        assert_eq!(lock("other", waits()), Status::Blocked);
+        assert_eq!(table.unlock(&opened.handle(node), &request("one")), Status::Granted);
+        let mut call = Some(host.accept().await.unwrap().0);
+        assert_eq!(lock("other", waits()), Status::Granted, "it asks again");
+        tokio::spawn(async move {
+            loop {
+                let stream = match call.take() {
+                    Some(stream) => stream,
+                    None => host.accept().await.unwrap().0,
+                };
+                // It ends when the server hangs up.
+                let _ = deny(stream, port).await;
+            }
+        });
+        let is_over = async {
+            while table.callbacks.available_permits() < CALLBACKS_MAX {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), is_over).await.unwrap();
+        assert_eq!(opened.files.locks().held(&node), [request("other").lock]);
+        assert!(table.state.lock().clients.values().all(|client| client.waiting.is_empty()));
     }
 }

@@ -12,7 +12,7 @@
 //! After a crash a body is what its node's last version on disk was, or what `protect` kept of it since.
 
 use super::super::Bucket;
-use super::super::contents::Session;
+use super::super::session::Session;
 use super::FileAttributes;
 use super::budget::Taken;
 use super::hold::Hold;
@@ -323,9 +323,13 @@ impl Loaded {
         let Some(row) = namespace::node_row(segment.ledger(), bucket.state(), node).await? else {
             return Ok(None);
         };
-        let shown = row.current(&bucket.state().rules()).filter(|_| !row.names.is_empty());
-        let Some((dot, version)) = shown.and_then(|write| write.value.as_ref().map(|version| (write.dot, version)))
-        else {
+        let shown = row.current(&bucket.state().rules());
+        let shown = shown.and_then(|write| write.value.as_ref().map(|version| (write.dot, version)));
+        // Without a name shows what was written while another segment deleted the file.
+        let is_there = |version: &namespace::Version| {
+            !row.names.is_empty() || bucket.state().is_shared() && version.deleted.is_none()
+        };
+        let Some((dot, version)) = shown.filter(|(_, version)| is_there(version)) else {
             return Ok(None);
         };
         if version.file_type != FileType::Regular {
@@ -411,26 +415,37 @@ impl Body {
         self.bucket.segment().now_ns()
     }
 
-    /// Takes over a version that somebody else has made, if there are no unsaved changes.
+    /// Takes over a version that somebody else has made, if there are no unsaved changes; and a name that another segment gave the file while this one took its last.
     pub(super) async fn refresh(&self) -> Result<()> {
         let published = self.bucket.segment().ledger().published();
+        let is_settled = |state: &State| match state.is_orphan {
+            true => !self.bucket.state().is_shared(),
+            false => state.is_unsaved(),
+        };
         {
             let state = self.state();
-            if state.is_unsaved() || state.is_orphan || state.looked_at >= published {
+            if is_settled(&state) || state.looked_at >= published {
                 return Ok(());
             }
         }
         let loaded = Loaded::read(&self.bucket, &self.node).await?;
         let mut state = self.state();
-        if state.is_unsaved() || state.is_orphan {
+        if is_settled(&state) {
             return Ok(());
         }
         let Some(loaded) = loaded else {
             state.is_orphan = true;
+            state.looked_at = state.looked_at.max(published);
             return Ok(());
         };
         if loaded.looked_at < state.looked_at {
             return Ok(());
+        }
+        if std::mem::take(&mut state.is_orphan) {
+            state.last_attributes = None;
+            if state.is_unsaved() {
+                return Ok(());
+            }
         }
         state.looked_at = loaded.looked_at;
         state.attributes = loaded.attributes.clone();

@@ -1,6 +1,7 @@
 //! What keeps the chunks of an open file's content from being collected while nothing in the metadata refers to them.
 
-use super::super::contents::{Pin, Session};
+use super::super::contents::Pin;
+use super::super::session::Session;
 use std::sync::Arc;
 
 /// Shared by a file's state and by everybody who reads from, or copies, what it refers to.

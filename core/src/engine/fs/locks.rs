@@ -61,8 +61,8 @@ pub(in crate::engine) struct LockTable {
 #[derive(Default)]
 struct State {
     nodes: HashMap<Key, Node>,
-    /// Who waits for whom.
-    waiting: BTreeMap<u64, (LockOwner, HashSet<LockOwner>)>,
+    /// Who waits for what. Whoever is in the way is found anew each time: it may have gone since, and the waiter not have run yet.
+    waiting: BTreeMap<u64, (Key, HeldLock)>,
     next_waiter: u64,
 }
 
@@ -119,8 +119,9 @@ impl State {
                 return true;
             }
             if seen.insert(rival) {
-                let waits = self.waiting.values().filter(|(waiter, _)| *waiter == rival);
-                next.extend(waits.flat_map(|(_, for_whom)| for_whom.iter().copied()));
+                for (key, wanted) in self.waiting.values().filter(|(_, wanted)| wanted.owner == rival) {
+                    next.extend(self.nodes.get(key).iter().flat_map(|node| node.rivals(wanted)).map(|lock| lock.owner));
+                }
             }
         }
         false
@@ -204,7 +205,7 @@ impl LockTable {
                 if key.2 == Kind::Range && state.is_deadlock(lock.owner, &rivals) {
                     return Err(Error::new(ErrorKind::Deadlock, "waiting for this lock would be waiting for oneself"));
                 }
-                state.waiting.insert(id, (lock.owner, rivals));
+                state.waiting.insert(id, (key, lock.clone()));
                 let Some(node) = state.nodes.get(&key) else { continue };
                 let mut changed = Box::pin(node.changed.clone().notified_owned());
                 changed.as_mut().enable();
@@ -367,7 +368,7 @@ mod tests {
                 () = std::future::ready(()) => {}
             }
         }
-        assert!(locks.table.state.lock().waiting.values().all(|(owner, _)| *owner != 3));
+        assert!(locks.table.state.lock().waiting.values().all(|(_, wanted)| wanted.owner != 3));
         locks.unlock(&NODE, 1, 0..10).unwrap();
         tokio::time::timeout(Duration::from_secs(30), waiter).await.unwrap().unwrap().unwrap();
         assert_eq!(modes(&locks, 2), [(Exclusive, 5..15)]);
@@ -397,6 +398,34 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(30), waiter).await.unwrap().unwrap().unwrap();
             locks.release_all(owner);
         }
+    }
+
+    /// Whom a waiter waited for was kept as it was when it began: one who had unlocked since, before the waiter ran again, was still taken to be in
+    /// its way, and refused what it then had to wait for.
+    #[tokio::test]
+    async fn who_has_unlocked_is_waited_for_no_more() {
+        let locks = locks();
+        assert!(take(&locks, lock(1, Exclusive, 0..1)).await);
+        assert!(take(&locks, lock(2, Exclusive, 1..2)).await);
+        let waiter = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.lock(&NODE, lock(2, Exclusive, 0..1), true).await }
+        });
+        while locks.table.state.lock().waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // On this one thread the waiter does not run before the next wait.
+        locks.unlock(&NODE, 1, 0..1).unwrap();
+        let mut second = Box::pin(locks.lock(&NODE, lock(1, Exclusive, 1..2), true));
+        tokio::select! {
+            biased;
+            ended = second.as_mut() => unreachable!("the other holds it: {ended:?}"),
+            () = std::future::ready(()) => {}
+        }
+        tokio::time::timeout(Duration::from_secs(30), waiter).await.unwrap().unwrap().unwrap();
+        locks.release_all(2);
+        tokio::time::timeout(Duration::from_secs(30), second).await.unwrap().unwrap();
+        assert_eq!(modes(&locks, 1), [(Exclusive, 1..2)]);
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ impl FileSystem {
         let row = match namespace::node_row(self.bucket.segment().ledger(), state, node).await? {
             Some(row) => row,
             None if *node == NodeId::ROOT => NodeRow::default(),
-            None => return self.without_name(node),
+            None => return self.without_name(node).await,
         };
         let moved = if is_directory(node, &row) {
             let moved = store.get(Space::Derived, &keys::directory_time(state.number, node)).await?;
@@ -54,7 +54,7 @@ impl FileSystem {
         }
         match self.of_rows(node, &row, moved) {
             Some(attributes) => Ok(self.as_written(FileAttributes { links: attributes.links + below, ..attributes })),
-            None => self.without_name(node),
+            None => self.without_name(node).await,
         }
     }
 
@@ -104,9 +104,25 @@ impl FileSystem {
         Ok(attributes)
     }
 
-    fn without_name(&self, node: &NodeId) -> Result<FileAttributes> {
-        let open = self.bucket.segment().open_nodes().orphan(self.bucket.state().number, node);
-        open.ok_or_else(|| gone(node))
+    async fn without_name(&self, node: &NodeId) -> Result<FileAttributes> {
+        if let Some(open) = self.orphan(node).await? {
+            return Ok(open);
+        }
+        // With unsaved bytes it has not looked.
+        let body = self.bucket.segment().open_nodes().get(self.bucket.state().number, node);
+        let body = body.ok_or_else(|| gone(node))?;
+        let state = body.state();
+        if state.handles > 0 { Ok(state.orphan_attributes(node)) } else { Err(gone(node)) }
+    }
+
+    /// The attributes of an open file without a name. Doors that know nothing of open files, and other segments, take names away, too: its body hears of that
+    /// when it looks.
+    pub(super) async fn orphan(&self, node: &NodeId) -> Result<Option<FileAttributes>> {
+        let (number, nodes) = (self.bucket.state().number, self.bucket.segment().open_nodes());
+        if let Some(body) = nodes.get(number, node) {
+            body.refresh().await?;
+        }
+        Ok(nodes.orphan(number, node))
     }
 
     fn as_written(&self, mut attributes: FileAttributes) -> FileAttributes {

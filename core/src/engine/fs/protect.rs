@@ -294,8 +294,9 @@ impl Segment {
                 let there = txn.node(number, &node).await?;
                 let is_based = there.current(&bucket.state().rules()).is_some_and(|write| write.dot == row.base);
                 if is_based && !there.names.is_empty() {
-                    is_recovered =
-                        namespace::replace(&mut txn, bucket.state(), &node, row.content.clone()).await?.is_some();
+                    let content = row.content.clone();
+                    let replaced = namespace::replace(&mut txn, bucket.state(), &node, &row.base, content).await?;
+                    is_recovered = replaced.is_some();
                     bucket.settle(&mut txn).await?;
                 }
             }

@@ -9,9 +9,10 @@
 //!
 //! After a crash a stretch is as it was, or as it is now; chunks that nothing refers to are garbage.
 
-use super::super::contents::{Contents, LocalNodes, Session};
+use super::super::contents::{Contents, LocalNodes};
 use super::super::packs::{Packs, Residence};
 use super::super::segment::shared_row;
+use super::super::session::Session;
 use super::super::transact;
 use super::body::{Body, Working};
 use super::fragments::{Grain, Stretch, is_as_before};

@@ -78,6 +78,8 @@ impl Body {
     async fn save_now(&self, is_durable: bool) -> Result<()> {
         let origin = self.state().origin.take().unwrap_or_default();
         let is_protected = self.state().protected_stamp.is_some();
+        // While there is something to save nobody else's version takes its place.
+        let base = self.state().version;
         let mut moment = self.moment();
         let (content, hole_bytes) = match moment.small.take() {
             // Copied, so that what is kept does not hold on to a larger buffer.
@@ -128,7 +130,7 @@ impl Body {
                     if is_protected {
                         txn.delete(Space::Meta, protect::key(number, &self.node));
                     }
-                    let dot = namespace::replace(&mut txn, self.bucket.state(), &self.node, new).await?;
+                    let dot = namespace::replace(&mut txn, self.bucket.state(), &self.node, &base, new).await?;
                     self.bucket.settle(&mut txn).await?;
                     let mut rows = 0;
                     if dot.is_some() {

@@ -9,6 +9,7 @@ use crate::id::NodeId;
 use crate::namespace;
 use crate::object::{FileType, TimeNs};
 use async_recursion::async_recursion as boxed;
+use std::sync::Arc;
 
 const WRITE: Access = Access { read: false, write: true, execute: false };
 
@@ -21,9 +22,7 @@ impl FileSystem {
         set: SetAttributes,
         guard: Option<TimeNs>,
     ) -> Result<AttributeChange> {
-        let state = self.bucket.state();
-        let nodes = self.bucket.segment().open_nodes();
-        if let Some(open) = nodes.orphan(state.number, node) {
+        if let Some(open) = self.orphan(node).await? {
             return self.set_without_name(caller, open, set, guard).await;
         }
         if let Some(size) = set.size {
@@ -32,11 +31,12 @@ impl FileSystem {
             may_set(caller, &before, &set)?;
             self.cut(caller, &before, size).await?;
             let rest = SetAttributes { size: None, ..set };
-            if rest == SetAttributes::default() {
-                return Ok(AttributeChange { before: Some(stamp(&before)), after: self.attributes(node).await? });
-            }
-            let change = self.set_rest(caller, node, rest, None).await?;
-            return Ok(AttributeChange { before: Some(stamp(&before)), ..change });
+            let after = match rest == SetAttributes::default() {
+                true => self.attributes(node).await?,
+                false => self.set_rest(caller, node, rest, None).await?.after,
+            };
+            // Others may have written before it was cut, and since.
+            return Ok(AttributeChange { before: None, after });
         }
         self.set_rest(caller, node, set, guard).await
     }
@@ -50,7 +50,8 @@ impl FileSystem {
         guard: Option<TimeNs>,
     ) -> Result<AttributeChange> {
         let state = self.bucket.state();
-        let ((before, value), sequenced) = transact!(self.bucket.segment(), txn, {
+        let seen = self.last_change(node);
+        let ((before, value, after), sequenced) = transact!(self.bucket.segment(), txn, {
             self.start(&mut txn).await?;
             let before = self.attributes_in(&mut txn, node).await?;
             check_guard(&before, guard)?;
@@ -79,13 +80,28 @@ impl FileSystem {
             if let Some(time) = modified {
                 namespace::show_modified(&mut txn, state, node, time).await?;
             }
-            (before, value)
+            let after = self.attributes_in(&mut txn, node).await?;
+            (before, value, after)
         })?;
         let nodes = self.bucket.segment().open_nodes();
         let modified = time(set.modified, value.modified_ns.map_or(0, |(time, _)| time));
         nodes.set_attributes(state.number, node, &value.attributes, modified, value.changed_ns);
-        let exact = before.file_type != FileType::Directory || sequenced.is_observed;
-        Ok(AttributeChange { before: exact.then(|| stamp(&before)), after: self.attributes(node).await? })
+        let is_still = match before.file_type {
+            FileType::Directory => sequenced.is_observed,
+            _ => self.last_change(node) == seen,
+        };
+        if is_still {
+            return Ok(AttributeChange { before: Some(stamp(&before)), after });
+        }
+        // A client must not take what others did meanwhile for the work of this call.
+        Ok(AttributeChange { before: None, after: self.attributes(node).await? })
+    }
+
+    /// Which change of which body of a node was the last: what is written commits nothing, so no commit tells of it.
+    fn last_change(&self, node: &NodeId) -> Option<(usize, u64)> {
+        let body = self.bucket.segment().open_nodes().get(self.bucket.state().number, node)?;
+        let stamp = body.state().stamp;
+        Some((Arc::as_ptr(&body) as usize, stamp))
     }
 
     /// Cuts or extends a file, open or not.
@@ -128,7 +144,8 @@ impl FileSystem {
         after.modified_ns = time(set.modified, now).unwrap_or(after.modified_ns);
         after.changed_ns = now.max(after.changed_ns.saturating_add(1));
         nodes.set_orphan(number, after.clone());
-        Ok(AttributeChange { before: Some(stamp(&before)), after })
+        // Whoever has it open writes when it likes.
+        Ok(AttributeChange { before: None, after })
     }
 }
 

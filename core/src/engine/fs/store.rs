@@ -4,8 +4,9 @@
 //! not ended yet, stays in memory, and so does what lies behind a gap of a growing file (requests of one writer overtake each other): so a file that is written from
 //! start to end gets the chunks that a streamed upload gets. Short runs become chunks as they are.
 
-use super::super::contents::{Contents, Session};
+use super::super::contents::Contents;
 use super::super::pool::received;
+use super::super::session::Session;
 use super::body::{Body, Plan, Working};
 use super::hold::Hold;
 use super::origins::Origins;

@@ -61,8 +61,8 @@ pub(crate) enum Verb {
     Init(InitArgs),
     /// Serve the segment until SIGTERM or SIGINT.
     ///
-    /// Makes the directory and the segment if they are not there. When the segment has no tenant yet and S3 is served, a
-    /// tenant and a user are made and the user's keys printed, once.
+    /// Makes the directory and the segment if they are not there. When S3 is served and no tenant has a user yet, a user
+    /// is made, of a tenant that is made if it is not there, and the user's keys are printed, once.
     ///
     /// On SIGTERM or SIGINT it stops accepting, finishes what is under way, flushes and ends with 0; a second signal ends
     /// it at once. Nothing acknowledged is lost either way.

@@ -46,10 +46,10 @@ pub(crate) struct ServeArgs {
     /// On the first start: the segment's cluster.
     #[arg(long, value_name = "NAME", default_value = "Local")]
     pub(crate) cluster: String,
-    /// On the first start: the tenant to make.
+    /// While no tenant has a user: the tenant of the user to make; it is made if it is not there.
     #[arg(long, value_name = "NAME", default_value = "main")]
     pub(crate) tenant: String,
-    /// On the first start: the user to make.
+    /// While no tenant has a user: the user to make.
     #[arg(long, value_name = "NAME", default_value = "admin")]
     pub(crate) user: String,
     /// Drop multipart uploads that were started longer ago; 0: never.

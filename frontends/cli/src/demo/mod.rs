@@ -77,12 +77,12 @@ impl Demo {
         let json = text::json(sanfrancisco, newyork, &keys, &root.path);
         output.answer(json, &text::text(sanfrancisco, newyork, &keys, root.is_temporary()))?;
         output.flush()?;
-        tokio::select! {
-            () = signals.next() => {}
-            () = self.sanfrancisco.running.ended() => {}
-            () = self.newyork.running.ended() => {}
-        }
-        Ok(())
+        let ended = tokio::select! {
+            () = signals.next() => Ok(()),
+            ended = self.sanfrancisco.running.ended() => ended,
+            ended = self.newyork.running.ended() => ended,
+        };
+        Ok(ended?)
     }
 
     async fn set_up(&mut self, root: &Path, args: &DemoArgs) -> Result<Keys> {

@@ -95,14 +95,16 @@ pub(super) async fn execute(
             encode(&RotationRecord::from(rotation))
         }
         LinkOperation::Status { scope } => {
-            let status = door.ok_or_else(|| no_daemon("knows how far linked segments are"))?.status().await?;
+            let door = door.ok_or_else(|| no_daemon("knows how far linked segments are"))?;
+            door.check(&scope).await?;
+            let status = door.status().await?;
             for bucket in status.buckets.iter().filter(|bucket| scope.covers(&bucket.path)) {
                 let record = Frame::Record(encode(&BucketSyncRecord::from(bucket))?);
                 if output.send(record).await.is_err() {
                     break;
                 }
             }
-            let links = links(segment, door).await?.list();
+            let links = door.links().list();
             encode(&links.into_iter().map(|link| LinkRecord::new(link, Some(&status))).collect::<Vec<_>>())
         }
         LinkOperation::Verify { scope, timeout_ms } => {

@@ -9,8 +9,8 @@ pub(super) struct Credentials {
     secret: Secret,
 }
 
-/// Makes a tenant and a user in the segment's own cluster if the segment has no user that S3 clients could be: on the very
-/// first start, or when that was cut off before the user was made.
+/// Makes a user, and its tenant if it is not there, in the segment's own cluster if the segment has no user that S3 clients could be: on
+/// the very first start as a rule, but also when that was cut off before the user was made, or when all users were deleted.
 pub(super) async fn first(segment: &Segment, tenant: &str, user: &str) -> Result<Option<Credentials>> {
     let catalog = segment.catalog();
     for cluster in catalog.clusters().await? {

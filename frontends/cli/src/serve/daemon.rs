@@ -16,9 +16,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tombolo_core::{Result, Segment};
+use tombolo_core::{Error, ErrorKind, Result, Segment};
 use tombolo_fuse::Mount;
 use tombolo_link::LinkDoor;
 
@@ -163,6 +163,7 @@ impl Daemon {
     /// Begins to serve.
     pub(crate) fn start(self) -> Running {
         let (segment, stopped) = (self.segment, self.hosted.stopped.clone());
+        let until_unmounted = self.is_mount_only.then(|| self.hosted.mounts.clone());
         let mut serving = JoinSet::new();
         for door in self.s3.into_iter().chain(self.nfs) {
             serving.spawn(door.serving);
@@ -176,13 +177,7 @@ impl Daemon {
         serving.spawn(self.hosted.mounts.clone().serve(stopped.clone()));
         serving.spawn(self.control.serve(segment.clone(), self.hosted));
         serving.spawn(housekeeping::run(segment, self.upload_expiry, self.gc_interval, stopped));
-        let mounted = self.mounted.into_iter().map(|(_, mount)| mount);
-        Running {
-            serving,
-            stop: self.stop,
-            shutdown_timeout: self.shutdown_timeout,
-            until_unmounted: if self.is_mount_only { mounted.collect() } else { Vec::new() },
-        }
+        Running { serving, stop: self.stop, shutdown_timeout: self.shutdown_timeout, until_unmounted }
     }
 }
 
@@ -191,25 +186,29 @@ pub(crate) struct Running {
     serving: JoinSet<()>,
     stop: watch::Sender<bool>,
     shutdown_timeout: Duration,
-    /// Mounts after whose end there is nothing left to do.
-    until_unmounted: Vec<Arc<Mount>>,
+    /// Mounts, later ones too, after whose end there is nothing left to do.
+    until_unmounted: Option<Mounts>,
 }
 
 impl Running {
-    /// Returns when there is a reason to stop other than being told to.
-    pub(crate) async fn ended(&mut self) {
+    /// Returns when there is a reason to stop other than being told to. An error is to be passed on once all has stopped: who supervises the process starts it again.
+    pub(crate) async fn ended(&mut self) -> Result<()> {
         let unmounted = async {
-            if self.until_unmounted.is_empty() {
-                std::future::pending::<()>().await;
-            }
-            for mount in &self.until_unmounted {
-                mount.ended().await;
+            match &self.until_unmounted {
+                Some(mounts) => mounts.none_left().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = unmounted => tracing::info!("stopping: nothing is mounted any more"),
+            () = unmounted => {
+                tracing::info!("stopping: nothing is mounted any more");
+                Ok(())
+            }
             // Doors serve until they are stopped.
-            Some(result) = self.serving.join_next() => tracing::error!(?result, "a door ended by itself; stopping"),
+            Some(result) = self.serving.join_next() => {
+                tracing::error!(?result, "a door ended by itself; stopping");
+                Err(broken(result))
+            }
         }
     }
 
@@ -232,5 +231,36 @@ impl Running {
                 }
             }
         }
+    }
+}
+
+/// Why a daemon stops whose door did not serve until it was told to stop.
+fn broken(result: std::result::Result<(), JoinError>) -> Error {
+    let error = Error::new(ErrorKind::Failed, "a door ended by itself, so the daemon stopped; its log says more");
+    match result {
+        Ok(()) => error,
+        Err(cause) => error.because(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(serving: JoinSet<()>, until_unmounted: Option<Mounts>) -> Running {
+        Running { serving, stop: watch::Sender::new(false), shutdown_timeout: Duration::ZERO, until_unmounted }
+    }
+
+    /// Who supervises a daemon looks at its exit code: a door that broke is not an end that was wished for.
+    #[tokio::test]
+    async fn a_door_that_ends_is_an_error_and_the_last_unmount_is_none() {
+        let mut serving = JoinSet::new();
+        serving.spawn(async {});
+        let mut first = running(serving, None);
+        assert_eq!(first.ended().await.unwrap_err().kind(), ErrorKind::Failed);
+        let mut serving = JoinSet::new();
+        serving.spawn(std::future::pending());
+        let mut second = running(serving, Some(Mounts::default()));
+        second.ended().await.unwrap();
     }
 }

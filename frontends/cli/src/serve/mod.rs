@@ -47,15 +47,18 @@ async fn serve_segment(output: &mut Output, segment: &Segment, args: &ServeArgs,
     };
     daemon.announce(output, credentials.as_ref())?;
     let mut running = daemon.start();
-    tokio::select! {
-        () = signals.next() => tracing::info!("stopping: requests under way are finished, new ones refused"),
-        () = running.ended() => {}
-    }
+    let ended = tokio::select! {
+        () = signals.next() => {
+            tracing::info!("stopping: requests under way are finished, new ones refused");
+            Ok(())
+        }
+        ended = running.ended() => ended,
+    };
     tokio::select! {
         () = running.stop() => {}
         () = signals.next() => end_at_once(),
     }
-    Ok(())
+    Ok(ended?)
 }
 
 /// What a second signal asks for. What was acknowledged is durable.

@@ -1,5 +1,7 @@
 //! Files that appear under their name only when they are whole.
 
+use rustix::process::{Pid, test_kill_process};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,10 +18,7 @@ impl Draft {
     /// A free temporary name in the directory of `target`; `make` makes what it names and must fail if it exists.
     pub(crate) fn make<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(Draft, T)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let dir = match target.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
+        let dir = directory_of(target);
         loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
             let path = dir.join(format!(".tombolo-{}-{count}.part", std::process::id()));
@@ -32,6 +31,27 @@ impl Draft {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Whether a file name is a temporary one.
+    pub(super) fn is_name(name: &OsStr) -> bool {
+        process(name).is_some()
+    }
+
+    /// Removes what processes left in `dir` that were killed. What can't be looked at or removed is in nobody's way.
+    pub(super) fn sweep(dir: &Path) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let is_left = process(&entry.file_name()).is_some_and(|process| !is_alive(process));
+            if is_left && entry.file_type().is_ok_and(|kind| !kind.is_dir()) {
+                let removed = std::fs::remove_file(entry.path());
+                tracing::debug!(path = %entry.path().display(), ?removed, "a temporary file was left behind");
+            }
+        }
+    }
+
+    /// The same in the directory of `target`.
+    pub(crate) fn sweep_beside(target: &Path) {
+        Draft::sweep(directory_of(target));
     }
 
     /// A new file, to be written.
@@ -70,9 +90,49 @@ impl Drop for Draft {
     }
 }
 
+fn directory_of(target: &Path) -> &Path {
+    match target.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// The process that has, or had, a temporary name.
+fn process(name: &OsStr) -> Option<i32> {
+    let numbers = name.to_str()?.strip_prefix(".tombolo-")?.strip_suffix(".part")?;
+    let (process, count) = numbers.split_once('-')?;
+    let are_digits = [process, count].iter().all(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+    process.parse().ok().filter(|_| are_digits)
+}
+
+/// Whether there is such a process, whoever owns it.
+fn is_alive(process: i32) -> bool {
+    Pid::from_raw(process).is_none_or(|process| test_kill_process(process) != Err(rustix::io::Errno::SRCH))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A killed export left its temporary files for ever.
+    #[test]
+    fn only_what_the_dead_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        // Beyond what any system numbers processes with.
+        let dead = format!(".tombolo-{}-3.part", i32::MAX);
+        let own = format!(".tombolo-{}-7.part", std::process::id());
+        let others = [own.as_str(), ".tombolo-x-1.part", ".tombolo-1.part", ".tombolo--1-2.part", "a.part"];
+        for name in others.iter().copied().chain([dead.as_str()]) {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+        }
+        Draft::sweep(dir.path());
+        assert!(!dir.path().join(&dead).exists());
+        for name in others {
+            assert!(dir.path().join(name).exists(), "{name}");
+        }
+        assert!([&dead, &own].iter().all(|name| Draft::is_name(OsStr::new(name.as_str()))));
+        assert!(!others[1..].iter().any(|name| Draft::is_name(OsStr::new(name))));
+    }
 
     #[test]
     fn only_what_is_published_stays() {

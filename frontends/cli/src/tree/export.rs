@@ -45,7 +45,11 @@ pub(crate) async fn export(backend: &Backend, plan: ExportPlan, report: Arc<Repo
     let to = plan.to.clone();
     let made = blocking(move || {
         std::fs::create_dir_all(&to)?;
-        if std::fs::metadata(&to)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+        if !std::fs::metadata(&to)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Draft::sweep(&to);
+        Ok(())
     });
     made.await.map_err(|e| Error::io(format!("'{}' cannot be made", plan.to.display()), e))?;
     let (give, take) = mpsc::channel(JOBS_AHEAD);
@@ -431,6 +435,7 @@ fn make_folder(path: &Path) -> io::Result<()> {
             if metadata.mode() & 0o700 != 0o700 {
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(metadata.mode() & 0o7777 | 0o700))?;
             }
+            Draft::sweep(path);
             Ok(())
         }
         Err(error) => Err(error),

@@ -9,18 +9,21 @@ use crate::backend::Backend;
 use crate::path::show;
 use crate::wire::{AttributesRecord, DeletedRecord, Frame, Kind, Named, ObjectRecord, Operation, PutRequest, Raw};
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
 
 /// Jobs that wait for a worker.
 const JOBS_AHEAD: usize = 256;
+/// Files parted from others at once: each has two operations under way, and a daemon has so many connections.
+const PARTINGS_MAX: usize = 32;
 
 /// What to import, and how.
 pub(crate) struct ImportPlan {
@@ -53,6 +56,8 @@ pub(crate) async fn import(backend: &Backend, plan: ImportPlan, report: Arc<Repo
         bucket: plan.bucket.to_string(),
         by_content: plan.by_content,
         links: Links::new(),
+        owners: parking_lot::Mutex::default(),
+        partings: Semaphore::new(PARTINGS_MAX),
         report,
     });
     let take = Arc::new(Mutex::new(take));
@@ -94,6 +99,9 @@ struct Import {
     by_content: bool,
     /// By device and inode: the key that has the content, and its node.
     links: Links<(u64, u64), (Raw, String)>,
+    /// Stored nodes of several names, by the local file that came upon them first.
+    owners: parking_lot::Mutex<HashMap<String, (u64, u64)>>,
+    partings: Semaphore,
     report: Arc<Report>,
 }
 
@@ -251,15 +259,19 @@ impl Import {
                     self.report.count(Tally::Skipped);
                     return Ok(());
                 }
-                let operation_delete =
-                    Operation::Delete { bucket: bucket.clone(), key: to.clone(), version: None, if_match: None };
-                self.backend.call::<DeletedRecord>(operation_delete).await?;
+                self.delete(&to).await?;
                 self.backend.call::<()>(operation()).await?;
             }
             Err(error) => return Err(error.into()),
         }
         self.report.count(Tally::Links);
         Ok(())
+    }
+
+    async fn delete(&self, key: &Raw) -> Result<()> {
+        let (bucket, key) = (self.bucket.clone(), key.clone());
+        let operation = Operation::Delete { bucket, key, version: None, if_match: None };
+        self.backend.call::<DeletedRecord>(operation).await.map(drop)
     }
 
     async fn stat(&self, key: &Raw) -> Result<Option<ObjectRecord>> {
@@ -273,14 +285,18 @@ impl Import {
 
     /// Stores a file unless it is there; gives the node it has.
     async fn content(&self, path: &Path, key: &Raw, local: Local, made: Made) -> Result<String, Problem> {
+        let mut is_parted = false;
         if made == Made::Existing
             && let Some(stored) = self.stat(key).await?
-            && self.is_there(path, &stored, &local).await?
         {
-            self.settle(key, &stored, &local).await?;
-            self.report.count(Tally::Skipped);
-            self.report.skip_bytes(local.metadata.len());
-            return Ok(stored.node);
+            if self.is_its_own(&stored, &local.metadata) && self.is_there(path, &stored, &local).await? {
+                self.settle(key, &stored, &local).await?;
+                self.report.count(Tally::Skipped);
+                self.report.skip_bytes(local.metadata.len());
+                return Ok(stored.node);
+            }
+            // What is stored over a name shows under all names of its file, of which some may be other files here.
+            is_parted = stored.links > 1 && stored.file_type != Kind::Directory;
         }
         let (content, local) = open_content(path, local).await?;
         let request = PutRequest {
@@ -291,11 +307,16 @@ impl Import {
             modified_ns: Some(attributes::modified_ns(&local.metadata)),
             ..PutRequest::default()
         };
+        // Until it is stored. Nobody closes them.
+        let _turn = if is_parted { self.partings.acquire().await.ok() } else { None };
         let mut call = self.backend.begin(Operation::Put(Box::new(request))).await?;
         let record: ObjectRecord = match content {
             Content::Whole(bytes) => {
                 if !bytes.is_empty() {
                     call.send(Frame::Data(bytes)).await;
+                }
+                if is_parted {
+                    self.delete(key).await?;
                 }
                 call.send(Frame::End).await;
                 call.reply().await?
@@ -314,6 +335,9 @@ impl Import {
                     // Before the end is sent nothing is stored.
                     let before = local.metadata;
                     blocking(move || unchanged(&before, &watched.metadata()?)).await?;
+                    if is_parted {
+                        self.delete(key).await?;
+                    }
                     call.send(Frame::End).await;
                 }
                 call.reply().await?
@@ -326,6 +350,16 @@ impl Import {
         });
         self.report.add_bytes(record.size);
         Ok(record.node)
+    }
+
+    /// Whether all names of a stored file can be names of this one: it has as many, and no other file has come upon them.
+    fn is_its_own(&self, stored: &ObjectRecord, local: &Metadata) -> bool {
+        if stored.links <= 1 || stored.file_type == Kind::Directory {
+            return true;
+        }
+        let identity = (local.dev(), local.ino());
+        u64::from(stored.links) <= local.nlink()
+            && *self.owners.lock().entry(stored.node.clone()).or_insert(identity) == identity
     }
 
     /// Whether what is stored under the key is this file.

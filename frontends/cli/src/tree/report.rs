@@ -47,11 +47,10 @@ pub(crate) struct Report {
     is_stopped: AtomicBool,
 }
 
-#[derive(Default)]
 struct Errors {
     count: u64,
     kept: Vec<Value>,
-    worst: Option<Exit>,
+    worst: Exit,
 }
 
 impl Report {
@@ -61,7 +60,7 @@ impl Report {
             as_json,
             counts: Default::default(),
             bytes: AtomicU64::new(0),
-            errors: Mutex::default(),
+            errors: Mutex::new(Errors { count: 0, kept: Vec::new(), worst: Exit::Done }),
             is_stopped: AtomicBool::new(false),
         }
     }
@@ -120,12 +119,7 @@ impl Report {
         if errors.kept.len() < ERRORS_KEPT {
             errors.kept.push(json!({ "path": path, "kind": kind, "message": message }));
         }
-        // Damage and missing bytes are told apart from files that were merely in the way.
-        errors.worst = match (errors.worst, exit) {
-            (Some(Exit::Damaged), _) | (_, Exit::Damaged) => Some(Exit::Damaged),
-            (Some(Exit::Incomplete), _) | (_, Exit::Incomplete) => Some(Exit::Incomplete),
-            _ => Some(Exit::Failed),
-        };
+        errors.worst = errors.worst.or_worse(exit);
     }
 
     /// Whether to give up.
@@ -157,7 +151,7 @@ impl Report {
             text.push_str(&format!("; {} left out", errors.count));
         }
         output.answer(summary, &text)?;
-        errors.worst.map_or(Ok(()), |worst| Err(Failure::Reported(worst)))
+        if errors.worst == Exit::Done { Ok(()) } else { Err(Failure::Reported(errors.worst)) }
     }
 }
 
@@ -165,7 +159,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn worst(kinds: &[ErrorKind]) -> Option<Exit> {
+    fn worst(kinds: &[ErrorKind]) -> Exit {
         let report = Report::new(Progress::start(true, None), true);
         for kind in kinds {
             report.failed("p", &Error::new(*kind, "m"));
@@ -176,10 +170,10 @@ mod tests {
 
     #[test]
     fn the_exit_code_is_that_of_the_worst_error() {
-        assert_eq!(worst(&[]), None);
-        assert_eq!(worst(&[ErrorKind::Denied, ErrorKind::NotFound]), Some(Exit::Failed));
-        assert_eq!(worst(&[ErrorKind::Denied, ErrorKind::Damaged, ErrorKind::Offline]), Some(Exit::Damaged));
-        assert_eq!(worst(&[ErrorKind::Offline, ErrorKind::Denied]), Some(Exit::Incomplete));
+        assert_eq!(worst(&[]), Exit::Done);
+        assert_eq!(worst(&[ErrorKind::Denied, ErrorKind::NotFound]), Exit::Failed);
+        assert_eq!(worst(&[ErrorKind::Denied, ErrorKind::Damaged, ErrorKind::Offline]), Exit::Damaged);
+        assert_eq!(worst(&[ErrorKind::Offline, ErrorKind::Denied]), Exit::Incomplete);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Goes through a local tree in order, on a thread of its own: a directory before what is in it, and a notice when it is left.
 
+use super::draft::Draft;
 use super::report::Report;
 use crate::wire::AttributesRecord;
 use std::fs::ReadDir;
@@ -100,6 +101,10 @@ impl Walk {
                     continue;
                 }
             };
+            if Draft::is_name(&entry.file_name()) {
+                // Part of a file that an export or get is writing, or was.
+                continue;
+            }
             let path = entry.path();
             let mut key = [&directory.key, entry.file_name().as_bytes()].concat();
             let goes_on = match entry.file_type() {

@@ -22,7 +22,7 @@ pub(super) async fn conflicts(session: &mut Session, verb: ConflictsVerb) -> Out
 async fn list(session: &mut Session, path: &OsStr) -> Outcome {
     let (scope, below) = scope_and_key(path)?;
     let mut call = session.begin(Operation::Conflicts { scope, below: Raw(below) }).await?;
-    session.output.begin()?;
+    session.output.begin();
     loop {
         match call.next::<()>().await? {
             Piece::Frame(Frame::Record(record)) => {

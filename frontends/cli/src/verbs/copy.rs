@@ -5,7 +5,7 @@ use crate::arguments::{CpArgs, MvArgs};
 use crate::failure::Outcome;
 use crate::output::object_json;
 use crate::path::{base_name, directory_prefix, show};
-use crate::wire::{AttributesRecord, DeletedRecord, Item, Kind, Named, ObjectRecord, Operation, Raw};
+use crate::wire::{DeletedRecord, Frame, Item, Kind, Named, ObjectRecord, Operation, PutRequest, Raw};
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde_json::json;
@@ -21,8 +21,7 @@ pub(super) async fn copy(session: &mut Session, args: CpArgs) -> Outcome {
     let from = place(&args.from)?.object()?;
     let to = place(&args.to)?.target(Some(base_name(&from.key)))?;
     let source = Named { version: args.view.version, snapshot: args.view.snapshot, ..named(&from.bucket, &from.key) };
-    let operation = Operation::Copy { from: source, bucket: to.bucket.to_string(), key: Raw(to.key) };
-    let record: ObjectRecord = session.call(operation).await?;
+    let (record, _) = copy_object(session, source, &to.bucket, to.key).await?;
     session.output.answer(object_json(&to.bucket.to_string(), &record), "")
 }
 
@@ -38,6 +37,7 @@ async fn copy_tree(session: &mut Session, args: CpArgs) -> Outcome {
     }
     let mut listing = session.listing(&from, source.clone(), false, args.view.snapshot.clone());
     let (mut copied, mut bytes) = (0u64, 0u64);
+    let mut directories = Vec::new();
     let mut under_way = FuturesUnordered::new();
     while let Some(page) = listing.next().await? {
         for item in page.items {
@@ -54,6 +54,9 @@ async fn copy_tree(session: &mut Session, args: CpArgs) -> Outcome {
             }
             (copied, bytes) = (copied + 1, bytes + summary.size);
             let source = Named { snapshot: args.view.snapshot.clone(), ..named(&from, &summary.key.0) };
+            if summary.file_type == Kind::Directory {
+                directories.push((source.clone(), key.clone()));
+            }
             under_way.push(copy_one(session, source, &to, key, summary.file_type));
         }
     }
@@ -61,6 +64,14 @@ async fn copy_tree(session: &mut Session, args: CpArgs) -> Outcome {
         result?;
     }
     drop(under_way);
+    let shared: &Session = session;
+    let mut finishing = futures::stream::iter(directories)
+        .map(|(from, key)| finish_directory(shared, from, &to, key))
+        .buffer_unordered(COPIES_IN_FLIGHT);
+    while let Some(result) = finishing.next().await {
+        result?;
+    }
+    drop(finishing);
     if copied == 0 {
         let what = format!("there is nothing below '{from}/{}'", show(&source));
         return Err(Error::not_found(Subject::Key, what).into());
@@ -76,13 +87,57 @@ fn finished(result: Option<Result<()>>) -> Result<()> {
 }
 
 async fn copy_one(session: &Session, from: Named, to: &BucketPath, key: Bytes, kind: Kind) -> Result<()> {
-    let (bucket, key) = (to.to_string(), Raw(key));
     if kind != Kind::Directory {
-        return session.call::<ObjectRecord>(Operation::Copy { from, bucket, key }).await.map(drop);
+        return copy_object(session, from, to, key).await.map(drop);
     }
-    let record: ObjectRecord = session.call(Operation::Head { at: from, local: false }).await?;
-    let attributes: AttributesRecord = record.attributes;
-    session.call::<bool>(Operation::MakeDirectory { bucket, path: key, attributes }).await.map(drop)
+    let attributes = directory(session, from).await?.attributes;
+    let (bucket, path) = (to.to_string(), Raw(key));
+    session.call::<bool>(Operation::MakeDirectory { bucket, path, attributes }).await.map(drop)
+}
+
+/// Copies an object and what POSIX knows of it, which the engine's copy, being S3's, leaves behind. Gives the copy, and the tag that its source had.
+async fn copy_object(session: &Session, from: Named, to: &BucketPath, key: Bytes) -> Result<(ObjectRecord, String)> {
+    let (bucket, key) = (to.to_string(), Raw(key));
+    let source: ObjectRecord = session.call(Operation::Head { at: from.clone(), local: false }).await?;
+    let (attributes, modified_ns) = (source.attributes, source.modified_ns);
+    if matches!(source.file_type, Kind::CharDevice | Kind::BlockDevice) {
+        // It has no content, and without its number it would be another device.
+        let request = PutRequest {
+            bucket,
+            key,
+            file_type: source.file_type,
+            attributes: Some(attributes),
+            modified_ns: Some(modified_ns),
+            headers: source.headers,
+            user: source.user,
+            tags: source.tags,
+            if_absent: false,
+        };
+        let mut call = session.begin(Operation::Put(Box::new(request))).await?;
+        call.send(Frame::End).await;
+        return Ok((call.reply().await?, source.etag));
+    }
+    let operation = Operation::Copy { from, bucket: bucket.clone(), key: key.clone() };
+    let copied: ObjectRecord = session.call(operation).await?;
+    let etag = copied.etag.clone();
+    let record = ObjectRecord { attributes: attributes.clone(), modified_ns, ..copied };
+    let modified_ns = Some(modified_ns);
+    session.call::<()>(Operation::SetAttributes { bucket, path: key, attributes, modified_ns }).await?;
+    Ok((record, etag))
+}
+
+/// Gives the copy of a directory its time, which what was copied into it has moved, and its attributes if it was there before.
+async fn finish_directory(session: &Session, from: Named, to: &BucketPath, key: Bytes) -> Result<()> {
+    let source = directory(session, from).await?;
+    let (attributes, modified_ns) = (source.attributes, Some(source.modified_ns));
+    session.call(Operation::SetAttributes { bucket: to.to_string(), path: Raw(key), attributes, modified_ns }).await
+}
+
+async fn directory(session: &Session, at: Named) -> Result<ObjectRecord> {
+    match at.snapshot {
+        None => session.call(Operation::Stat { bucket: at.bucket, path: at.key }).await,
+        Some(_) => session.call(Operation::Head { at, local: false }).await,
+    }
 }
 
 pub(super) async fn rename(session: &mut Session, args: MvArgs) -> Outcome {
@@ -94,13 +149,9 @@ pub(super) async fn rename(session: &mut Session, args: MvArgs) -> Outcome {
         session.call::<()>(Operation::Rename { bucket, from, to }).await?;
         return session.output.answer(moved, "");
     }
-    let operation = Operation::Copy {
-        from: named(&from.bucket, &from.key),
-        bucket: to.bucket.to_string(),
-        key: Raw(to.key.clone()),
-    };
-    let copied = match session.call::<ObjectRecord>(operation).await {
-        Ok(copied) => copied,
+    let copied = copy_object(session, named(&from.bucket, &from.key), &to.bucket, to.key.clone()).await;
+    let etag = match copied {
+        Ok((_, etag)) => etag,
         Err(error) if error.kind() == ErrorKind::NotFound && is_directory(session, &from.bucket, &from.key).await? => {
             let what = format!("'{from}' is a directory, which moves inside one bucket only");
             let next = format!("copy it with tombolo cp -r {from} {to}, then tombolo rm -r {from}");
@@ -113,7 +164,7 @@ pub(super) async fn rename(session: &mut Session, args: MvArgs) -> Outcome {
         bucket: from.bucket.to_string(),
         key: Raw(from.key.clone()),
         version: None,
-        if_match: Some(copied.etag),
+        if_match: Some(etag),
     };
     session.call::<DeletedRecord>(operation).await?;
     session.output.answer(moved, "")

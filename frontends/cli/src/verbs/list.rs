@@ -24,7 +24,7 @@ pub(super) async fn list(session: &mut Session, args: LsArgs) -> Outcome {
 
 /// Lists the object `key`, if there is one, and what is in the directory `key`.
 async fn keys(session: &mut Session, bucket: &BucketPath, key: Bytes, args: &LsArgs) -> Outcome {
-    session.output.begin()?;
+    session.output.begin();
     let mut found = key.is_empty();
     if args.all && !key.is_empty() && !key.ends_with(b"/") {
         if let Some(summary) = any(session, bucket, &key, args.long).await? {

@@ -166,7 +166,7 @@ impl Removal {
             Error::new(error.kind(), format!("{}/{}: {error}", self.bucket, show(&key.0))).about(error.subject());
         eprintln!("{}", describe(&named, self.as_json));
         self.failed += 1;
-        self.worst = if self.worst == Exit::Damaged { Exit::Damaged } else { exit_of(error.kind()) };
+        self.worst = self.worst.or_worse(exit_of(error.kind()));
     }
 }
 

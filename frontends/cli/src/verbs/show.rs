@@ -86,7 +86,7 @@ fn describe(bucket: &BucketPath, record: &ObjectRecord) -> String {
 pub(super) async fn versions(session: &mut Session, args: VersionsArgs) -> Outcome {
     let (bucket, key) = place(&args.path)?.bucket_and_key()?;
     let is_exact = !key.is_empty() && !key.ends_with(b"/");
-    session.output.begin()?;
+    session.output.begin();
     let mut found = false;
     let mut after: Option<(Raw, Option<String>)> = None;
     loop {

@@ -35,13 +35,15 @@ pub(super) async fn verify(session: &mut Session, path: &OsStr, timeout: Duratio
     }
 }
 
-/// Different counts as damaged, what is not known as incomplete.
+/// Different counts as damaged, what is not known as incomplete. Where nothing was compared, nothing is equal.
 fn exit_of(verified: &[VerifiedRecord]) -> Exit {
     let is_any = |word: OutcomeWord| verified.iter().any(|record| record.outcome == word);
     if is_any(OutcomeWord::Different) {
         Exit::Damaged
     } else if is_any(OutcomeWord::UnderWay) || is_any(OutcomeWord::Unknown) {
         Exit::Incomplete
+    } else if verified.is_empty() {
+        Exit::NotFound
     } else {
         Exit::Done
     }
@@ -114,7 +116,7 @@ mod tests {
             questions: 0,
         };
         let all = [OutcomeWord::Equal, OutcomeWord::UnderWay, OutcomeWord::Different].map(record);
-        assert_eq!(exit_of(&all[..0]), Exit::Done);
+        assert_eq!(exit_of(&all[..0]), Exit::NotFound);
         assert_eq!(exit_of(&all[..1]), Exit::Done);
         assert_eq!(exit_of(&all[..2]), Exit::Incomplete);
         assert_eq!(exit_of(&all), Exit::Damaged);
