@@ -13,7 +13,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -115,12 +115,36 @@ impl Driver {
         if let Event::Applied { bucket, outcome: Ok(_), .. } = &event {
             self.tell_carriers(*bucket);
         }
+        self.note_lag(&event);
         let mut actions = Vec::new();
         let now_ms = self.now_ms();
         self.machine.handle(Event::Tick { now_ms }, &mut actions);
         self.machine.handle(event, &mut actions);
         for action in actions {
             self.act(action);
+        }
+    }
+
+    /// Up to when all is here that peers have told of.
+    fn note_lag(&self, event: &Event<Payload>) {
+        let (lags, now) = (&self.hub.lags, SystemTime::now());
+        match event {
+            Event::Share { bucket, stance, .. } | Event::Applied { bucket, outcome: Ok(stance), .. } => {
+                lags.stands(*bucket, &stance.vector);
+            }
+            Event::Received { peer, message } => match message {
+                Message::Carry { bucket, vector, .. }
+                | Message::Stand { bucket, vector, .. }
+                | Message::Delta { bucket, to: vector, .. }
+                    if self.shares.contains_key(&(*peer, *bucket)) =>
+                {
+                    lags.told(*bucket, *peer, vector, now);
+                }
+                _ => {}
+            },
+            Event::Unshare { peer, bucket } => lags.forget(*bucket, *peer),
+            Event::Disconnected { peer } => lags.parted(peer, now),
+            _ => {}
         }
     }
 
@@ -530,6 +554,9 @@ async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload
     applied?;
     if wants_data {
         hub.wanted.notify_one();
+        if !bucket.wanted(None, 1).await?.is_empty() {
+            hub.lags.lacks_data(*id, true, SystemTime::now());
+        }
     }
     hub.rates.add(*id, *peer, Amount { names: delta.names(), changes: distance(&before, &delta.to), bytes: 0 });
     Ok(stance)

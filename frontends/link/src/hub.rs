@@ -188,6 +188,7 @@ pub(crate) struct Hub {
     pub(crate) input: mpsc::Sender<Arrival>,
     pub(crate) bulk: Bulk,
     pub(crate) rates: crate::rate::Rates,
+    pub(crate) lags: crate::lag::Lags,
     /// Data may have become wanted, or available.
     pub(crate) wanted: Notify,
     /// Whether something is pinned, so that changes made here may bring something below a pin. As of the last look.
@@ -225,6 +226,7 @@ impl Hub {
         input: mpsc::Sender<Arrival>,
     ) -> Hub {
         Hub {
+            lags: crate::lag::Lags::new(segment.id()),
             segment,
             identity: Mutex::new(Arc::new(identity)),
             next_key: Mutex::default(),

@@ -29,6 +29,7 @@ mod gather;
 mod hub;
 pub mod identity;
 pub mod invite;
+mod lag;
 pub mod links;
 mod outbox;
 mod passes;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
-use tombolo_core::{BucketPolicy, TenantPath, Versioning};
+use tombolo_core::{BucketPolicy, ConflictPolicy, TenantPath, Versioning};
 
 /// What every bucket says about its place. Any region is accepted in signatures.
 const REGION: &str = "us-east-1";
@@ -27,7 +27,9 @@ impl Operations {
             return Err(refuse(S3ErrorCode::InvalidBucketName, "The specified bucket is not valid."));
         }
         let path = caller(&req.extensions)?.tenant().bucket(&name).map_err(from_engine)?;
-        match self.segment.catalog().create_bucket(&path, BucketPolicy::default()).await {
+        // S3's clients expect one object under a key, and know older versions; conflict copies are for who looks into directories.
+        let policy = BucketPolicy { conflicts: ConflictPolicy::LastWriterWins, ..BucketPolicy::default() };
+        match self.segment.catalog().create_bucket(&path, policy).await {
             Ok(_) => Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) })),
             Err(error) if error.kind() == tombolo_core::ErrorKind::Exists => {
                 let message = "Your previous request to create the named bucket succeeded and you already own it.";

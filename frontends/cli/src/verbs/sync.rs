@@ -157,6 +157,12 @@ fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
     } else if !peer.open {
         remarks.push("not connected".into());
     }
+    if let Some(lag) = peer.names_lag_s.filter(|lag| !peer.here && *lag >= 1.0) {
+        remarks.push(format!("names as of {} ago", span(lag)));
+    }
+    if let Some(lag) = bucket.data_lag_s.filter(|lag| bucket.data_complete == Some(false) && *lag >= 1.0) {
+        remarks.push(format!("data as of {} ago", span(lag)));
+    }
     if !peer.there {
         remarks.push(format!("changes from here have not reached {}", peer.name));
     }
@@ -174,11 +180,14 @@ fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
 
 /// The time that is left, in words.
 fn left(seconds: Option<f64>) -> String {
-    let Some(seconds) = seconds.map(|seconds| seconds.ceil() as u64) else { return String::new() };
-    match seconds {
-        0..=119 => format!(", {seconds} s left"),
-        120..=7199 => format!(", {} min left", seconds.div_ceil(60)),
-        _ => format!(", {} h left", seconds.div_ceil(3600)),
+    seconds.map(|seconds| format!(", {} left", span(seconds))).unwrap_or_default()
+}
+
+fn span(seconds: f64) -> String {
+    match seconds.ceil() as u64 {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7199 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h", seconds.div_ceil(3600)),
     }
 }
 
@@ -204,6 +213,7 @@ mod tests {
             waiting_bytes: 0,
             waiting: Vec::new(),
             away_objects: 0,
+            data_lag_s: None,
             data_eta_s: None,
             comparing: false,
             carriers: Vec::new(),
@@ -218,6 +228,7 @@ mod tests {
                 in_flight: 0,
                 names_per_second: None,
                 bytes_per_second: None,
+                names_lag_s: None,
                 names_eta_s: None,
                 problem: None,
             }],
@@ -242,6 +253,8 @@ mod tests {
         (peer.open, peer.there, peer.names_per_second, peer.names_eta_s) = (true, true, Some(1234.4), Some(59.2));
         (peer.bytes_per_second, behind.data_eta_s) = (Some(2048.0), Some(7201.0));
         assert_eq!(remarks(&behind, &behind.peers[0]), "1234 names/s, 60 s left; 2.00 KiB/s, 3 h left");
+        (behind.peers[0].names_lag_s, behind.data_lag_s) = (Some(59.0), Some(180.0));
+        assert!(remarks(&behind, &behind.peers[0]).starts_with("names as of 59 s ago; data as of 3 min ago; 1234"));
         behind.peers[0].comparing = true;
         assert!(remarks(&behind, &behind.peers[0]).starts_with("newyork was away too long and compares"));
         assert!(!is_complete(&[], &[behind]));

@@ -2,6 +2,7 @@
 
 use super::text::{Raw, SecretText};
 use serde::{Deserialize, Serialize};
+use std::time::SystemTime;
 use tombolo_core::VersionVector;
 use tombolo_link::{
     BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Rotation, Scope,
@@ -200,6 +201,9 @@ pub(crate) struct BucketSyncRecord {
     /// Files that are out of sight here, because others hold them.
     #[serde(default)]
     pub(crate) away_objects: u64,
+    /// Seconds since all data was here that was to be: 0 if it is.
+    #[serde(default)]
+    pub(crate) data_lag_s: Option<f64>,
     /// Time until all data is here at the rate of the last seconds; `None`: it is, or it can't be told.
     pub(crate) data_eta_s: Option<f64>,
     /// Whether this segment was away too long, and compares all that it holds.
@@ -242,6 +246,9 @@ pub(crate) struct PeerSyncRecord {
     /// `None`: nothing came lately.
     pub(crate) names_per_second: Option<f64>,
     pub(crate) bytes_per_second: Option<f64>,
+    /// Seconds since all names were here that the peer had told of: 0 if they are; `None`: it has told of nothing since the daemon began.
+    #[serde(default)]
+    pub(crate) names_lag_s: Option<f64>,
     /// Time until all names are here at that rate; `None`: they are, or it can't be told.
     pub(crate) names_eta_s: Option<f64>,
     pub(crate) problem: Option<String>,
@@ -254,6 +261,12 @@ pub(crate) fn data_complete(status: &BucketStatus) -> Option<bool> {
         return Some(is_here && is_up_to(&status.data_vector, &status.vector));
     }
     (!is_here || !status.pins.is_empty()).then_some(is_here)
+}
+
+/// How long ago that was, in seconds.
+pub(crate) fn lag(until: Option<SystemTime>) -> Option<f64> {
+    // A clock that steps back makes nothing late.
+    until.map(|until| until.elapsed().unwrap_or_default().as_secs_f64())
 }
 
 fn is_up_to(vector: &VersionVector, other: &VersionVector) -> bool {
@@ -279,6 +292,7 @@ impl From<&BucketStatus> for BucketSyncRecord {
             waiting_bytes: status.waiting_bytes,
             waiting: status.waiting.iter().map(MissingRecord::from).collect(),
             away_objects: status.away_objects,
+            data_lag_s: lag(status.data_until),
             data_eta_s: status.data_left.map(|left| left.as_secs_f64()),
             comparing: status.is_comparing,
             carriers: status
@@ -310,6 +324,7 @@ impl From<&PeerBucketStatus> for PeerSyncRecord {
             in_flight: status.in_flight as u64,
             names_per_second: status.rate.map(|rate| rate.names_per_second),
             bytes_per_second: status.rate.map(|rate| rate.bytes_per_second),
+            names_lag_s: lag(status.names_until),
             names_eta_s: status.names_left.map(|left| left.as_secs_f64()),
             problem: status.problem.clone(),
         }
@@ -344,6 +359,7 @@ mod tests {
             waiting_bytes: 0,
             waiting: Vec::new(),
             away_objects: 0,
+            data_until: None,
             data_left: None,
             is_comparing: false,
             carriers: vec![(SegmentId([3; 16]), true)],
@@ -357,6 +373,7 @@ mod tests {
                 is_comparing: false,
                 in_flight: 0,
                 rate: None,
+                names_until: None,
                 names_left: None,
                 problem: None,
             }],

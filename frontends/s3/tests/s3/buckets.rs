@@ -92,3 +92,10 @@ async fn a_door_that_closes_finishes_what_it_began() {
     let object = segment.bucket(&path).await.unwrap().get("late", Default::default()).await.unwrap();
     assert_eq!(object.info().size, 6);
 }
+
+#[tokio::test]
+async fn a_bucket_of_s3_shows_one_object_under_a_key() {
+    let door = Door::open().await;
+    let bucket = door.segment.bucket(&format!("west/lab/{BUCKET}").parse().unwrap()).await.unwrap();
+    assert_eq!(bucket.info().await.unwrap().policy.conflicts, tombolo_core::ConflictPolicy::LastWriterWins);
+}
