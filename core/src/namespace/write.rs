@@ -386,6 +386,15 @@ pub async fn set_tags(
         let current = row.current(&bucket.rules());
         let about = current.map_or(VersionId::Null, write_id);
         if version.is_none_or(|v| v == current.map_or(VersionId::Null, version_id)) {
+            // A conflict copy has become a file of its own just now: its write has no id yet, and carries its tags itself.
+            let pending = current.map(|write| write.dot).filter(Dot::is_pending);
+            if let Some(dot) = pending {
+                let row = txn.edit_node(bucket.number, &node).await?;
+                if let Some(version) = row.content.value_mut(&dot) {
+                    version.tags = tags;
+                }
+                return Ok(());
+            }
             let (dot, own) = (txn.dot(), *txn.own());
             let row = txn.edit_node(bucket.number, &node).await?;
             let replaced = row.tags.dots();

@@ -24,10 +24,13 @@ struct State {
     data: HashMap<BucketId, SystemTime>,
 }
 
+#[derive(Default)]
 struct Told {
     vector: VersionVector,
     /// Since when that is not here, or the peer is out of reach; `None`: it is here.
     since: Option<SystemTime>,
+    /// It has not said yet where it stands, on this connection.
+    is_parted: bool,
 }
 
 impl Lags {
@@ -41,7 +44,7 @@ impl Lags {
         let State { here, told, .. } = &mut *state;
         here.insert(bucket, vector.clone());
         for (_, told) in told.range_mut((bucket, SegmentId([0; 16]))..=(bucket, SegmentId([0xff; 16]))) {
-            if told.since.is_some() && self.covers(vector, &told.vector) {
+            if !told.is_parted && self.covers(vector, &told.vector) {
                 told.since = None;
             }
         }
@@ -51,7 +54,8 @@ impl Lags {
     pub(crate) fn told(&self, bucket: BucketId, peer: SegmentId, vector: &VersionVector, now: SystemTime) {
         let mut state = self.state.lock();
         let State { here, told, .. } = &mut *state;
-        let told = told.entry((bucket, peer)).or_insert_with(|| Told { vector: VersionVector::new(), since: None });
+        let told = told.entry((bucket, peer)).or_insert_with(Told::default);
+        told.is_parted = false;
         told.vector.merge(vector);
         told.since = match here.get(&bucket).is_some_and(|here| self.covers(here, &told.vector)) {
             true => None,
@@ -65,6 +69,7 @@ impl Lags {
         for (_, told) in state.told.iter_mut().filter(|((_, of), _)| of == peer) {
             // It begins anew with what it says then.
             told.vector = VersionVector::new();
+            told.is_parted = true;
             told.since.get_or_insert(now);
         }
     }

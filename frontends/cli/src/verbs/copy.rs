@@ -90,9 +90,9 @@ async fn copy_one(session: &Session, from: Named, to: &BucketPath, key: Bytes, k
     if kind != Kind::Directory {
         return copy_object(session, from, to, key).await.map(drop);
     }
-    let attributes = directory(session, from).await?.attributes;
-    let (bucket, path) = (to.to_string(), Raw(key));
-    session.call::<bool>(Operation::MakeDirectory { bucket, path, attributes }).await.map(drop)
+    // As an object, which makes those above it, too: they may be on their way.
+    let (bucket, key) = (to.to_string(), Raw(key));
+    session.call::<ObjectRecord>(Operation::Copy { from, bucket, key }).await.map(drop)
 }
 
 /// Copies an object and what POSIX knows of it, which the engine's copy, being S3's, leaves behind. Gives the copy, and the tag that its source had.
