@@ -655,7 +655,7 @@ async fn a_change_of_attributes_does_not_hide_what_others_write() {
         }
     });
     for round in 0..200 {
-        let change = site.files.set_attributes(&root(), &node, mode(0o600 | round % 2), None).await.unwrap();
+        let change = site.files.set_attributes(&root(), &node, mode(0o600 | (round % 2)), None).await.unwrap();
         if let Some(before) = change.before {
             let after = (change.after.size, change.after.modified_ns);
             assert_eq!((before.size, before.modified_ns), after, "round {round}");

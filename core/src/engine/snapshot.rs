@@ -163,7 +163,7 @@ impl Bucket {
                         let (write, version) = version.ok_or_else(|| Error::damaged("a file has no content"))?;
                         let attributes = row.attributes.value().map(|a| a.attributes.clone());
                         let modified_ns = file.modified_ns;
-                        let tags = namespace::tags_of(&row, write);
+                        let tags = namespace::tags_of(row, write);
                         let version = namespace::Version { modified_ns, tags, deleted: None, ..version };
                         let new = NewVersion { version, attributes };
                         let stored = namespace::put(&mut txn, self.state(), key, new, &Condition::default()).await?;

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt, iter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+use tokio::time::Instant;
 use tombolo_core::{Bucket, BucketId, ChunkId, Error, ErrorKind, Missing, Residence, Result, Stay, Wanted};
 
 /// Versions looked at together.
@@ -72,7 +73,7 @@ async fn follow_bucket(hub: &Arc<Hub>, id: BucketId) -> Result<bool> {
     if !hub.peers().is_empty() {
         bring_bucket(hub, id, &bucket).await?;
         let is_lacking = !bucket.wanted(None, 1).await?.is_empty();
-        hub.lags.lacks_data(id, is_lacking, SystemTime::now());
+        hub.lags.lacks_data(id, is_lacking, Instant::now());
         gather::promise(hub, &bucket, id).await?;
     }
     Ok(has_pins)

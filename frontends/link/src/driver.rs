@@ -13,7 +13,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -127,7 +127,7 @@ impl Driver {
 
     /// Up to when all is here that peers have told of.
     fn note_lag(&self, event: &Event<Payload>) {
-        let (lags, now) = (&self.hub.lags, SystemTime::now());
+        let (lags, now) = (&self.hub.lags, Instant::now());
         match event {
             Event::Share { bucket, stance, .. } | Event::Applied { bucket, outcome: Ok(stance), .. } => {
                 lags.stands(*bucket, &stance.vector);
@@ -555,7 +555,7 @@ async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload
     if wants_data {
         hub.wanted.notify_one();
         if !bucket.wanted(None, 1).await?.is_empty() {
-            hub.lags.lacks_data(*id, true, SystemTime::now());
+            hub.lags.lacks_data(*id, true, Instant::now());
         }
     }
     hub.rates.add(*id, *peer, Amount { names: delta.names(), changes: distance(&before, &delta.to), bytes: 0 });

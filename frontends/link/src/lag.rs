@@ -5,7 +5,8 @@
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
-use std::time::SystemTime;
+use std::time::Duration;
+use tokio::time::Instant;
 use tombolo_core::{BucketId, SegmentId, VersionVector};
 
 /// See the module.
@@ -21,14 +22,14 @@ struct State {
     /// What peers have told of.
     told: BTreeMap<(BucketId, SegmentId), Told>,
     /// Since when data of a bucket is missing.
-    data: HashMap<BucketId, SystemTime>,
+    data: HashMap<BucketId, Instant>,
 }
 
 #[derive(Default)]
 struct Told {
     vector: VersionVector,
     /// Since when that is not here, or the peer is out of reach; `None`: it is here.
-    since: Option<SystemTime>,
+    since: Option<Instant>,
     /// It has not said yet where it stands, on this connection.
     is_parted: bool,
 }
@@ -51,7 +52,7 @@ impl Lags {
     }
 
     /// A peer tells of what is in `vector`.
-    pub(crate) fn told(&self, bucket: BucketId, peer: SegmentId, vector: &VersionVector, now: SystemTime) {
+    pub(crate) fn told(&self, bucket: BucketId, peer: SegmentId, vector: &VersionVector, now: Instant) {
         let mut state = self.state.lock();
         let State { here, told, .. } = &mut *state;
         let told = told.entry((bucket, peer)).or_insert_with(Told::default);
@@ -64,7 +65,7 @@ impl Lags {
     }
 
     /// A peer is out of reach.
-    pub(crate) fn parted(&self, peer: &SegmentId, now: SystemTime) {
+    pub(crate) fn parted(&self, peer: &SegmentId, now: Instant) {
         let mut state = self.state.lock();
         for (_, told) in state.told.iter_mut().filter(|((_, of), _)| of == peer) {
             // It begins anew with what it says then.
@@ -80,7 +81,7 @@ impl Lags {
     }
 
     /// Whether data of a bucket is missing that is to be here.
-    pub(crate) fn lacks_data(&self, bucket: BucketId, is_lacking: bool, now: SystemTime) {
+    pub(crate) fn lacks_data(&self, bucket: BucketId, is_lacking: bool, now: Instant) {
         let mut state = self.state.lock();
         match is_lacking {
             true => drop(state.data.entry(bucket).or_insert(now)),
@@ -88,14 +89,16 @@ impl Lags {
         }
     }
 
-    /// Up to when all is here by name that a peer had told of; `None`: it has told of nothing since the process began.
-    pub(crate) fn names_until(&self, bucket: BucketId, peer: SegmentId, now: SystemTime) -> Option<SystemTime> {
-        self.state.lock().told.get(&(bucket, peer)).map(|told| told.since.unwrap_or(now))
+    /// How long ago all was here by name that a peer had told of; `None`: it has told of nothing since the process began.
+    pub(crate) fn of_names(&self, bucket: BucketId, peer: SegmentId, now: Instant) -> Option<Duration> {
+        let state = self.state.lock();
+        let since = state.told.get(&(bucket, peer))?.since;
+        Some(since.map_or(Duration::ZERO, |since| now.duration_since(since)))
     }
 
-    /// Since when data is missing.
-    pub(crate) fn data_since(&self, bucket: BucketId) -> Option<SystemTime> {
-        self.state.lock().data.get(&bucket).copied()
+    /// How long data is missing.
+    pub(crate) fn of_data(&self, bucket: BucketId, now: Instant) -> Duration {
+        self.state.lock().data.get(&bucket).map_or(Duration::ZERO, |since| now.duration_since(*since))
     }
 
     fn covers(&self, here: &VersionVector, told: &VersionVector) -> bool {
@@ -106,15 +109,14 @@ impl Lags {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tombolo_core::Dot;
 
     const OWN: SegmentId = SegmentId([1; 16]);
     const PEER: SegmentId = SegmentId([2; 16]);
     const BUCKET: BucketId = BucketId([3; 16]);
 
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     fn vector(own: u64, peer: u64) -> VersionVector {
@@ -123,37 +125,39 @@ mod tests {
 
     #[test]
     fn time_stands_still_while_something_is_on_its_way() {
-        let lags = Lags::new(OWN);
-        let until = |now: u64| lags.names_until(BUCKET, PEER, at(now));
-        assert_eq!(until(1), None, "nothing was told");
+        let (lags, start) = (Lags::new(OWN), Instant::now());
+        let at = |seconds| start + s(seconds);
+        let late = |now: u64| lags.of_names(BUCKET, PEER, at(now));
+        assert_eq!(late(1), None, "nothing was told");
         lags.stands(BUCKET, &vector(0, 3));
         // What was made here meanwhile counts as here.
         lags.told(BUCKET, PEER, &vector(9, 3), at(2));
-        assert_eq!(until(5), Some(at(5)));
+        assert_eq!(late(5), Some(s(0)));
         lags.told(BUCKET, PEER, &vector(9, 4), at(6));
         lags.told(BUCKET, PEER, &vector(9, 5), at(7));
         lags.stands(BUCKET, &vector(9, 4));
-        assert_eq!(until(8), Some(at(6)), "there is more to come");
+        assert_eq!(late(8), Some(s(2)), "there is more to come");
         lags.stands(BUCKET, &vector(9, 5));
-        assert_eq!(until(9), Some(at(9)));
+        assert_eq!(late(9), Some(s(0)));
         lags.parted(&PEER, at(10));
         lags.stands(BUCKET, &vector(10, 5));
-        assert_eq!(until(20), Some(at(10)));
+        assert_eq!(late(20), Some(s(10)));
         lags.told(BUCKET, PEER, &vector(9, 6), at(21));
-        assert_eq!(until(22), Some(at(10)), "since the line went down");
+        assert_eq!(late(22), Some(s(12)), "since the line went down");
         lags.stands(BUCKET, &vector(10, 6));
-        assert_eq!(until(23), Some(at(23)));
+        assert_eq!(late(23), Some(s(0)));
         lags.forget(BUCKET, PEER);
-        assert_eq!(until(24), None);
+        assert_eq!(late(24), None);
     }
 
     #[test]
     fn data_is_missing_since_the_first_of_it() {
-        let lags = Lags::new(OWN);
+        let (lags, start) = (Lags::new(OWN), Instant::now());
+        let at = |seconds| start + s(seconds);
         lags.lacks_data(BUCKET, true, at(1));
         lags.lacks_data(BUCKET, true, at(2));
-        assert_eq!(lags.data_since(BUCKET), Some(at(1)));
+        assert_eq!(lags.of_data(BUCKET, at(3)), s(2));
         lags.lacks_data(BUCKET, false, at(3));
-        assert_eq!(lags.data_since(BUCKET), None);
+        assert_eq!(lags.of_data(BUCKET, at(4)), s(0));
     }
 }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tombolo_core::sync::LaneStatus;
 use tombolo_core::{Bucket, BucketId, BucketPath, Error, ErrorKind, Keeping, Pin, Result, SegmentId, VersionVector};
 
@@ -91,8 +92,8 @@ pub struct BucketStatus {
     pub waiting: Vec<MissingObject>,
     /// Files whose names are away: out of sight here, because others hold them.
     pub away_objects: u64,
-    /// Up to when all data that was to be here is here: now, or when something began to be missing; `None`: that was before the process began.
-    pub data_until: Option<SystemTime>,
+    /// How long ago all data was here that was to be here: zero if it is.
+    pub data_lag: Duration,
     /// How long it will take to bring what is missing or waits at the rate of the last seconds; `None`: there is no such thing, nothing comes, or not all is counted.
     pub data_left: Option<Duration>,
     /// Whether this segment was away for longer than deletions are remembered, and compares all that it holds with what others have.
@@ -133,9 +134,9 @@ pub struct PeerBucketStatus {
     pub is_there: bool,
     /// Deltas sent and not acknowledged.
     pub in_flight: usize,
-    /// Up to when all names are here that it had told of: now, or when it told of something that has not come, or was out of reach; `None`: it has told of nothing since the process
-    /// began, or nothing is received from it.
-    pub names_until: Option<SystemTime>,
+    /// How long ago all names were here that it had told of: zero if they are, else since it told of something that has not come, or was out of reach; `None`: it has told of nothing
+    /// since the process began, or nothing is received from it.
+    pub names_lag: Option<Duration>,
     /// How fast names and data come from there; `None`: nothing did lately.
     pub rate: Option<Rate>,
     /// How long the names that it has told of will take at that rate; `None`: all are here, or none come.
@@ -188,7 +189,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
         });
     }
     let mut buckets = Vec::new();
-    let now = SystemTime::now();
+    let now = Instant::now();
     for info in hub.segment.catalog().all_buckets().await? {
         if !all.iter().any(|link| link.scope.covers(&info.path)) {
             continue;
@@ -202,7 +203,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
             let receives = link.receives();
             let rate = hub.rates.rate(info.id, link.peer).filter(|_| receives);
             let lacking = distance(&status.vector, &lane.peer_announced);
-            let until = hub.lags.names_until(info.id, link.peer, now).filter(|_| receives);
+            let names_lag = hub.lags.of_names(info.id, link.peer, now).filter(|_| receives);
             status.peers.push(PeerBucketStatus {
                 names_left: rate.and_then(|rate| time_left(lacking, rate.changes_per_second)),
                 rate,
@@ -214,7 +215,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
                         && !status.is_comparing
                         && !lane.peer_compares
                         && status.vector.dominates(&lane.peer_announced),
-                names_until: until,
+                names_lag,
                 is_comparing: lane.is_open && lane.peer_compares,
                 is_there: !link.direction.sends()
                     || lane.is_open && !bucket.has_changes_since(&lane.peer_vector).await?,
@@ -224,7 +225,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
             });
         }
         hub.lags.lacks_data(info.id, !status.is_data_complete(), now);
-        status.data_until = hub.lags.data_since(info.id).or(status.is_data_complete().then_some(now));
+        status.data_lag = hub.lags.of_data(info.id, now);
         if !status.missing_is_more {
             let rates = status.peers.iter().filter_map(|peer| peer.rate);
             let left = status.missing_bytes.saturating_add(status.waiting_bytes);
@@ -267,7 +268,7 @@ async fn bucket_status(hub: &Hub, bucket: &Bucket, id: &BucketId) -> Result<Buck
         waiting_bytes: waits.bytes,
         waiting,
         away_objects: bucket.count_away().await?,
-        data_until: None,
+        data_lag: Duration::ZERO,
         data_left: None,
         is_comparing: bucket.is_comparing().await?,
         carriers: bucket.carriers().await?.iter().map(|(id, carrier)| (*id, carrier.is_forgotten())).collect(),

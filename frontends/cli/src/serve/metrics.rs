@@ -1,7 +1,7 @@
 //! Figures in Prometheus' text format, version 0.0.4.
 
 use crate::control::ControlMetrics;
-use crate::wire::{data_complete, lag};
+use crate::wire::data_complete;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -210,7 +210,7 @@ fn link_figures(status: &SyncStatus) -> String {
         buckets().flat_map(of).collect::<Vec<_>>()
     };
     let left = buckets().filter_map(|status| Some((bucket(&status.path), status.data_left?.as_secs_f64()))).collect();
-    let late = buckets().filter_map(|status| Some((bucket(&status.path), lag(status.data_until)?))).collect();
+    let late = buckets().map(|status| (bucket(&status.path), status.data_lag.as_secs_f64())).collect();
     for (name, help, values) in [
         (
             "tombolo_sync_names_per_second",
@@ -230,7 +230,7 @@ fn link_figures(status: &SyncStatus) -> String {
         (
             "tombolo_sync_names_lag_seconds",
             "Time since all names were here that the peer had told of.",
-            rates(|peer| lag(peer.names_until)),
+            rates(|peer| Some(peer.names_lag?.as_secs_f64())),
         ),
         ("tombolo_sync_data_lag_seconds", "Time since all data was here that is to be.", late),
         ("tombolo_sync_data_left_seconds", "Time until all data is here, while it can be told.", left),

@@ -154,7 +154,7 @@ fn kind_on<'a>(mounts: &'a [u8], point: &OsStr) -> Option<&'a [u8]> {
         fields.by_ref().find(|field| *field == b"-")?;
         fields.next().filter(|_| is_there)
     };
-    mounts.split(|byte| *byte == b'\n').filter_map(kind).last()
+    mounts.split(|byte| *byte == b'\n').filter_map(kind).next_back()
 }
 
 /// Blanks and the like are three octal digits behind a backslash.

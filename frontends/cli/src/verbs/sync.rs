@@ -160,8 +160,8 @@ fn remarks(bucket: &BucketSyncRecord, peer: &PeerSyncRecord) -> String {
     if let Some(lag) = peer.names_lag_s.filter(|lag| !peer.here && *lag >= 1.0) {
         remarks.push(format!("names as of {} ago", span(lag)));
     }
-    if let Some(lag) = bucket.data_lag_s.filter(|lag| bucket.data_complete == Some(false) && *lag >= 1.0) {
-        remarks.push(format!("data as of {} ago", span(lag)));
+    if bucket.data_complete == Some(false) && bucket.data_lag_s >= 1.0 {
+        remarks.push(format!("data as of {} ago", span(bucket.data_lag_s)));
     }
     if !peer.there {
         remarks.push(format!("changes from here have not reached {}", peer.name));
@@ -213,7 +213,7 @@ mod tests {
             waiting_bytes: 0,
             waiting: Vec::new(),
             away_objects: 0,
-            data_lag_s: None,
+            data_lag_s: 0.0,
             data_eta_s: None,
             comparing: false,
             carriers: Vec::new(),
@@ -253,7 +253,7 @@ mod tests {
         (peer.open, peer.there, peer.names_per_second, peer.names_eta_s) = (true, true, Some(1234.4), Some(59.2));
         (peer.bytes_per_second, behind.data_eta_s) = (Some(2048.0), Some(7201.0));
         assert_eq!(remarks(&behind, &behind.peers[0]), "1234 names/s, 60 s left; 2.00 KiB/s, 3 h left");
-        (behind.peers[0].names_lag_s, behind.data_lag_s) = (Some(59.0), Some(180.0));
+        (behind.peers[0].names_lag_s, behind.data_lag_s) = (Some(59.0), 180.0);
         assert!(remarks(&behind, &behind.peers[0]).starts_with("names as of 59 s ago; data as of 3 min ago; 1234"));
         behind.peers[0].comparing = true;
         assert!(remarks(&behind, &behind.peers[0]).starts_with("newyork was away too long and compares"));

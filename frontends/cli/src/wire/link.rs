@@ -2,7 +2,6 @@
 
 use super::text::{Raw, SecretText};
 use serde::{Deserialize, Serialize};
-use std::time::SystemTime;
 use tombolo_core::VersionVector;
 use tombolo_link::{
     BucketStatus, Direction, Invite, Link, LinkStatus, MissingObject, Mode, PeerBucketStatus, Rotation, Scope,
@@ -203,7 +202,7 @@ pub(crate) struct BucketSyncRecord {
     pub(crate) away_objects: u64,
     /// Seconds since all data was here that was to be: 0 if it is.
     #[serde(default)]
-    pub(crate) data_lag_s: Option<f64>,
+    pub(crate) data_lag_s: f64,
     /// Time until all data is here at the rate of the last seconds; `None`: it is, or it can't be told.
     pub(crate) data_eta_s: Option<f64>,
     /// Whether this segment was away too long, and compares all that it holds.
@@ -263,12 +262,6 @@ pub(crate) fn data_complete(status: &BucketStatus) -> Option<bool> {
     (!is_here || !status.pins.is_empty()).then_some(is_here)
 }
 
-/// How long ago that was, in seconds.
-pub(crate) fn lag(until: Option<SystemTime>) -> Option<f64> {
-    // A clock that steps back makes nothing late.
-    until.map(|until| until.elapsed().unwrap_or_default().as_secs_f64())
-}
-
 fn is_up_to(vector: &VersionVector, other: &VersionVector) -> bool {
     vector.dominates(other)
 }
@@ -292,7 +285,7 @@ impl From<&BucketStatus> for BucketSyncRecord {
             waiting_bytes: status.waiting_bytes,
             waiting: status.waiting.iter().map(MissingRecord::from).collect(),
             away_objects: status.away_objects,
-            data_lag_s: lag(status.data_until),
+            data_lag_s: status.data_lag.as_secs_f64(),
             data_eta_s: status.data_left.map(|left| left.as_secs_f64()),
             comparing: status.is_comparing,
             carriers: status
@@ -324,7 +317,7 @@ impl From<&PeerBucketStatus> for PeerSyncRecord {
             in_flight: status.in_flight as u64,
             names_per_second: status.rate.map(|rate| rate.names_per_second),
             bytes_per_second: status.rate.map(|rate| rate.bytes_per_second),
-            names_lag_s: lag(status.names_until),
+            names_lag_s: status.names_lag.map(|lag| lag.as_secs_f64()),
             names_eta_s: status.names_left.map(|left| left.as_secs_f64()),
             problem: status.problem.clone(),
         }
@@ -359,7 +352,7 @@ mod tests {
             waiting_bytes: 0,
             waiting: Vec::new(),
             away_objects: 0,
-            data_until: None,
+            data_lag: Default::default(),
             data_left: None,
             is_comparing: false,
             carriers: vec![(SegmentId([3; 16]), true)],
@@ -373,7 +366,7 @@ mod tests {
                 is_comparing: false,
                 in_flight: 0,
                 rate: None,
-                names_until: None,
+                names_lag: None,
                 names_left: None,
                 problem: None,
             }],
