@@ -18,7 +18,7 @@ use std::collections::HashMap;
 impl Bucket {
     /// From now on deletes leave tombstones, because another segment may have seen what they delete.
     pub(super) async fn share(&self) -> Result<()> {
-        if !self.state().is_shared() {
+        if !self.state().is_share_stored() {
             transact!(self.segment(), txn, {
                 self.require(&mut txn).await?;
                 txn.put(Space::Meta, shared_row(&self.state().id).into(), vec![1]);
@@ -30,6 +30,7 @@ impl Bucket {
                 self.contents().set_linked();
                 self.state().share();
             })?;
+            self.state().share_stored();
         }
         Ok(())
     }

@@ -304,7 +304,9 @@ impl Bucket {
             (put, session.add_rows(&mut txn))
         })?;
         session.committed(rows);
-        self.drop_parts(upload).await?;
+        if let Err(error) = self.drop_parts(upload).await {
+            tracing::warn!(%error, "parts that came late stay behind");
+        }
         self.segment().announce(self.state(), &key);
         Ok(stored_info(self.segment(), key, stored, &sequenced))
     }

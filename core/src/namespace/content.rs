@@ -9,6 +9,7 @@ use super::place::conflicts_at;
 use super::rows::{Shown, ShownFile};
 use super::txn::Txn;
 use super::version::Version;
+use super::write::tags_of;
 use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::{NodeId, VersionId};
@@ -43,7 +44,9 @@ pub(super) async fn write_content(
 async fn delete_contents(txn: &mut Txn, bucket: &BucketState, node: &NodeId, taken: &[Dot]) -> Result<()> {
     let Some(first) = taken.first() else { return Ok(()) };
     let row = txn.node(bucket.number, node).await?;
-    let kept = row.content.ordered().iter().find(|w| w.dot == *first).and_then(Version::deleting);
+    let found = row.content.ordered().iter().find(|w| w.dot == *first);
+    // With the tags that it was given since: those go by the write, which is another from here on.
+    let kept = found.and_then(|w| Some(Version { tags: tags_of(row, w), ..Version::deleting(w)? }));
     write_content(txn, bucket, node, kept, taken).await?;
     Ok(())
 }

@@ -13,9 +13,11 @@ use super::standing::{differing_key, differing_prefix, parse_differing};
 use super::txn::{Field, Txn};
 use super::version::Version;
 use super::wanted::want_copy;
+use super::write::tags_of;
 use crate::error::{Error, Result};
 use crate::id::SegmentId;
 use crate::kv::{KeyRange, Space};
+use crate::object::Tags;
 use crate::register::{Dot, Register, VersionVector, Write};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -136,11 +138,13 @@ async fn drop_live(
             if let (Some(anew), Some(version)) = (anew, write.and_then(|write| write.value)) {
                 want_copy(txn, bucket, anew, &version).await?;
             }
+            let tags = write_tags(txn.node(bucket.number, &node).await?, dot);
             let row = txn.edit_node(bucket.number, &node).await?;
             match field {
                 Field::Home => row.home.drop_write(dot, known),
                 Field::Content => {
-                    drop_or_keep(&mut row.content, dot, known, anew, |version| Version { deleted: None, ..version });
+                    let keep = |version| Version { deleted: None, tags: tags.clone(), ..version };
+                    drop_or_keep(&mut row.content, dot, known, anew, keep);
                 }
                 Field::Attributes => drop_or_keep(&mut row.attributes, dot, known, anew, |value| value),
                 _ => drop_or_keep(&mut row.tags, dot, known, anew, |value| value),
@@ -157,6 +161,11 @@ fn is_live(row: &NodeRow, field: Field, dot: &Dot) -> bool {
         Field::Attributes => row.attributes.is_live(dot),
         _ => row.tags.is_live(dot),
     }
+}
+
+/// The tags of the content that a write carries, which go by the write.
+fn write_tags(row: &NodeRow, dot: &Dot) -> Tags {
+    row.content.ordered().iter().find(|write| write.dot == *dot).map(|write| tags_of(row, write)).unwrap_or_default()
 }
 
 fn drop_or_keep<V: Clone>(

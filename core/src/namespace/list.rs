@@ -302,39 +302,55 @@ async fn subtree_has_versions(view: &View, bucket: keys::BucketNumber, key: &Byt
     Ok(!page.items.is_empty())
 }
 
-/// The versions of one key, newest first; with `after`, those older than it, which may have gone meanwhile. Where the `null` version was is not known any more when it
+/// Where a listing of a key's versions goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    Nothing,
+    /// Behind this one in the list.
+    Version(VersionId),
+    /// Behind where a version was that has gone: those that were written before it.
+    Write(VersionId),
+}
+
+/// The versions of one key, newest first; with `after`, those behind it, which may have gone meanwhile. Where the `null` version was is not known any more when it
 /// has: then all of them.
 async fn versions_of(
     view: &View,
     bucket: keys::BucketNumber,
-    (parent, name): (&NodeId, &Bytes),
+    place: (&NodeId, &Bytes),
     key: &Bytes,
     limit: usize,
     after: Option<VersionId>,
 ) -> Result<Vec<VersionItem>> {
-    let (versions, is_found) = versions_behind(view, bucket, (parent, name), key, limit, after).await?;
-    if is_found { Ok(versions) } else { Ok(versions_behind(view, bucket, (parent, name), key, limit, None).await?.0) }
+    let Some(after) = after else {
+        return Ok(versions_behind(view, bucket, place, key, limit, Behind::Nothing).await?.0);
+    };
+    let (versions, is_found) = versions_behind(view, bucket, place, key, limit, Behind::Version(after)).await?;
+    if is_found {
+        return Ok(versions);
+    }
+    let behind = if after == VersionId::Null { Behind::Nothing } else { Behind::Write(after) };
+    Ok(versions_behind(view, bucket, place, key, limit, behind).await?.0)
 }
 
-/// The same; and whether it is known where `after` is or was.
+/// The same; and whether the version was found.
 async fn versions_behind(
     view: &View,
     bucket: keys::BucketNumber,
     (parent, name): (&NodeId, &Bytes),
     key: &Bytes,
     limit: usize,
-    after: Option<VersionId>,
+    behind: Behind,
 ) -> Result<(Vec<VersionItem>, bool)> {
     let mut out = Vec::new();
-    let mut is_found = after != Some(VersionId::Null);
-    // Versions are in the order of their writes, also the one whose id does not say which that was.
+    let mut is_found = false;
     let mut push = |out: &mut Vec<VersionItem>, item: VersionItem, id: VersionId, write: VersionId| {
-        let is_behind = match after {
-            Some(VersionId::Null) => is_found,
-            Some(after) => write.to_bytes() < after.to_bytes(),
-            None => true,
+        let is_behind = match behind {
+            Behind::Nothing => true,
+            Behind::Version(_) => is_found,
+            Behind::Write(gone) => write.to_bytes() < gone.to_bytes(),
         };
-        is_found |= id == VersionId::Null;
+        is_found |= behind == Behind::Version(id);
         if is_behind {
             out.push(item);
         }

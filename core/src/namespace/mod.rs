@@ -71,7 +71,7 @@ pub use loser::{Conflict, conflicts};
 pub use pin::{Pin, list_keys, note_pass, pin, pins, unpin, want_pinned};
 pub use place::directory_place;
 pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
-pub use replace::{NewContent, recut, replace};
+pub use replace::{NewContent, recut, replace, rescues};
 pub use replaced::{Lender, Whereabouts, Which, drop_replaced, lender, replaced_content, replaced_prefix};
 pub use resolve::{Resolution, resolve};
 pub use retired::{bucket_rows, retire, take_up};
@@ -123,6 +123,8 @@ pub struct BucketState {
     policy: RwLock<Arc<BucketPolicy>>,
     origin: RwLock<SegmentId>,
     is_shared: AtomicBool,
+    /// Whether the store says so, too.
+    is_share_stored: AtomicBool,
     is_deleted: AtomicBool,
     may_have_away: AtomicBool,
     /// For directories that things are being deleted in: the name of an entry that showed.
@@ -155,6 +157,7 @@ impl BucketState {
             policy: RwLock::new(Arc::new(policy)),
             origin: RwLock::new(origin.unwrap_or_default()),
             is_shared: AtomicBool::new(is_shared),
+            is_share_stored: AtomicBool::new(is_shared),
             is_deleted: AtomicBool::new(false),
             may_have_away: AtomicBool::new(false),
             witnesses: Mutex::new(HashMap::new()),
@@ -228,6 +231,16 @@ impl BucketState {
     /// From now on deletes leave tombstones.
     pub fn share(&self) {
         self.is_shared.store(true, Ordering::Release);
+    }
+
+    /// Whether the store knows that it is shared.
+    pub fn is_share_stored(&self) -> bool {
+        self.is_share_stored.load(Ordering::Acquire)
+    }
+
+    /// It does from now on.
+    pub fn share_stored(&self) {
+        self.is_share_stored.store(true, Ordering::Release);
     }
 
     /// Whether any of its names may be away (`away.rs`); if not, nobody need look.

@@ -9,7 +9,7 @@ use super::wanted::{want_copy, want_retired};
 use super::write::{replace_content, retire_current, show_time, tags_of};
 use super::{BucketState, Place};
 use crate::error::Result;
-use crate::id::NodeId;
+use crate::id::{NodeId, SegmentId};
 use crate::manifest::Manifest;
 use crate::object::{Etag, Tags, TimeNs};
 use crate::policy::Versioning;
@@ -62,6 +62,10 @@ pub async fn replace(
     let (is_copied, by_hand) = (new.is_copied, new.by_hand_ns.map(|time| (time, new.written_ns)));
     let version = new.version(old, place.clone(), tags_of(&row, current), policy.versioning);
     let dot = if is_foreign(&current) {
+        let before = row.content.ordered().iter().find(|write| write.dot == *base && write.value.is_some());
+        if let Some(before) = before {
+            retire_current(txn, bucket, &place, &row, before, policy.versioning).await?;
+        }
         let dot = write_content(txn, bucket, node, Some(version.clone()), &[*base]).await?;
         want_retired(txn, bucket, dot, base).await?;
         dot
@@ -96,22 +100,46 @@ async fn rescue(
     new: NewContent,
 ) -> Result<Option<Dot>> {
     let own = *txn.own();
-    let is_foreign = |write: &Write<Version>| write.dot.segment != own;
-    let taken_by = |(write, version): &(&Write<Version>, &Version)| match version.deleted {
-        Some(_) => is_foreign(write),
-        // It was rescued before.
-        None => write.dot == *base,
+    let found = row.content.live_values().find(|written| is_rescue(written, &own, Some(base)));
+    let Some((write, old)) = found.filter(|_| bucket.is_shared()).map(|(write, old)| (write.clone(), old.clone()))
+    else {
+        return Ok(None);
     };
-    let old = row.content.live_values().find(taken_by).filter(|_| bucket.is_shared());
-    let Some((write, old)) = old.map(|(write, version)| (write.clone(), version.clone())) else { return Ok(None) };
+    let policy = bucket.policy();
+    txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
+    if old.deleted.is_none() {
+        retire_current(txn, bucket, &old.at, row, &write, policy.versioning).await?;
+    }
     let is_copied = new.is_copied;
-    let version = new.version(&old, old.at.clone(), tags_of(row, &write), bucket.versioning());
+    let version = new.version(&old, old.at.clone(), tags_of(row, &write), policy.versioning);
     let dot = write_content(txn, bucket, node, Some(version.clone()), &[*base, write.dot]).await?;
     want_retired(txn, bucket, dot, &write.dot).await?;
+    want_retired(txn, bucket, dot, base).await?;
     if is_copied {
         want_copy(txn, bucket, dot, &version).await?;
     }
+    // Who has dropped the file has dropped these with it.
+    let row = txn.node(bucket.number, node).await?;
+    if let Some(value) = row.attributes.value().cloned() {
+        let dot = txn.dot();
+        let row = txn.edit_node(bucket.number, node).await?;
+        let replaced = row.attributes.dots();
+        row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
+    }
     Ok(Some(dot))
+}
+
+/// Whether a save that was made from `base` would show a file again which has no name.
+pub fn rescues(row: &NodeRow, own: &SegmentId, base: Option<&Dot>) -> bool {
+    row.content.live_values().any(|written| is_rescue(&written, own, base))
+}
+
+fn is_rescue((write, version): &(&Write<Version>, &Version), own: &SegmentId, base: Option<&Dot>) -> bool {
+    match version.deleted {
+        Some(_) => write.dot.segment != *own,
+        // It was rescued before.
+        None => Some(&write.dot) == base,
+    }
 }
 
 impl NewContent {

@@ -156,10 +156,6 @@ impl<V> Register<V> {
         let head = take_varint(input)?;
         let mut spelled = Spelled::new(own);
         let mut register = Register::empty();
-        // Each segment has one at most.
-        if head >> 1 > VersionVector::SEGMENTS_MAX as u64 {
-            return Err(Error::damaged(format!("a register of {} writes", head >> 1)));
-        }
         for _ in 0..head >> 1 {
             let tag = take_varint(input)?;
             let segment = spelled.take(input, tag >> 1)?;

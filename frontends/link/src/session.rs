@@ -230,6 +230,9 @@ async fn answer(
     let hops = want.hops.min(HOPS_MAX);
     if !absent.is_empty() && hops > 0 {
         // Where links make a ring, whoever is asked may be waiting for an answer from here: this one must not stand in its way.
+        if !answer.chunks.is_empty() {
+            answer.send(false).await?;
+        }
         drop(permit);
         // Who asks is not asked. What can't be brought is missing in the answer.
         let brought = crate::fetch::fetch(hub, absent.clone(), want.is_interactive, hops - 1, Some(peer.id)).await;

@@ -36,9 +36,13 @@ impl Moment {
         bucket: BucketNumber,
         node: &NodeId,
     ) -> Result<Option<Vec<Lender>>> {
-        if txn.node(bucket, node).await?.names.is_empty() {
-            // It becomes no version.
-            return Ok(Some(Vec::new()));
+        let own = *txn.own();
+        let row = txn.node(bucket, node).await?;
+        if row.names.is_empty() {
+            // What rescues a deleted file must not take bytes from it that go with it. Otherwise it becomes no version.
+            let takes = self.base.is_some() || !self.origins.is_empty();
+            let is_rescue = namespace::rescues(row, &own, self.base.as_ref());
+            return Ok(if takes && is_rescue { None } else { Some(Vec::new()) });
         }
         let Some(mut lenders) = self.origins.lenders(txn, bucket).await? else { return Ok(None) };
         if let Some(base) = &self.base {
