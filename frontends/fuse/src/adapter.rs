@@ -248,6 +248,7 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
+        let _entered = self.runtime.enter();
         self.door.end();
         self.end.send_replace(true);
     }

@@ -91,7 +91,7 @@ impl Door {
                 Ok(taken) => {
                     if self.is_cut_off() {
                         // It may have been taken after the others were given up.
-                        open.release_locks();
+                        locks.release(&open.node, owner);
                     }
                     return Ok(taken?);
                 }

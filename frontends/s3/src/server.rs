@@ -22,6 +22,10 @@ use tombolo_core::{Error, Result, Segment};
 /// How long accepting pauses when the process is out of file descriptors or the like.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A client that takes nothing of its answer for so many times [`S3Limits::body_timeout`] is let go. That much, because the system tells of progress only when a good part of its
+/// send buffer is free: a slow client may take a minute or two for that.
+const ANSWER_PATIENCE: u32 = 10;
+
 /// An S3 endpoint over one segment: bound, not yet serving.
 ///
 /// Life: [`S3Door::bind`] listens (connections wait in the kernel's queue), [`S3Door::serve`] answers until its shutdown
@@ -88,7 +92,7 @@ impl S3Door {
                             continue;
                         }
                     };
-                    let connection = connection(&builder, stream, gate.clone(), limits.body_timeout);
+                    let connection = connection(&builder, stream, gate.clone(), limits.body_timeout * ANSWER_PATIENCE);
                     let connection = graceful.watch(connection);
                     let mut connections = connections.lock();
                     while connections.try_join_next().is_some() {}

@@ -199,7 +199,7 @@ versions show only when their data is here), and peers.")]
     ///
     /// Compared are names, attributes, contents by their hashes, and older versions, as of one moment at both sides. What goes over the link is in proportion to what
     /// differs, not to what there is. It ends with 5 when something differs, with 4 when changes were still under way at the end of the time or a segment could not
-    /// be asked. Whether the bytes that the hashes stand for are here says sync status; whether they are whole, scrub.
+    /// be asked, and with 3 where there is nothing to compare. Whether the bytes that the hashes stand for are here says sync status; whether they are whole, scrub.
     #[command(after_long_help = "\
 Examples:
   tombolo sync verify
@@ -232,7 +232,8 @@ Who carries which bucket: tombolo sync status --json. The next collection (tombo
         /// The name of the link to it, or its id.
         segment: String,
     },
-    /// Wait until all that the linked segments had when it began is here, names and data. It ends with 4 when that is not so in time.
+    /// Wait until all that the linked segments had when it began is here, names and data. It ends with 4 when that is not so in time, and with 3 for
+    /// a place that is not here or that no link covers.
     #[command(after_long_help = "\
 Examples:
   tombolo sync wait

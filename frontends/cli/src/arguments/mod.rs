@@ -76,7 +76,7 @@ On the admin address: GET /metrics (Prometheus), /healthz (the process lives), /
     Serve(Box<ServeArgs>),
     /// Mount the namespace, a tenant, a bucket or a directory of one as a file system (FUSE).
     ///
-    /// Asks the daemon that has the data directory; where none runs, this process becomes one, for as long as it is mounted. What a
+    /// Asks the daemon that has the data directory; where none runs, this process becomes one, for as long as anything is mounted. What a
     /// killed process left mounted is replaced.
     #[command(after_long_help = "\
 Options for -o:

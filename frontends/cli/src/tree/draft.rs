@@ -7,6 +7,10 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Temporary files that nobody has written to for so long are swept, if their process is gone.
+const SWEPT_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Something under a temporary name beside its place; removed unless published.
 pub(crate) struct Draft {
@@ -38,20 +42,15 @@ impl Draft {
         process(name).is_some()
     }
 
-    /// Removes what processes left in `dir` that were killed. What can't be looked at or removed is in nobody's way.
+    /// Removes what processes left in `dir` that were killed, a day ago or earlier: the same number may be alive on another host that shares the directory. What can't be looked at or removed is in nobody's way.
     pub(super) fn sweep(dir: &Path) {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let is_left = process(&entry.file_name()).is_some_and(|process| !is_alive(process));
-            if is_left && entry.file_type().is_ok_and(|kind| !kind.is_dir()) {
+            if is_left && entry.metadata().is_ok_and(|found| !found.is_dir() && is_old(&found)) {
                 let removed = std::fs::remove_file(entry.path());
                 tracing::debug!(path = %entry.path().display(), ?removed, "a temporary file was left behind");
             }
         }
-    }
-
-    /// The same in the directory of `target`.
-    pub(crate) fn sweep_beside(target: &Path) {
-        Draft::sweep(directory_of(target));
     }
 
     /// A new file, to be written.
@@ -105,6 +104,11 @@ fn process(name: &OsStr) -> Option<i32> {
     process.parse().ok().filter(|_| are_digits)
 }
 
+/// Whether nothing was written for a day.
+fn is_old(found: &std::fs::Metadata) -> bool {
+    found.modified().is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= SWEPT_AGE))
+}
+
 /// Whether there is such a process, whoever owns it.
 fn is_alive(process: i32) -> bool {
     Pid::from_raw(process).is_none_or(|process| test_kill_process(process) != Err(rustix::io::Errno::SRCH))
@@ -125,6 +129,9 @@ mod tests {
         for name in others.iter().copied().chain([dead.as_str()]) {
             std::fs::write(dir.path().join(name), b"").unwrap();
         }
+        Draft::sweep(dir.path());
+        assert!(dir.path().join(&dead).exists(), "it may be another host's");
+        crate::tree::attributes::set_modified(&dir.path().join(&dead), 0).unwrap();
         Draft::sweep(dir.path());
         assert!(!dir.path().join(&dead).exists());
         for name in others {

@@ -5,8 +5,11 @@ use crate::arguments::{CpArgs, MvArgs};
 use crate::failure::Outcome;
 use crate::output::object_json;
 use crate::path::{base_name, directory_prefix, show};
-use crate::wire::{DeletedRecord, Frame, Item, Kind, Named, ObjectRecord, Operation, PutRequest, Raw};
+use crate::wire::{
+    AttributesRecord, DeletedRecord, Frame, Item, Kind, Named, ObjectRecord, Operation, PutRequest, Raw,
+};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde_json::json;
 use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
@@ -57,7 +60,7 @@ async fn copy_tree(session: &mut Session, args: CpArgs) -> Outcome {
             if summary.file_type == Kind::Directory {
                 directories.push((source.clone(), key.clone()));
             }
-            under_way.push(copy_one(session, source, &to, key, summary.file_type));
+            under_way.push(copy_one(session, source, &to, key, (summary.file_type, summary.size > 0)));
         }
     }
     while let Some(result) = under_way.next().await {
@@ -86,13 +89,47 @@ fn finished(result: Option<Result<()>>) -> Result<()> {
     result.unwrap_or(Ok(()))
 }
 
-async fn copy_one(session: &Session, from: Named, to: &BucketPath, key: Bytes, kind: Kind) -> Result<()> {
+async fn copy_one(
+    session: &Session,
+    from: Named,
+    to: &BucketPath,
+    key: Bytes,
+    (kind, has_content): (Kind, bool),
+) -> Result<()> {
     if kind != Kind::Directory {
         return copy_object(session, from, to, key).await.map(drop);
     }
-    // As an object, which makes those above it, too: they may be on their way.
-    let (bucket, key) = (to.to_string(), Raw(key));
-    session.call::<ObjectRecord>(Operation::Copy { from, bucket, key }).await.map(drop)
+    if has_content {
+        // An object of S3's that happens to be a directory.
+        let (bucket, key) = (to.to_string(), Raw(key));
+        return session.call::<ObjectRecord>(Operation::Copy { from, bucket, key }).await.map(drop);
+    }
+    let attributes = directory(session, from).await?.attributes;
+    make_directory(session, to, key, attributes).await
+}
+
+/// Makes a directory, and those above it, which may be on their way. What is there stays as it is.
+fn make_directory<'a>(
+    session: &'a Session,
+    to: &'a BucketPath,
+    key: Bytes,
+    attributes: AttributesRecord,
+) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let make = || {
+            let (bucket, path) = (to.to_string(), Raw(key.clone()));
+            session.call::<bool>(Operation::MakeDirectory { bucket, path, attributes: attributes.clone() })
+        };
+        let names = key.strip_suffix(b"/").unwrap_or(&key);
+        let above = names.iter().rposition(|byte| *byte == b'/').map(|at| key.slice(..at + 1));
+        match (make().await, above) {
+            (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
+                make_directory(session, to, above, AttributesRecord::default()).await?;
+                make().await.map(drop)
+            }
+            (made, _) => made.map(drop),
+        }
+    })
 }
 
 /// Copies an object and what POSIX knows of it, which the engine's copy, being S3's, leaves behind. Gives the copy, and the tag that its source had.
@@ -120,6 +157,10 @@ async fn copy_object(session: &Session, from: Named, to: &BucketPath, key: Bytes
     let operation = Operation::Copy { from, bucket: bucket.clone(), key: key.clone() };
     let copied: ObjectRecord = session.call(operation).await?;
     let etag = copied.etag.clone();
+    if attributes == AttributesRecord::default() {
+        // Nothing but S3 knows it: what was at its new place keeps what that had.
+        return Ok((copied, etag));
+    }
     let record = ObjectRecord { attributes: attributes.clone(), modified_ns, ..copied };
     let modified_ns = Some(modified_ns);
     session.call::<()>(Operation::SetAttributes { bucket, path: key, attributes, modified_ns }).await?;
@@ -130,6 +171,9 @@ async fn copy_object(session: &Session, from: Named, to: &BucketPath, key: Bytes
 async fn finish_directory(session: &Session, from: Named, to: &BucketPath, key: Bytes) -> Result<()> {
     let source = directory(session, from).await?;
     let (attributes, modified_ns) = (source.attributes, Some(source.modified_ns));
+    if attributes == AttributesRecord::default() {
+        return Ok(());
+    }
     session.call(Operation::SetAttributes { bucket: to.to_string(), path: Raw(key), attributes, modified_ns }).await
 }
 

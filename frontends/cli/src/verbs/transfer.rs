@@ -181,7 +181,6 @@ async fn to_file(mut call: Call, path: &Path, size: u64, progress: &Progress) ->
     let (file, draft) = if in_place {
         (std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?, None)
     } else {
-        Draft::sweep_beside(path);
         let (draft, file) = Draft::create_file_beside(path, 0o666).map_err(failed)?;
         (file, Some(draft))
     };
