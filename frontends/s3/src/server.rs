@@ -92,7 +92,8 @@ impl S3Door {
                             continue;
                         }
                     };
-                    let connection = connection(&builder, stream, gate.clone(), limits.body_timeout * ANSWER_PATIENCE);
+                    let connection =
+                        connection(&builder, stream, gate.clone(), limits.body_timeout.saturating_mul(ANSWER_PATIENCE));
                     let connection = graceful.watch(connection);
                     let mut connections = connections.lock();
                     while connections.try_join_next().is_some() {}
