@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::id::{BucketId, SegmentId};
 use crate::path::{BucketPath, TenantPath};
-use crate::policy::BucketPolicy;
+use crate::policy::{BucketPolicy, SetTimes};
 use crate::register::Register;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub enum CatalogValue {
         /// The segment where it was made, in hexadecimal; `None`: made by a build that did not note it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         origin: Option<String>,
+        /// When values of the policy were set last, as far as that was since it was made.
+        #[serde(default, skip_serializing_if = "SetTimes::is_empty")]
+        set: SetTimes,
     },
     /// A user of a tenant.
     User {
@@ -51,6 +54,30 @@ pub enum CatalogValue {
         /// When it was taken.
         created_ns: i64,
     },
+}
+
+impl CatalogValue {
+    /// What one bucket is of which two segments said different things at the same time; anything else is what `self` says.
+    pub fn join(&self, other: &CatalogValue) -> Result<CatalogValue> {
+        match (self, other) {
+            (
+                CatalogValue::Bucket { id, created_ns, policy, origin, set },
+                CatalogValue::Bucket {
+                    id: other_id,
+                    created_ns: other_created_ns,
+                    policy: other_policy,
+                    origin: other_origin,
+                    set: other_set,
+                },
+            ) if id == other_id => {
+                let (made_ns, origin) = (*created_ns, origin).min((*other_created_ns, other_origin));
+                let theirs = (other_policy, other_set, *other_created_ns);
+                let (policy, set) = BucketPolicy::join((policy, set, *created_ns), theirs)?;
+                Ok(CatalogValue::Bucket { id: id.clone(), created_ns: made_ns, policy, origin: origin.clone(), set })
+            }
+            _ => Ok(self.clone()),
+        }
+    }
 }
 
 /// A row of the catalog.

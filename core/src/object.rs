@@ -213,6 +213,9 @@ pub struct PutOptions {
     pub md5_etag: bool,
     /// What is stored; [`FileType::Symlink`] takes the target as content.
     pub file_type: FileType,
+    /// What becomes of a file that has other names beside the key (hard links). `false`: it gets the content, which shows under all of them.
+    /// `true`: it loses this name and keeps the others, and what is stored is a file of its own.
+    pub unlinks: bool,
 }
 
 /// Which version, of which view.
@@ -377,7 +380,7 @@ pub struct VersionPage {
     pub next: Option<(Bytes, Option<VersionId>)>,
 }
 
-/// How to copy within a segment. Content is shared, not copied.
+/// How to copy within a segment. Content is shared, not copied. By default a copy takes over what objects have, and not what only files do.
 #[derive(Default)]
 pub struct CopyOptions {
     /// Headers and user metadata of the copy; `None`: those of the source.
@@ -388,6 +391,12 @@ pub struct CopyOptions {
     pub condition: Condition,
     /// Checksums of the copy; `None`: those of the source.
     pub checksums: Option<Vec<Checksum>>,
+    /// POSIX attributes of the copy; `None` keeps those of the file that is replaced, or the defaults.
+    pub attributes: Option<Attributes>,
+    /// Modification time of the copy; `None`: the time of the commit.
+    pub modified_ns: Option<TimeNs>,
+    /// As [`PutOptions::unlinks`].
+    pub unlinks: bool,
 }
 
 /// Names a multipart upload; random.

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// How contents are cut into chunks.
@@ -109,6 +110,9 @@ impl Default for BucketPolicy {
     }
 }
 
+/// When values of a policy were set, by the names they are stored under, in nanoseconds since the Unix epoch. What is not listed was set when the bucket was made.
+pub(crate) type SetTimes = BTreeMap<String, i64>;
+
 /// The keys that [`BucketPolicy::set`] knows, with the values each takes.
 pub const POLICY_KEYS: &[(&str, &str)] = &[
     ("chunking", "content:BYTES (65536 to 1048576) or fixed:BYTES (4096 to 1048576), powers of two"),
@@ -147,6 +151,45 @@ impl BucketPolicy {
             }
         }
         Ok(())
+    }
+
+    fn values(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(values)) => Ok(values),
+            Ok(_) => Err(Error::damaged("a policy has no values")),
+            Err(error) => Err(Error::damaged("a policy can't be written").because(error)),
+        }
+    }
+
+    /// The names of the values in which `other` differs, as they are stored.
+    pub(crate) fn differing(&self, other: &BucketPolicy) -> Result<Vec<String>> {
+        let others = other.values()?;
+        let differs = |(name, value): &(String, serde_json::Value)| others.get(name) != Some(value);
+        Ok(self.values()?.into_iter().filter(differs).map(|(name, _)| name).collect())
+    }
+
+    /// One policy of two that were set apart from each other: each value as it was set last. With each policy comes when its values were set, and when the bucket
+    /// was made. The same whichever comes first; joining a policy with one that it was joined from changes nothing.
+    pub(crate) fn join(
+        (ours, our_times, our_made_ns): (&BucketPolicy, &SetTimes, i64),
+        (theirs, their_times, their_made_ns): (&BucketPolicy, &SetTimes, i64),
+    ) -> Result<(BucketPolicy, SetTimes)> {
+        let made_ns = our_made_ns.min(their_made_ns);
+        let their_values = theirs.values()?;
+        let (mut joined, mut times) = (serde_json::Map::new(), SetTimes::new());
+        for (name, value) in ours.values()? {
+            let our_ns = our_times.get(&name).copied().unwrap_or(our_made_ns);
+            let their_ns = their_times.get(&name).copied().unwrap_or(their_made_ns);
+            let other = their_values.get(&name).unwrap_or(&value);
+            let takes_theirs = (their_ns, other.to_string()) > (our_ns, value.to_string());
+            let (value, set_ns) = if takes_theirs { (other.clone(), their_ns) } else { (value, our_ns) };
+            if set_ns != made_ns {
+                times.insert(name.clone(), set_ns);
+            }
+            joined.insert(name, value);
+        }
+        let joined = serde_json::from_value(serde_json::Value::Object(joined));
+        Ok((joined.map_err(|error| Error::damaged("a policy can't be read").because(error))?, times))
     }
 
     /// Refuses values outside their documented ranges.

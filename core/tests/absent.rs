@@ -566,6 +566,53 @@ async fn scrub_heals_what_it_can() {
     assert!(here.get("big").await.bytes(0..u64::MAX).await.unwrap() == content);
 }
 
+/// What readers and scrubs had met was forgotten by the next restart: status knew of no damage, and what was stored once more was taken for stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_known_after_restarts_until_it_is_over() {
+    async fn known(site: &Site) -> u64 {
+        site.segment.status().await.unwrap().damaged_chunks
+    }
+    let here = site("here").await;
+    let needle = |seed: u64| noise(MIB, seed).slice(600_000..600_064);
+    for (key, seed) in [("read", 1), ("scrubbed", 2), ("restored", 3)] {
+        here.put(key, &noise(MIB, seed)).await;
+    }
+    let here = here.reopened(|packs| damage(packs, &needle(1))).await;
+    assert_eq!(here.get("read").await.bytes(0..u64::MAX).await.unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(known(&here).await, 1);
+    let here = here.reopened(|_| {}).await;
+    assert_eq!(known(&here).await, 1);
+    here.put("again", &noise(MIB, 1)).await;
+    assert!(here.get("read").await.bytes(0..u64::MAX).await.unwrap() == noise(MIB, 1), "it was stored anew");
+    assert_eq!(known(&here).await, 0);
+    let here = here.reopened(|packs| [2, 3].iter().for_each(|seed| damage(packs, &needle(*seed)))).await;
+    assert_eq!(known(&here).await, 0, "the row went with the commit that gave the chunk its new place");
+
+    assert_eq!(here.segment.scrub(0, |_, _| {}).await.unwrap().affected.len(), 2);
+    let here = here.reopened(|_| {}).await;
+    assert_eq!(known(&here).await, 2);
+    here.bucket.delete("scrubbed", DeleteOptions::default()).await.unwrap();
+    here.segment.gc().await.unwrap();
+    assert_eq!(known(&here).await, 1, "nothing needs the other");
+    let damaged = [&[needle(3)[0] ^ 1][..], &needle(3)[1..]].concat();
+    let here = here.reopened(|packs| damage(packs, &damaged)).await;
+    assert_eq!(known(&here).await, 1);
+    assert_eq!(here.segment.scrub(0, |_, _| {}).await.unwrap().damage, [""; 0]);
+    let here = here.reopened(|packs| packs.iter().for_each(|pack| std::fs::remove_file(pack).unwrap())).await;
+    assert_eq!(known(&here).await, 0, "it was found well");
+
+    // Of what lay in packs that are lost nothing stays but what is needed.
+    here.segment.scrub(0, |_, _| {}).await.unwrap();
+    assert!(known(&here).await > 0);
+    for key in ["read", "again", "restored"] {
+        here.bucket.delete(key, DeleteOptions::default()).await.unwrap();
+    }
+    here.segment.gc().await.unwrap();
+    assert_eq!((known(&here).await, here.segment.status().await.unwrap().chunks), (0, 0));
+    let here = here.reopened(|_| {}).await;
+    assert_eq!(known(&here).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn open_files_and_copies_read_and_change_what_is_not_here() {
     let (here, there, content) = pair(24 * MIB).await;

@@ -328,6 +328,107 @@ async fn directories_files_links_and_renames() {
     assert_eq!((entries.len(), more, entries[0].name.as_ref()), (1, false, b"d/".as_slice()));
 }
 
+fn transactions(world: &World) -> u64 {
+    let metrics = world.segment.metrics();
+    metrics.iter().find(|(name, ..)| *name == "tombolo_transactions_total").unwrap().3 as u64
+}
+
+/// Whoever gave a name of a file to another deleted it first: on a full disk, and after a kill in between, the name was missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_goes_from_one_file_to_another_in_one_commit() {
+    for versioning in [Versioning::Off, Versioning::On, Versioning::Suspended] {
+        let policy = BucketPolicy { versioning, quota_bytes: Some(64), ..BucketPolicy::default() };
+        let world = world_with(policy).await;
+        let bucket = &world.bucket;
+        let attributes = Some(Attributes { mode: Some(0o600), ..Attributes::default() });
+        bucket.put("a", "one", PutOptions { attributes, ..PutOptions::default() }).await.unwrap();
+        bucket.link("a", "b").await.unwrap();
+        let unlinks = || PutOptions { unlinks: true, ..PutOptions::default() };
+        let refused = bucket.put("b", vec![0; 100], unlinks()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Quota);
+        let condition = Condition { if_none_match: Some(EtagMatch::Any), ..Condition::default() };
+        let refused = bucket.put("b", "two", PutOptions { condition, ..unlinks() }).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Precondition);
+        assert_eq!((read(bucket, "b").await, bucket.stat("b").await.unwrap().links), ("one".into(), 2));
+
+        let before = transactions(&world);
+        let stored = bucket.put("b", "two", unlinks()).await.unwrap();
+        assert_eq!(transactions(&world), before + 1);
+        assert_eq!((read(bucket, "a").await, read(bucket, "b").await), ("one".into(), "two".into()));
+        let (a, b) = (bucket.stat("a").await.unwrap(), bucket.stat("b").await.unwrap());
+        assert_eq!((a.links, b.links, b.node, b.attributes.mode), (1, 1, stored.node, Some(0o600)));
+        assert_ne!(a.node, b.node);
+        let usage = bucket.usage().await.unwrap();
+        let kept = u64::from(versioning == Versioning::On);
+        assert_eq!((usage.objects, usage.logical_bytes, usage.old_versions), (2, 6, kept));
+
+        let before = transactions(&world);
+        bucket.link_over("a", "b").await.unwrap();
+        bucket.link_over("a", "b").await.unwrap();
+        bucket.link_over("b", "b").await.unwrap();
+        assert_eq!(transactions(&world), before + 1);
+        let (a, b) = (bucket.stat("a").await.unwrap(), bucket.stat("b").await.unwrap());
+        assert_eq!((a.links, b.links, a.node), (2, 2, b.node));
+        assert_eq!(bucket.link_over("none", "b").await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(bucket.link("none", "b").await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(bucket.link("a", "b").await.unwrap_err().kind(), ErrorKind::Exists);
+        assert_eq!(read(bucket, "b").await, "one");
+
+        // A file of one name is replaced as ever, and so is one of several without the option.
+        bucket.put("c", "c", PutOptions::default()).await.unwrap();
+        let node = bucket.stat("c").await.unwrap().node;
+        assert_eq!(bucket.put("c", "C", unlinks()).await.unwrap().node, node);
+        bucket.put("b", "three", PutOptions::default()).await.unwrap();
+        assert_eq!(read(bucket, "a").await, "three");
+    }
+}
+
+/// A copy's attributes were set by a second commit: a crash in between left a copy without them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_has_what_files_have_if_that_is_asked_for() {
+    let world = world().await;
+    let bucket = &world.bucket;
+    let attributes = Attributes { mode: Some(0o640), uid: Some(7), ..Attributes::default() };
+    let put = PutOptions { attributes: Some(attributes.clone()), modified_ns: Some(1000), ..PutOptions::default() };
+    bucket.put("f", "content", put).await.unwrap();
+    let object = bucket.get("f", GetOptions::default()).await.unwrap();
+    let plain = bucket.copy(&object, "plain", CopyOptions::default()).await.unwrap();
+    assert_eq!(plain.attributes, Attributes::default());
+    assert_ne!(plain.modified_ns, 1000);
+
+    let whole = || CopyOptions {
+        attributes: Some(attributes.clone()),
+        modified_ns: Some(1000),
+        unlinks: true,
+        ..CopyOptions::default()
+    };
+    let seen = async |key: &str| {
+        let info = bucket.head(key, GetOptions::default()).await.unwrap();
+        let page = bucket.list(ListOptions { prefix: key.to_owned().into(), limit: 1, ..ListOptions::default() }).await;
+        let time = |item: &ListItem| matches!(item, ListItem::Object(o) if o.modified_ns == info.modified_ns);
+        assert!(page.unwrap().items.iter().all(time), "a listing shows another time");
+        (info.attributes, info.modified_ns)
+    };
+    for key in ["whole", "plain"] {
+        let before = transactions(&world);
+        let copy = bucket.copy(&object, key, whole()).await.unwrap();
+        assert_eq!(transactions(&world), before + 1);
+        assert_eq!((copy.attributes, copy.modified_ns), (attributes.clone(), 1000));
+        assert_eq!(seen(key).await, (attributes.clone(), 1000));
+    }
+
+    // The time that was set by hand belongs to the version before, though that has the time of this one.
+    bucket.set_attributes("whole", Attributes::default(), Some(5000)).await.unwrap();
+    assert_eq!(seen("whole").await, (Attributes::default(), 5000));
+    bucket.copy(&object, "whole", whole()).await.unwrap();
+    assert_eq!(seen("whole").await, (attributes.clone(), 1000));
+
+    bucket.put("other", "other", PutOptions::default()).await.unwrap();
+    bucket.link("other", "linked").await.unwrap();
+    bucket.copy(&object, "linked", whole()).await.unwrap();
+    assert_eq!((read(bucket, "other").await, read(bucket, "linked").await), ("other".into(), "content".into()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_and_clones_show_what_was() {
     let world = world().await;

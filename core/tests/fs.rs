@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tombolo_core::engine::fs::{
-    Access, Caller, CreateMode, FileAttributes, FileSystem, OpenFlags, ROOT, RenameMode, RowChange, SetAttributes,
-    SetTime,
+    Access, AllocateMode, Caller, CreateMode, FileAttributes, FileSystem, OpenFlags, ROOT, RenameMode, RowChange,
+    SetAttributes, SetTime,
 };
 use tombolo_core::{
     Bucket, BucketPath, BucketPolicy, CreateOptions, DeleteOptions, Error, FileType, GetOptions, ListItem, ListOptions,
@@ -460,9 +460,36 @@ async fn watchers_hear_of_every_door() {
     while heard.len() < 3 {
         heard.push(watch.next().await.unwrap());
     }
-    assert!(heard.contains(&RowChange::Entry { directory: ROOT, name: "a".into(), origin: 0 }));
+    let (name, shadowed) = ("a".into(), "a%~".into());
+    assert!(heard.contains(&RowChange::Entry { directory: ROOT, name, shadowed, origin: 0 }));
     assert!(heard.contains(&RowChange::Node { node, origin: 0 }));
     assert!(heard.contains(&RowChange::Node { node, origin: 9 }));
+}
+
+/// What is written to an open file is seen through every POSIX door at once, and nobody who keeps bytes of it heard of that before it was saved.
+#[tokio::test]
+async fn watchers_hear_of_what_is_not_saved_yet() {
+    let site = site().await;
+    site.bucket.put("a", "0123456789", PutOptions::default()).await.unwrap();
+    let node = site.look(&ROOT, "a").await.unwrap().node;
+    let (ours, theirs) = (site.files.with_origin(8), site.files.with_origin(9));
+    let mut watch = ours.watch();
+    let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+    let (mine, other) =
+        (ours.open(&root(), &node, flags).await.unwrap(), theirs.open(&root(), &node, flags).await.unwrap());
+    mine.write_at(0, "x".into()).await.unwrap();
+    other.write_at(4, "yy".into()).await.unwrap();
+    other.write_at(9, "z".into()).await.unwrap();
+    assert_eq!(watch.next().await, Some(RowChange::Written { node, range: 4..10, is_resized: false }));
+    assert!(other.set_modified(5));
+    assert_eq!(watch.next().await, Some(RowChange::Written { node, range: 0..0, is_resized: false }));
+    other.append("end".into()).await.unwrap();
+    assert_eq!(watch.next().await, Some(RowChange::Written { node, range: 10..13, is_resized: true }));
+    other.truncate(8).await.unwrap();
+    assert_eq!(watch.next().await, Some(RowChange::Written { node, range: 8..u64::MAX, is_resized: true }));
+    other.allocate(AllocateMode::PunchHole, 2, 3).await.unwrap();
+    assert_eq!(watch.next().await, Some(RowChange::Written { node, range: 2..5, is_resized: false }));
+    assert_eq!(mine.read_at(0, 100).await.unwrap(), "x1\0\0\0y67");
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ pub const PORTMAP: u32 = 100_000;
 
 /// Status of a call that went well.
 pub const OK: u32 = 0;
+/// What stands for the status of a call that the server has hung up on.
+pub const GONE: u32 = u32::MAX;
 
 /// Arguments under construction.
 #[derive(Debug, Clone, Default)]
@@ -165,9 +167,13 @@ impl Nfs {
 
     /// Sends a record in one fragment.
     pub fn send(&mut self, record: &[u8]) {
+        self.try_send(record).expect("the call is sent");
+    }
+
+    fn try_send(&mut self, record: &[u8]) -> std::io::Result<()> {
         let mut bytes = (0x8000_0000 | record.len() as u32).to_be_bytes().to_vec();
         bytes.extend(record);
-        self.stream.write_all(&bytes).expect("the call is sent");
+        self.send_raw(&bytes)
     }
 
     /// Sends anything.
@@ -188,19 +194,33 @@ impl Nfs {
 
     /// Sends a call again or anew under `xid`; gives the reply behind its RPC header, and `accept_stat`.
     pub fn call_as(&mut self, xid: u32, program: u32, version: u32, procedure: u32, args: &Args) -> (u32, Results) {
+        self.try_call_as(xid, program, version, procedure, args).expect("a reply")
+    }
+
+    /// `None` when the server has hung up.
+    fn try_call_as(
+        &mut self,
+        xid: u32,
+        program: u32,
+        version: u32,
+        procedure: u32,
+        args: &Args,
+    ) -> Option<(u32, Results)> {
         let message = self.message(xid, program, version, procedure, args);
-        self.send(&message);
-        let mut reply = self.receive().expect("a reply");
+        self.try_send(&message).ok()?;
+        let mut reply = self.receive()?;
         assert_eq!((reply.u32(), reply.u32()), (xid, 1), "the reply to this call");
         assert_eq!(reply.u32(), 0, "the call is accepted");
         assert_eq!((reply.u32(), reply.u32()), (0, 0), "no verifier");
-        (reply.u32(), reply)
+        Some((reply.u32(), reply))
     }
 
-    /// A call of NFS version 3.
+    /// A call of NFS version 3: its status, [`GONE`] when the server has hung up, and what follows.
     pub fn call(&mut self, procedure: u32, args: &Args) -> (u32, Results) {
         self.xid = self.xid.wrapping_add(1);
-        let (accepted, mut results) = self.call_as(self.xid, NFS, 3, procedure, args);
+        let Some((accepted, mut results)) = self.try_call_as(self.xid, NFS, 3, procedure, args) else {
+            return (GONE, Results(Vec::new()));
+        };
         assert_eq!(accepted, 0, "procedure {procedure} is done");
         (results.u32(), results)
     }

@@ -105,6 +105,120 @@ fn what_other_doors_change_is_seen_through_the_mount() {
     assert_eq!(bytes, first.bytes(), "an open file stays readable");
 }
 
+/// What is written to a file that stays open is no version yet, and no mount but the writer's was told of it: the others showed the bytes and the size that
+/// they had, for as long as they kept them.
+#[test]
+fn what_another_mount_writes_is_seen_before_it_is_saved() {
+    let site = Site::new();
+    let mounted = Mounted::start(&site, &format!("{KEPT},nowriteback"));
+    let (place, mut door) = (mounted.point().join("file"), s3(&mounted));
+    let mut expected = Content::new(1, 100_000).bytes();
+    fs::write(&place, &expected).unwrap();
+    assert_eq!(door.read_range(b"file", 0..100_000).unwrap(), expected, "it is saved");
+    let others = [("only", "ro"), ("through", "nowriteback"), ("back", "rw")].map(|(name, options)| {
+        let (point, path) = (site.scratch(name), format!("{}/{BUCKET}", Site::TENANT));
+        site.tombolo(&["mount", &path, point.to_str().unwrap(), "-o", &format!("{options},{KEPT}")]);
+        point
+    });
+    // To close it would be to save what was written: who looks has it open from here on.
+    let mut readers: Vec<File> =
+        others.iter().map(|point| wait::until("the file", || File::open(point.join("file")).ok())).collect();
+    let sees = |reader: &File, expected: &[u8]| {
+        let (mut bytes, size) = (vec![0; expected.len() + 1], reader.metadata().unwrap().len());
+        let length = reader.read_at(&mut bytes, 0).unwrap();
+        (bytes[..length] == *expected && size == expected.len() as u64).then_some(())
+    };
+    readers.iter().for_each(|reader| assert!(sees(reader, &expected).is_some()));
+    let writer = File::options().write(true).open(&place).unwrap();
+    writer.write_all_at(&[b'n'; 10_000], 5000).unwrap();
+    expected[5000..15_000].fill(b'n');
+    readers.iter().for_each(|reader| wait::until("new bytes", || sees(reader, &expected)));
+    assert_ne!(door.read_range(b"file", 5000..5100).unwrap(), [b'n'; 100], "it is nobody else's yet");
+    // Where the kernel writes back it owns the size of what somebody has open.
+    drop(readers.pop());
+    writer.write_all_at(b"tail", 100_000).unwrap();
+    expected.extend(b"tail");
+    readers.iter().for_each(|reader| wait::until("a longer file", || sees(reader, &expected)));
+    writer.set_len(20_000).unwrap();
+    expected.truncate(20_000);
+    readers.iter().for_each(|reader| wait::until("a shorter file", || sees(reader, &expected)));
+    let back = others[2].join("file");
+    for size in [20_000, 20_004] {
+        let is_as_long = || (fs::metadata(&back).unwrap().len() == size).then_some(());
+        wait::until("its size where it is not open", is_as_long);
+        if size == 20_000 {
+            writer.write_all_at(b"more", size).unwrap();
+        }
+    }
+    expected.extend(b"more");
+    assert_eq!(fs::read(&back).unwrap(), expected);
+    drop((writer, readers));
+    others.iter().for_each(|point| drop(run(tombolo(["umount"]).arg(point)).success()));
+}
+
+/// The time of a directory that was set through another door took the directory's name from the kernel: whoever worked in it was nowhere any more.
+#[test]
+fn a_directory_that_another_mount_changes_stays_where_it_is() {
+    let site = Site::new();
+    let beside = site.scratch("beside");
+    let second = format!("{}/{BUCKET}={}", Site::TENANT, beside.display());
+    let mounted = Mounted::start_with(&site, KEPT, &["--mount", &second]);
+    fs::create_dir(mounted.point().join("dir")).unwrap();
+    let inside = beside.join("dir");
+    let dir = wait::until("the directory", || File::open(&inside).ok());
+    let script = "import os, sys\nfor _ in sys.stdin: print(os.getcwd(), flush=True)\n";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).current_dir(&inside).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut python = python.spawn().unwrap();
+    let mut answers = std::io::BufRead::lines(std::io::BufReader::new(python.stdout.take().unwrap()));
+    let mut asked = python.stdin.take().unwrap();
+    let mut ask = || {
+        asked.write_all(b"where\n").unwrap();
+        answers.next().and_then(Result::ok)
+    };
+    let here = ask().unwrap();
+    assert!(here.ends_with("beside/dir"), "{here}");
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(5);
+    File::open(mounted.point().join("dir")).unwrap().set_modified(time).unwrap();
+    // Nobody looks the name up: that would put it right.
+    wait::until("the time", || (dir.metadata().unwrap().mtime() == 5).then_some(()));
+    assert_eq!(ask().as_ref(), Some(&here));
+    fs::set_permissions(mounted.point().join("dir"), fs::Permissions::from_mode(0o700)).unwrap();
+    wait::until("the mode", || (dir.metadata().unwrap().mode() == 0o040_700).then_some(()));
+    assert_eq!(ask().as_ref(), Some(&here));
+    // A name that leads elsewhere does go.
+    fs::rename(mounted.point().join("dir"), mounted.point().join("moved")).unwrap();
+    wait::until("the new name", || (!inside.exists() && beside.join("moved").exists()).then_some(()));
+    drop(asked);
+    python.wait().unwrap();
+    run(Command::new("umount").arg("--lazy").arg(&beside)).success();
+}
+
+/// A file beside a directory of its name is shown under another name, and the kernel was told of the name that it does not have.
+#[test]
+fn what_has_another_name_here_is_told_of_by_that() {
+    let site = Site::new();
+    let mounted = Mounted::start(&site, KEPT);
+    let (root, mut door) = (mounted.point(), s3(&mounted));
+    let read = |name: &str| fs::read(root.join(name));
+    let is_missing = |name: &str| fs::metadata(root.join(name)).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let (first, second) = (Content::new(1, 300_000), Content::new(2, 1000));
+    door.put(b"both", first, false).unwrap();
+    wait::until("the file", || read("both").is_ok_and(|bytes| bytes == first.bytes()).then_some(()));
+    door.put(b"both/in", second, false).unwrap();
+    wait::until("its other name", || read("both%~").is_ok_and(|bytes| bytes == first.bytes()).then_some(()));
+    wait::until("the directory", || read("both/in").is_ok_and(|bytes| bytes == second.bytes()).then_some(()));
+    door.put(b"both", second, false).unwrap();
+    wait::until("another content", || read("both%~").is_ok_and(|bytes| bytes == second.bytes()).then_some(()));
+    door.delete(&[b"both".to_vec()]).unwrap();
+    wait::until("the file to go", || is_missing("both%~").then_some(()));
+    door.put(b"both", first, false).unwrap();
+    wait::until("the file again", || read("both%~").is_ok_and(|bytes| bytes == first.bytes()).then_some(()));
+    door.delete(&[b"both/in".to_vec()]).unwrap();
+    let is_plain = || is_missing("both%~") && read("both").is_ok_and(|bytes| bytes == first.bytes());
+    wait::until("its plain name", || is_plain().then_some(()));
+}
+
 #[test]
 fn metadata_of_both_worlds_is_one() {
     let site = Site::new();
@@ -459,14 +573,29 @@ fn programs_work_in_it() {
     assert_eq!((one.ino(), one.nlink()), (two.ino(), 2));
     assert!(fs::metadata(root.join("untarred/sparse")).unwrap().blocks() < 100);
 
-    // The second rsync has nothing to do.
+    // The second rsync has nothing to do. Both sides are here, as a temporary directory may have no access control lists.
+    let python = |script: &str| run(Command::new("python3").args(["-c", script]).current_dir(root)).success();
+    python(
+        "import os, struct\n\
+        entries = [(1, 6, 0xffffffff), (2, 4, 1234), (4, 4, 0xffffffff), (16, 6, 0xffffffff), (32, 0, 0xffffffff)]\n\
+        acl = struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *entry) for entry in entries)\n\
+        os.setxattr('untarred/hard', 'system.posix_acl_access', acl)\n\
+        os.setxattr('untarred/level-0', 'system.posix_acl_default', acl)\n\
+        os.setxattr('untarred/hard', 'user.origin', b'lab')\n",
+    );
     let rsync = || {
         let mut command = Command::new(tool("rsync"));
-        command.args(["-aHX", "--itemize-changes"]).arg(format!("{}/", source.display())).arg(root.join("synced"));
+        command.args(["-aHAX", "--itemize-changes"]).arg(root.join("untarred/")).arg(root.join("synced"));
         run(&mut command).success()
     };
     assert!(rsync().lines().count() > 60);
     assert_eq!(rsync(), "");
+    tombolo_tests::tree::assert_same(&source, &root.join("synced"));
+    python(
+        "import os\n\
+        kept = [('hard-2', 'system.posix_acl_access'), ('level-0', 'system.posix_acl_default'), ('hard-2', 'user.origin')]\n\
+        for name, kind in kept:\n assert os.getxattr('synced/' + name, kind) == os.getxattr('untarred/' + name, kind), kind\n",
+    );
 
     // git, through a clone and its packs.
     let git = |dir: &Path, args: &[&str]| {

@@ -1,10 +1,10 @@
-//! The suites that file systems are judged by, against a real mount: pjdfstest whole, and fsx.
+//! The suites that file systems are judged by, against a real mount: pjdfstest whole, fsx, and what fsx leaves out.
 //!
-//! `TOMBOLO_FSX_OPERATIONS` sets the length of each of fsx's runs.
+//! `TOMBOLO_FSX_OPERATIONS` sets the length of each of fsx's runs, and of those beside it.
 
 use std::fs;
 use std::process::Command;
-use tombolo_tests::command::{Finished, run, tool};
+use tombolo_tests::command::{Finished, repository, run, tool};
 use tombolo_tests::mount::Mounted;
 use tombolo_tests::server::Site;
 
@@ -91,8 +91,12 @@ posix_fadvise = 1.0
 copy_file_range = 2.0
 ";
 
+fn operations() -> String {
+    std::env::var("TOMBOLO_FSX_OPERATIONS").unwrap_or_else(|_| "10000".into())
+}
+
 fn fsx(options: &str, seeds: std::ops::Range<u32>) {
-    let operations = std::env::var("TOMBOLO_FSX_OPERATIONS").unwrap_or_else(|_| "10000".into());
+    let operations = operations();
     let site = Site::new();
     let mounted = Mounted::start(&site, options);
     let scratch = site.scratch("fsx");
@@ -119,4 +123,25 @@ fn fsx_finds_nothing_with_write_back() {
 #[test]
 fn fsx_finds_nothing_without_write_back() {
     fsx("nowriteback", 4..6);
+}
+
+/// fsx has no `FALLOC_FL_ZERO_RANGE`.
+fn zeroed_ranges(options: &str, seeds: std::ops::Range<u32>) {
+    let site = Site::new();
+    let mounted = Mounted::start(&site, options);
+    let script = repository().join("tests/clients/ranges.py");
+    for seed in seeds {
+        let file = mounted.point().join(format!("file-{seed}"));
+        run(Command::new("python3").arg(&script).arg(file).args([seed.to_string(), operations()])).success();
+    }
+}
+
+#[test]
+fn zeroed_ranges_are_zeros_with_write_back() {
+    zeroed_ranges("", 1..3);
+}
+
+#[test]
+fn zeroed_ranges_are_zeros_without_write_back() {
+    zeroed_ranges("nowriteback", 3..5);
 }

@@ -1,13 +1,19 @@
-//! The NFS door: each procedure and its refusals, what clients on bad links and hostile ones send, and an independent client (libnfs) beside S3.
+//! The NFS door: each procedure and its refusals, what clients on bad links and hostile ones send, an independent client (libnfs) beside S3, and P1
+//! under SIGKILL.
+//!
+//! `TOMBOLO_CRASH_CYCLES` sets the number of kills.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tombolo_tests::command::{run, tool};
 use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, S3Door};
-use tombolo_tests::nfs::{Args, MOUNT, NFS, Nfs, OK, PORTMAP};
+use tombolo_tests::nfs::{Args, GONE, MOUNT, NFS, Nfs, OK, PORTMAP};
 use tombolo_tests::server::{Server, Site, free_port};
+use tombolo_tests::wait;
 
 const PERM: u32 = 1;
 const NOENT: u32 = 2;
@@ -446,7 +452,7 @@ fn libnfs_and_s3_see_the_same_bytes() {
         run(Command::new(tool("nfs-cp")).arg(&here).arg(url(&format!("/by-nfs-{number}")))).success();
         let key = format!("by-nfs-{number}");
         // No COMMIT comes with closing; the file is a version when it was quiet for a while.
-        tombolo_tests::wait::until("the object", || {
+        wait::until("the object", || {
             let bytes = s3.read_range(key.as_bytes(), 0..(size as u64).max(1)).unwrap_or_default();
             (bytes == content.bytes()).then_some(())
         });
@@ -458,50 +464,87 @@ fn libnfs_and_s3_see_the_same_bytes() {
     assert_eq!(listing.lines().count(), 8, "{listing}");
 }
 
+/// Names of each writer in the test of kills; they come again, so that files are replaced and removed.
+const NAMES: u64 = 20;
+
+/// What was acknowledged: content by name, `None` of a file that was removed.
+type Kept = Mutex<BTreeMap<String, Option<Content>>>;
+
+/// Makes, replaces and removes files until the server is gone; ends with the status that it could not go on with.
+fn work(nfs: &mut Nfs, root: &[u8], writer: usize, cycle: u64, kept: &Kept, count: &AtomicUsize) -> Result<(), u32> {
+    for number in 0.. {
+        let name = format!("{writer}-{}", number % NAMES);
+        // What the name shows is one thing or the other until this is acknowledged.
+        let before = kept.lock().unwrap().remove(&name).flatten();
+        if number % 7 == 6 {
+            match nfs.call(12, &Args::new().opaque(root).opaque(name.as_bytes())).0 {
+                OK => {}
+                // In doubt since the last kill.
+                NOENT if before.is_none() => {}
+                status => return Err(status),
+            }
+            kept.lock().unwrap().insert(name, None);
+            count.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let content = Content::new(cycle * 1000 + number, [20, 5000, 90_000, 400_000][number as usize % 4]);
+        let bytes = content.bytes();
+        // Every third replaces what is there by renaming, the others by cutting and writing.
+        let target = if number % 3 == 0 { format!("{name}.new") } else { name.clone() };
+        let cut = Args::new().opaque(root).opaque(target.as_bytes()).u32(0).set(Some(0o644), Some(0));
+        let file = nfs.made(8, &cut)?;
+        if number % 2 == 0 {
+            nfs.write(&file, 0, &bytes, FILE_SYNC)?;
+        } else {
+            let half = bytes.len() / 2;
+            let verifier = nfs.write(&file, half as u64, &bytes[half..], UNSTABLE)?;
+            assert_eq!(nfs.write(&file, 0, &bytes[..half], UNSTABLE)?, verifier);
+            assert_eq!(nfs.commit(&file)?, verifier, "one life of the server");
+        }
+        if number % 3 == 0 {
+            let rename = Args::new().opaque(root).opaque(target.as_bytes()).opaque(root).opaque(name.as_bytes());
+            match nfs.call(14, &rename).0 {
+                OK => {}
+                status => return Err(status),
+            }
+        }
+        kept.lock().unwrap().insert(name, Some(content));
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// The server was killed when all writers had ended: nothing was ever under way.
 #[test]
 fn what_was_acknowledged_outlives_a_kill() {
-    let cycles = std::env::var("TOMBOLO_CRASH_CYCLES").map_or(5, |text| text.parse().unwrap());
+    let cycles = std::env::var("TOMBOLO_CRASH_CYCLES").map_or(10, |text| text.parse().unwrap());
     let mut exported = Exported::new(&[]);
     let root = exported.client().mount(EXPORT).unwrap();
-    for cycle in 0..cycles {
-        let kept = std::thread::scope(|scope| {
-            let writers: Vec<_> = (0..6usize)
-                .map(|writer| {
-                    let (address, root) = (exported.address, &root);
-                    scope.spawn(move || {
-                        let mut nfs = Nfs::connect(address);
-                        let mut kept = Vec::new();
-                        for number in 0..12usize {
-                            let name = format!("{cycle}-{writer}-{number}");
-                            let content = Content::new(
-                                (cycle * 1000 + writer * 100 + number) as u64,
-                                [20, 5000, 90_000][number % 3],
-                            );
-                            let file = nfs.create(root, &name, 0o644).unwrap();
-                            if number % 2 == 0 {
-                                nfs.write(&file, 0, &content.bytes(), FILE_SYNC).unwrap();
-                            } else {
-                                nfs.write(&file, 0, &content.bytes(), UNSTABLE).unwrap();
-                                nfs.commit(&file).unwrap();
-                            }
-                            kept.push((name, content));
-                        }
-                        // Under way when the end comes.
-                        let file = nfs.create(root, &format!("{cycle}-{writer}-last"), 0o644).unwrap();
-                        nfs.write(&file, 0, &[1; 100_000], UNSTABLE).unwrap();
-                        kept
-                    })
-                })
-                .collect();
-            writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+    let kept: Kept = Mutex::default();
+    for cycle in 1..=cycles {
+        let count = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (root, kept, count) = (&root, &kept, &count);
+                let mut nfs = exported.client();
+                scope.spawn(move || assert_eq!(work(&mut nfs, root, writer, cycle, kept, count), Err(GONE)));
+            }
+            let wanted = 60 + (cycle as usize * 7) % 20;
+            wait::until("acknowledgements", || (count.load(Ordering::Relaxed) >= wanted).then_some(()));
+            exported.server.take().unwrap().kill();
         });
-        exported.server.take().unwrap().kill();
         exported.serve();
         let mut nfs = exported.client();
-        for (name, content) in kept {
-            let file = nfs.lookup(&root, &name).unwrap_or_else(|status| panic!("{name}: {status}"));
+        for (name, content) in kept.lock().unwrap().iter() {
+            let found = nfs.lookup(&root, name);
+            let Some(content) = content else {
+                assert_eq!(found, Err(NOENT), "cycle {cycle}: {name} was removed");
+                continue;
+            };
+            let file = found.unwrap_or_else(|status| panic!("cycle {cycle}: {name}: {status}"));
             let (bytes, is_end) = nfs.read(&file, 0, 1 << 20).unwrap();
-            assert!(is_end && bytes == content.bytes(), "{name}");
+            assert!(is_end && bytes == content.bytes(), "cycle {cycle}: {name} has other bytes");
         }
     }
+    exported.site.tombolo(&["scrub"]);
 }

@@ -257,6 +257,12 @@ impl PackStore {
         packs.sealed.contains_key(&pack) || packs.open.contains_key(&pack) || packs.damaged.contains_key(&pack)
     }
 
+    /// Whether a pack is there and was not found to be damaged when the store was opened.
+    pub fn is_whole(&self, pack: u64) -> bool {
+        let packs = self.shared.packs.read();
+        packs.sealed.contains_key(&pack) || packs.open.contains_key(&pack)
+    }
+
     /// Length of all packs together, in bytes.
     pub fn stored_bytes(&self) -> u64 {
         let packs = self.shared.packs.read();

@@ -154,6 +154,7 @@ impl Bucket {
                 at: (NodeId::ROOT, Bytes::new()),
             },
             attributes: options.attributes.clone(),
+            unlinks: options.unlinks,
         }
     }
 
@@ -351,7 +352,7 @@ impl Bucket {
         }
         let version = Version {
             size: info.size,
-            modified_ns: self.segment.now_ns(),
+            modified_ns: options.modified_ns.unwrap_or_else(|| self.segment.now_ns()),
             hole_bytes: info.size.saturating_sub(info.allocated_bytes),
             file_type: info.file_type,
             // A multipart tag names parts that the copy does not have; without an MD5 of the whole, the tag stays as it is.
@@ -381,7 +382,9 @@ impl Bucket {
                 match lenders {
                     Some(lenders) => {
                         let version = Version { lenders, ..version.clone() };
-                        Some(self.put_copy(&mut txn, &key, version, &options.condition).await?)
+                        let (attributes, unlinks) = (options.attributes.clone(), options.unlinks);
+                        let new = NewVersion { version, attributes, unlinks };
+                        Some(self.put_copy(&mut txn, &key, new, &options.condition).await?)
                     }
                     None => None,
                 }
@@ -398,8 +401,7 @@ impl Bucket {
         Ok(stored_info(&self.segment, key, stored, &sequenced))
     }
 
-    async fn put_copy(&self, txn: &mut Txn, key: &Bytes, version: Version, condition: &Condition) -> Result<Stored> {
-        let new = NewVersion { version, attributes: None };
+    async fn put_copy(&self, txn: &mut Txn, key: &Bytes, new: NewVersion, condition: &Condition) -> Result<Stored> {
         let stored = namespace::put(txn, &self.state, key, new, condition).await?;
         namespace::want_copy(txn, &self.state, stored.dot, &stored.version).await?;
         self.settle(txn).await?;

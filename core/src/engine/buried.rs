@@ -15,6 +15,7 @@ use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
 use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Txn};
+use crate::register::VersionVector;
 use async_recursion::async_recursion as boxed;
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -26,6 +27,8 @@ struct Buried {
     id: BucketId,
     /// It can't come back with this number any more.
     is_going: bool,
+    /// Whoever deleted it had seen all up to here, and all of that is dead, even where this segment has not heard of it.
+    seen: VersionVector,
 }
 
 /// `buried/`, bucket (4).
@@ -39,21 +42,35 @@ impl Buried {
     fn encode(&self) -> Vec<u8> {
         let mut row = self.id.0.to_vec();
         row.push(u8::from(self.is_going));
+        self.seen.encode(&mut row);
         row
     }
 
     fn decode(number: BucketNumber, row: &[u8]) -> Result<Buried> {
-        match row.split_first_chunk::<16>() {
-            Some((id, [going @ (0 | 1)])) => Ok(Buried { number, id: BucketId(*id), is_going: *going == 1 }),
-            _ => Err(Error::damaged("what is known of a deleted bucket can't be read")),
+        let unreadable = || Error::damaged("what is known of a deleted bucket can't be read");
+        let Some((id, [going @ (0 | 1), rest @ ..])) = row.split_first_chunk::<16>() else {
+            return Err(unreadable());
+        };
+        let mut rest = rest;
+        // As it was written before there was a vector.
+        let seen = if rest.is_empty() { VersionVector::new() } else { VersionVector::decode(&mut rest)? };
+        if !rest.is_empty() {
+            return Err(unreadable());
         }
+        Ok(Buried { number, id: BucketId(*id), is_going: *going == 1, seen })
     }
 }
 
-/// Takes a deleted bucket's number away. `is_shared`: other segments may bring it back.
-pub(super) fn bury(txn: &mut Txn, id: &BucketId, number: BucketNumber, is_shared: bool) {
+/// The same row, read and written again; `None`: it is none of these.
+pub(super) fn rewrite(key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
+    if key.starts_with(PREFIX) { Ok(Some(Buried::decode(number_of(key)?, row)?.encode())) } else { Ok(None) }
+}
+
+/// Takes a deleted bucket's number away. `is_shared`: other segments may bring it back. All up to `seen` is known to be dead.
+pub(super) fn bury(txn: &mut Txn, id: &BucketId, number: BucketNumber, is_shared: bool, seen: &VersionVector) {
     txn.delete(Space::Meta, number_row(id).into());
-    txn.put(Space::Meta, row_of(number), Buried { number, id: *id, is_going: !is_shared }.encode());
+    let buried = Buried { number, id: *id, is_going: !is_shared, seen: seen.clone() };
+    txn.put(Space::Meta, row_of(number), buried.encode());
 }
 
 /// Gives a bucket that is buried its number again, if it can have it. What others had promised it counts for nothing: as long as it was deleted they were told so.
@@ -87,7 +104,7 @@ async fn go(txn: &mut Txn, buried: Buried) -> Result<bool> {
     let goes = namespace::promises(&snapshot, buried.number).await?.is_empty();
     if goes {
         // Whoever else may have it may bring it back.
-        namespace::retire(txn, buried.number, &buried.id).await?;
+        namespace::retire(txn, buried.number, &buried.id, &buried.seen).await?;
         txn.put(Space::Meta, row_of(buried.number), Buried { is_going: true, ..buried }.encode());
     }
     Ok(goes)
@@ -210,7 +227,7 @@ mod tests {
     use crate::{BucketPolicy, DeleteOptions, PutOptions, Segment};
 
     async fn bury_and_crash(segment: &Segment, id: &BucketId, number: BucketNumber, is_shared: bool) -> Result<()> {
-        transact!(segment, txn, { bury(&mut txn, id, number, is_shared) })?;
+        transact!(segment, txn, { bury(&mut txn, id, number, is_shared, &VersionVector::new()) })?;
         Ok(())
     }
 
@@ -238,9 +255,12 @@ mod tests {
 
     #[test]
     fn rows_that_cannot_be_read_are_refused() {
-        let whole = Buried { number: 7, id: BucketId([1; 16]), is_going: true }.encode();
-        assert!(Buried::decode(7, &whole).unwrap().is_going);
-        for bad in [&whole[..16], &[], &[&whole[..16], &[2]].concat(), &[&whole[..], &[0]].concat()] {
+        let seen: VersionVector = [crate::register::Dot::new(SegmentId([2; 16]), 300)].into_iter().collect();
+        let whole = Buried { number: 7, id: BucketId([1; 16]), is_going: true, seen: seen.clone() }.encode();
+        assert_eq!(Buried::decode(7, &whole).unwrap().seen, seen);
+        // As it was before there was a vector.
+        assert!(Buried::decode(7, &whole[..17]).unwrap().is_going);
+        for bad in [&whole[..16], &[], &whole[..18], &[&whole[..16], &[2]].concat(), &[&whole[..], &[0]].concat()] {
             assert!(Buried::decode(7, bad).is_err(), "{bad:?}");
         }
         assert!(number_of(b"buried/123").is_err());

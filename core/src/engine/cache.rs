@@ -9,11 +9,8 @@
 
 use super::packs::{Packs, Residence};
 use super::segment::Segment;
-use super::transact;
 use crate::chunk::{Location, PackInfo};
 use crate::error::{ErrorKind, Result};
-use crate::kv::Space;
-use crate::namespace::keys;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -169,14 +166,7 @@ impl Segment {
             return Ok(false);
         }
         for batch in entries.chunks(BATCH_ROWS) {
-            transact!(self, txn, {
-                for (id, location) in batch {
-                    let row = txn.read(Space::Chunks, &id.0).await?;
-                    if row.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == *location)) {
-                        txn.delete(Space::Chunks, keys::chunk(id));
-                    }
-                }
-            })?;
+            self.drop_rows(batch).await?;
         }
         contents.packs().remove_pack(pack)?;
         contents.disk_cache.forget(pack);

@@ -12,8 +12,8 @@ use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Txn};
 use crate::object::{BucketInfo, Secret, UserInfo};
 use crate::path::{BucketPath, TenantPath, check_name};
-use crate::policy::BucketPolicy;
-use crate::register::{Dot, Write};
+use crate::policy::{BucketPolicy, SetTimes};
+use crate::register::{Dot, VersionVector, Write};
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 
@@ -117,7 +117,13 @@ impl Catalog {
             }
             give_number(&mut txn, &id).await?;
             let origin = Some(self.0.id().to_string());
-            let value = CatalogValue::Bucket { id: id.to_string(), created_ns, policy: policy.clone(), origin };
+            let value = CatalogValue::Bucket {
+                id: id.to_string(),
+                created_ns,
+                policy: policy.clone(),
+                origin,
+                set: SetTimes::new(),
+            };
             create(&mut txn, key, value, Subject::Bucket, &path.to_string()).await?
         })?;
         self.0.bucket(path).await
@@ -132,8 +138,11 @@ impl Catalog {
                     Error::new(ErrorKind::NotEmpty, format!("the bucket {path} is not empty")).about(Subject::Bucket)
                 );
             }
-            take_number(&mut txn, &state.id, state.number).await?;
-            remove(&mut txn, catalog::bucket_key(path), Subject::Bucket, &path.to_string()).await?
+            let (key, seen) = (catalog::bucket_key(path), namespace::told_in(&mut txn, state.number).await?);
+            take_number(&mut txn, &state.id, state.number, &seen).await?;
+            remove(&mut txn, key.clone(), Subject::Bucket, &path.to_string()).await?;
+            // Whoever hears of this before the deletions of what was in the bucket can tell that they are on their way.
+            txn.edit_catalog(key).await?.register.learn(&seen);
         })?;
         state.set_deleted();
         self.0.0.buckets.write().remove(path);
@@ -142,14 +151,23 @@ impl Catalog {
 
     /// Whether a bucket can't go: it holds an object, a kept version, a snapshot or an upload.
     pub(super) async fn holds_something(&self, txn: &mut Txn, id: &BucketId, number: BucketNumber) -> Result<bool> {
-        let view = self.0.store().snapshot().await?;
+        Ok(self.has_content(txn, number) || self.has_by_itself(id, number).await?)
+    }
+
+    /// Whether there is an object or a kept version.
+    pub(super) fn has_content(&self, txn: &mut Txn, number: BucketNumber) -> bool {
         // Whatever is written later touches a directory, and every first entry of a bucket touches the root.
         txn.watch(Space::Derived, &keys::directory_time(number, &crate::NodeId::ROOT));
+        self.0.ledger().usage(number) != Default::default()
+    }
+
+    /// Whether there is a snapshot or an upload, of which no other segment knows.
+    pub(super) async fn has_by_itself(&self, id: &BucketId, number: BucketNumber) -> Result<bool> {
+        let view = self.0.store().snapshot().await?;
         let uploads = view.scan(Space::Uploads, KeyRange::prefix(&keys::bucket_prefix(number)), 1, false).await?;
         let snapshots = KeyRange::prefix(&catalog::level_prefix(5, &[&id.to_string()]));
         let snapshots = view.scan(Space::Catalog, snapshots, 1, false).await?;
-        let usage = self.0.ledger().usage(number);
-        Ok(usage != Default::default() || !uploads.rows.is_empty() || !snapshots.rows.is_empty())
+        Ok(!uploads.rows.is_empty() || !snapshots.rows.is_empty())
     }
 
     /// A tenant's buckets, by name.
@@ -177,14 +195,18 @@ impl Catalog {
         let (origin, _) = transact!(self.0, txn, {
             let key = catalog::bucket_key(path);
             let old = txn.catalog(key.clone()).await?.register.value().cloned();
-            let Some(CatalogValue::Bucket { id, created_ns, policy: old, origin }) = old else {
+            let Some(CatalogValue::Bucket { id, created_ns, policy: old, origin, mut set }) = old else {
                 return Err(Error::not_found(Subject::Bucket, format!("there is no bucket {path}")));
             };
             if policy.versioning == crate::Versioning::Off && old.versioning != crate::Versioning::Off {
                 return Err(Error::invalid("versioning can be suspended, but not turned off once it was on"));
             }
             let made_at = origin.as_deref().map(SegmentId::from_hex).transpose()?;
-            let value = CatalogValue::Bucket { id, created_ns, policy: policy.clone(), origin };
+            // Later than all that has been set, whatever the clock says.
+            let latest_ns = set.values().copied().max().unwrap_or(created_ns);
+            let set_ns = self.0.now_ns().max(latest_ns.saturating_add(1));
+            set.extend(policy.differing(&old)?.into_iter().map(|name| (name, set_ns)));
+            let value = CatalogValue::Bucket { id, created_ns, policy: policy.clone(), origin, set };
             write(&mut txn, key, Some(value)).await?;
             made_at
         })?;
@@ -358,10 +380,15 @@ fn bucket_id(path: &BucketPath, replaces: &[Dot]) -> BucketId {
     BucketId(first_16(hasher.finalize()))
 }
 
-/// Takes a bucket's number away; [`Catalog::settle_buried`] is to follow.
-pub(super) async fn take_number(txn: &mut Txn, id: &BucketId, number: BucketNumber) -> Result<()> {
+/// Takes a bucket's number away; [`Catalog::settle_buried`] is to follow. All up to `seen` is known to be dead.
+pub(super) async fn take_number(
+    txn: &mut Txn,
+    id: &BucketId,
+    number: BucketNumber,
+    seen: &VersionVector,
+) -> Result<()> {
     let is_shared = txn.read(Space::Meta, &shared_row(id)).await?.is_some();
-    bury(txn, id, number, is_shared);
+    bury(txn, id, number, is_shared, seen);
     Ok(())
 }
 

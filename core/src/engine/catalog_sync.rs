@@ -2,8 +2,9 @@
 //! snapshots stay at home.
 //!
 //! Two rules beside those of a register. A bucket that holds something outlives a concurrent deletion, and what it is in with it; the segment that has the content
-//! says so by an ordinary write. And two buckets that turn out to have one path, which takes a deletion on one side, are both
-//! kept: the one whose entry was written first goes on under a derived name.
+//! says so by an ordinary write. A bucket is deleted when it is empty, and its tombstone's context says what of the bucket had been seen by then: what lies at or below is
+//! dead, be the news of it still on its way. And two buckets that turn out to have one path, which takes a deletion on one side, are both
+//! kept if the deleted one outlives that: the one whose entry was written first goes on under a derived name.
 
 use super::catalog::{self as change, Catalog};
 use super::segment::{number_row, shared_row};
@@ -12,8 +13,8 @@ use crate::catalog::{self, CatalogRow, CatalogValue};
 use crate::error::{Error, Result, Subject};
 use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
-use crate::namespace::Txn;
 use crate::namespace::keys::BucketNumber;
+use crate::namespace::{self, Txn};
 use crate::object::BucketInfo;
 use crate::path::{BucketPath, NAME_BYTES_MAX, TenantPath, check_name};
 use crate::register::{HybridClock, Register};
@@ -66,6 +67,11 @@ pub struct CatalogChanges {
 }
 
 impl CatalogChanges {
+    fn bury(&mut self, path: &BucketPath, number: BucketNumber) {
+        self.removed.push(path.clone());
+        self.erased.push(number);
+    }
+
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         *self == CatalogChanges::default()
@@ -122,6 +128,7 @@ impl Catalog {
         }
         self.share().await?;
         self.0.ledger().observe(latest);
+        self.save_files_of_deleted(&items).await?;
         let (changes, _) = transact!(self.0, txn, {
             let mut changes = CatalogChanges::default();
             let mut merged = Vec::new();
@@ -191,7 +198,7 @@ impl Catalog {
             return Ok(None);
         };
         match CatalogRow::decode(row, &self.0.id())?.register.value() {
-            Some(CatalogValue::Bucket { id, created_ns, policy, origin }) => {
+            Some(CatalogValue::Bucket { id, created_ns, policy, origin, .. }) => {
                 let origin = origin.as_deref().map(SegmentId::from_hex).transpose()?;
                 let (path, id, policy) = (path.clone(), BucketId::from_hex(id)?, policy.clone());
                 Ok(Some((BucketInfo { path, id, created_ns: *created_ns, policy }, origin)))
@@ -206,6 +213,20 @@ impl Catalog {
             transact!(self.0, txn, {
                 txn.put(Space::Meta, shared_row(&CATALOG_ID).into(), vec![1]);
             })?;
+        }
+        Ok(())
+    }
+
+    /// What was written to open files counts, where a bucket may be about to go.
+    async fn save_files_of_deleted(&self, items: &[Item]) -> Result<()> {
+        for (key, theirs) in items {
+            let Some(CatalogName::Bucket(path)) = CatalogName::of(key)? else { continue };
+            let state = self.0.0.buckets.read().get(&path).cloned();
+            let Some(state) = state else { continue };
+            let stays = matches!(theirs.value(), Some(CatalogValue::Bucket { id, .. }) if *id == state.id.to_string());
+            if !stays {
+                self.0.open_nodes().flush(Some(state.number), 0).await?;
+            }
         }
         Ok(())
     }
@@ -270,26 +291,52 @@ impl Catalog {
             (None, None) => {}
             (before_id, Some(now)) => {
                 if let Some(old) = before_id.filter(|old| *old != now) {
-                    let other = self.rename(txn, path, &old, before).await?;
-                    changes.renamed.push((path.clone(), other));
+                    match self.bury_unless_new(txn, key, &old).await? {
+                        Some(number) => changes.bury(path, number),
+                        None => changes.renamed.push((path.clone(), self.rename(txn, path, &old, before).await?)),
+                    }
                 }
+                self.join(txn, key).await?;
                 self.admit(txn, &now).await?;
                 self.revive_above(txn, path).await?;
                 changes.changed.push(path.clone());
             }
-            (Some(old), None) => {
-                let number = self.0.bucket_number(&old).await?;
-                if self.holds_something(txn, &old, number).await? {
+            (Some(old), None) => match self.bury_unless_new(txn, key, &old).await? {
+                Some(number) => changes.bury(path, number),
+                None => {
                     change::write(txn, key.clone(), before).await?;
                     self.revive_above(txn, path).await?;
-                } else {
-                    change::take_number(txn, &old, number).await?;
-                    changes.removed.push(path.clone());
-                    changes.erased.push(number);
                 }
-            }
+            },
         }
         Ok(())
+    }
+
+    /// Where segments have set the policy at the same time, each value is what was set last.
+    async fn join(&self, txn: &mut Txn, key: &Bytes) -> Result<()> {
+        let register = txn.catalog(key.clone()).await?.register.clone();
+        let Some(shown) = register.value() else { return Ok(()) };
+        let mut joined = shown.clone();
+        for (_, value) in register.live_values() {
+            joined = joined.join(value)?;
+        }
+        if joined != *shown {
+            change::write(txn, key.clone(), Some(joined)).await?;
+        }
+        Ok(())
+    }
+
+    /// Buries the bucket `id`, of whose deletion the register under `key` tells, and returns its number; `None`: it holds something of which who deleted it
+    /// did not know.
+    async fn bury_unless_new(&self, txn: &mut Txn, key: &Bytes, id: &BucketId) -> Result<Option<BucketNumber>> {
+        let number = self.0.bucket_number(id).await?;
+        let seen = txn.catalog(key.clone()).await?.register.context().clone();
+        let has_news = self.has_content(txn, number) && !seen.dominates(&namespace::reached(txn, number).await?);
+        if has_news || self.has_by_itself(id, number).await? {
+            return Ok(None);
+        }
+        change::take_number(txn, id, number, &seen).await?;
+        Ok(Some(number))
     }
 
     /// Gives a bucket a number here, if it has none.

@@ -7,7 +7,9 @@
 //! A chunk without a row, in a segment that shares a bucket with others, is *absent*: its bytes are elsewhere and can be brought here
 //! (`fetch.rs`). One whose row leads to bytes that don't match its id is *damaged*, and so is one without a row where nothing was ever shared.
 
+use super::budget::Budget;
 use super::cache::Cache;
+use super::damage::Damage;
 use super::fetch::Fetches;
 use super::lock::DirectoryLock;
 use super::nodes::NodeCache;
@@ -41,6 +43,8 @@ pub(crate) struct Contents {
     disk: Arc<dyn Disk>,
     store: Arc<dyn Store>,
     pub(super) cache: ChunkCache,
+    /// Memory for what readers of long contents have in hand beside what they were asked for.
+    pub(super) read_ahead: Arc<Budget>,
     nodes: NodeCache,
     pub(crate) disk_cache: Cache,
     pub(crate) pool: Pool,
@@ -58,7 +62,7 @@ pub(crate) struct Contents {
     reserve_bytes: u64,
     is_full: AtomicBool,
     unchecked_bytes: AtomicU64,
-    pub(super) damaged: Mutex<HashSet<ChunkId>>,
+    pub(super) damage: Damage,
     /// Whether some bucket was ever shared, so that metadata may be here before what it refers to.
     is_linked: AtomicBool,
     pub(super) fetches: Fetches,
@@ -95,6 +99,7 @@ impl Contents {
         disk: Arc<dyn Disk>,
         store: Arc<dyn Store>,
         cache: ChunkCache,
+        read_ahead: Arc<Budget>,
         nodes: NodeCache,
         disk_cache: Cache,
         pool: Pool,
@@ -105,6 +110,7 @@ impl Contents {
             disk,
             store,
             cache,
+            read_ahead,
             nodes,
             disk_cache,
             pool,
@@ -119,7 +125,7 @@ impl Contents {
             reserve_bytes,
             is_full: AtomicBool::new(false),
             unchecked_bytes: AtomicU64::new(u64::MAX / 2),
-            damaged: Mutex::new(HashSet::new()),
+            damage: Damage::default(),
             is_linked: AtomicBool::new(false),
             fetches: Fetches::default(),
             _lock: lock,
@@ -166,28 +172,6 @@ impl Contents {
         self.is_full.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn damaged_chunks(&self) -> u64 {
-        self.damaged.lock().len() as u64
-    }
-
-    pub(crate) fn damaged_ids(&self) -> Vec<ChunkId> {
-        self.damaged.lock().iter().copied().collect()
-    }
-
-    pub(crate) fn is_damaged(&self, id: &ChunkId) -> bool {
-        self.damaged.lock().contains(id)
-    }
-
-    /// The bytes of `id` match it, or nothing is said to be there any more.
-    pub(crate) fn note_health(&self, id: &ChunkId) {
-        self.damaged.lock().remove(id);
-    }
-
-    /// The bytes of `id` did not match it.
-    pub(crate) fn note_damage(&self, id: &ChunkId) {
-        self.damaged.lock().insert(*id);
-    }
-
     /// From now on what has no row is absent, not damaged.
     pub(crate) fn set_linked(&self) {
         self.is_linked.store(true, Ordering::Release);
@@ -226,7 +210,7 @@ impl Contents {
             let known = known.as_deref().map(Location::decode).transpose()?;
             // A row that leads to a pack which is not there is worth nothing.
             let is_lost = known.is_some_and(|at| !self.packs.has(at.pack));
-            let is_damaged = is_lost || self.damaged.lock().contains(id);
+            let is_damaged = is_lost || self.damage.has(id);
             let known = known.map(|at| Packs::residence(at.pack));
             if is_damaged {
                 // What takes its place stays as long.
@@ -269,8 +253,8 @@ impl Contents {
             if gate.is_collecting {
                 ids.iter().for_each(|id| self.touched.insert(id));
             }
-            let damaged = self.damaged.lock();
-            ids.iter().map(|id| !gate.dying.contains(id) && !damaged.contains(id)).collect()
+            let damaged = self.damage.which(ids);
+            ids.iter().zip(damaged).map(|(id, is_damaged)| !gate.dying.contains(id) && !is_damaged).collect()
         };
         for (id, is_here) in ids.iter().zip(&mut here) {
             if *is_here {
@@ -334,7 +318,7 @@ impl Contents {
                     let now = self.located(id).await?;
                     if now == location {
                         if error.kind() == ErrorKind::Damaged {
-                            self.note_damage(id);
+                            self.damage.note(&[*id]).await;
                         }
                         return Err(error);
                     }
@@ -362,7 +346,7 @@ impl Contents {
             place = self.locate(id).await?;
             if place == Some(location) {
                 if error.kind() == ErrorKind::Damaged {
-                    self.note_damage(id);
+                    self.damage.note(&[*id]).await;
                 }
                 return Err(error);
             }

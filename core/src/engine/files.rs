@@ -119,17 +119,38 @@ impl Bucket {
         Ok(())
     }
 
-    /// Gives the file at `existing` a further name; directories on the way must exist.
+    /// Gives the file at `existing` a further name; directories on the way must exist, and no file of that name.
     pub async fn link(&self, existing: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
-        let (existing, to_path) = (target(existing)?, checked(to)?);
+        self.link_at(target(existing)?, checked(to)?, false).await
+    }
+
+    /// [`Bucket::link`], in one step in place of another file that has the name.
+    pub async fn link_over(&self, existing: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<()> {
+        self.link_at(target(existing)?, checked(to)?, true).await
+    }
+
+    async fn link_at(&self, existing: Target, to_path: Bytes, replaces: bool) -> Result<()> {
         let to = target(&to_path)?;
         transact!(self.segment(), txn, {
             self.require(&mut txn).await?;
+            let number = self.state().number;
             let (source, into) = (self.parent(&mut txn, &existing).await?, self.parent(&mut txn, &to).await?);
-            let policy = self.state().policy();
-            txn.limit(self.state().number, policy.quota_bytes, policy.quota_objects);
-            namespace::link(&mut txn, self.state(), &(source, existing.name.clone()), &(into, to.name.clone())).await?;
-            self.settle(&mut txn).await?;
+            let (from, place) = ((source, existing.name.clone()), (into, to.name.clone()));
+            let file = txn.entry(number, &from.0, &from.1).await?.shown.clone();
+            let there = txn.entry(number, &place.0, &place.1).await?.shown.clone().filter(|_| replaces);
+            let is_done = match (&file, &there) {
+                (Some(Shown::File(a)), Some(Shown::File(b))) => (a.node, a.content) == (b.node, b.content),
+                _ => false,
+            };
+            if !is_done {
+                let policy = self.state().policy();
+                txn.limit(number, policy.quota_bytes, policy.quota_objects);
+                if there.is_some() {
+                    namespace::remove_file(&mut txn, self.state(), &place, namespace::Leave::History).await?;
+                }
+                namespace::link(&mut txn, self.state(), &from, &place).await?;
+                self.settle(&mut txn).await?;
+            }
         })?;
         self.segment().announce(self.state(), &to_path);
         Ok(())

@@ -4,7 +4,7 @@ use super::bucket::Bucket;
 use super::segment::Segment;
 use super::transact;
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::id::SegmentId;
+use crate::id::{NodeId, SegmentId};
 use crate::kv::Space;
 use crate::namespace::{self, Delta, Mark, Standing};
 use crate::register::{Carrier, Carriers, Stance, VersionVector};
@@ -47,11 +47,7 @@ impl Bucket {
         let snapshot = self.segment().store().snapshot().await?;
         let here = namespace::standing(ledger, &snapshot, number).await?;
         let mut carriers = namespace::carriers(&snapshot, number).await?;
-        let mut vector = namespace::tight(ledger, &snapshot, number, &here.settled).await?;
-        if here.settled.dominates(&here.floor) {
-            vector.merge(&here.floor);
-        }
-        carriers.entry(self.segment().id()).vector = vector;
+        carriers.entry(self.segment().id()).vector = namespace::told(ledger, &snapshot, number, &here).await?;
         // What a crash could take back is nothing to rely on.
         self.segment().sync_commits().await?;
         Ok(carriers)
@@ -158,23 +154,26 @@ impl Bucket {
     /// rows lost something. Reads all of the bucket's metadata if there is something that may go.
     pub async fn drop_acknowledged(&self) -> Result<u64> {
         let mut dropped = 0;
+        let (nodes, number) = (self.segment().open_nodes(), self.state().number);
+        let is_open = |node: &NodeId| nodes.is_in_use(number, node);
         // What an earlier call has marked first; then what is there by now.
         while let Some((mark, is_new)) = self.complete_mark().await? {
+            let mut left = 0;
             for space in [Space::Entries, Space::Nodes, Space::History] {
                 let mut after = None;
                 loop {
-                    let ((rows, next), _) = transact!(self.segment(), txn, {
+                    let (page, _) = transact!(self.segment(), txn, {
                         self.require(&mut txn).await?;
-                        namespace::drop_page(&mut txn, self.state(), &mark, space, after.clone()).await?
+                        namespace::drop_page(&mut txn, self.state(), &mark, space, after.clone(), &is_open).await?
                     })?;
-                    dropped += rows;
-                    after = next;
+                    dropped += page.rows;
+                    left += page.left;
+                    after = page.next;
                     if after.is_none() {
                         break;
                     }
                 }
             }
-            let number = self.state().number;
             let floor = self.standing().await?.floor;
             let mut after = None;
             loop {
@@ -185,7 +184,7 @@ impl Bucket {
                     break;
                 }
             }
-            transact!(self.segment(), txn, { namespace::end_mark(&mut txn, number, &mark) })?;
+            transact!(self.segment(), txn, { namespace::end_mark(&mut txn, number, &mark, left == 0) })?;
             if is_new {
                 break;
             }

@@ -230,7 +230,7 @@ impl Segment {
         })
     }
 
-    /// Drops the rows of unmarked chunks of `part` that are in `packs`, and adds up what is live in each pack.
+    /// Drops the rows of unmarked chunks of `part` that are in `packs`, or in packs that are no good, and adds up what is live in each pack.
     #[boxed]
     async fn sweep(
         &self,
@@ -251,7 +251,9 @@ impl Segment {
                 if !part.contains(&id) {
                     continue;
                 }
-                if stays(marked.get(&id), &location) || !numbers.contains(&location.pack) {
+                // Of packs that are lost or damaged nobody has stored anything since.
+                let is_looked_at = numbers.contains(&location.pack) || !self.contents().packs().is_whole(location.pack);
+                if stays(marked.get(&id), &location) || !is_looked_at {
                     report.chunks_live += 1;
                     *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
                 } else {
@@ -279,37 +281,40 @@ impl Segment {
         let (segment, candidates) = (self.clone(), candidates.to_vec());
         // Whoever asked for the collection may go away: what is condemned must be buried all the same.
         let dropping = tokio::spawn(async move {
-            let dead = segment.contents().condemn(&ids);
-            let dropped = segment.drop_dead(&candidates, &dead).await;
-            segment.contents().buried(&dead);
-            let is_dead: HashSet<ChunkId> = dead.into_iter().collect();
-            let alive = candidates.into_iter().filter(|(id, _)| !is_dead.contains(id)).map(|(_, location)| location);
-            Result::Ok((dropped?, alive.collect::<Vec<_>>()))
+            let condemned = segment.contents().condemn(&ids);
+            let is_dead: HashSet<ChunkId> = condemned.iter().copied().collect();
+            let (dead, alive): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|(id, _)| is_dead.contains(id));
+            let dropped = segment.drop_rows(&dead).await;
+            segment.contents().buried(&condemned);
+            Result::Ok((dropped?, alive))
         });
         let broken = |error| Error::new(ErrorKind::Failed, "a collection broke off").because(error);
         let (dropped, alive) = dropping.await.map_err(broken)??;
-        for location in alive {
+        for (_, location) in alive {
             *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
         }
         Ok(dropped)
     }
 
+    /// Drops the rows of chunks that are at these places still; returns how many went.
     #[boxed]
-    async fn drop_dead(&self, candidates: &[(ChunkId, Location)], dead: &[ChunkId]) -> Result<u64> {
-        let is_dead: HashSet<&ChunkId> = dead.iter().collect();
+    pub(super) async fn drop_rows(&self, chunks: &[(ChunkId, Location)]) -> Result<u64> {
+        let damage = &self.contents().damage;
         let (dropped, _) = transact!(self, txn, {
-            let mut dropped = 0u64;
-            for (id, location) in candidates.iter().filter(|(id, _)| is_dead.contains(id)) {
+            let mut dropped = Vec::new();
+            for (id, location) in chunks {
                 // A writer that stored it anew in the meantime has another place in its row.
                 let row = txn.read(Space::Chunks, &id.0).await?;
                 if row.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == *location)) {
                     txn.delete(Space::Chunks, keys::chunk(id));
-                    dropped += 1;
+                    damage.end_in(&mut txn, id);
+                    dropped.push(*id);
                 }
             }
             dropped
         })?;
-        Ok(dropped)
+        damage.is_over(&dropped);
+        Ok(dropped.len() as u64)
     }
 
     /// Moves what is live out of a pack. Returns whether nothing refers to the pack any more.
@@ -346,7 +351,10 @@ impl Segment {
                 match copied {
                     Ok(new) => moved.push((id, old, new)),
                     // A damaged chunk is left where it is, to be healed or restored.
-                    Err(error) if error.kind() == ErrorKind::Damaged => return Ok(false),
+                    Err(error) if error.kind() == ErrorKind::Damaged => {
+                        contents.damage.note(&[id]).await;
+                        return Ok(false);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -559,7 +567,7 @@ mod tests {
             let state = bucket.state().clone();
             let make = async || -> Result<()> {
                 transact!(segment, txn, {
-                    let new = NewVersion { version: version.clone(), attributes: None };
+                    let new = NewVersion { version: version.clone(), attributes: None, unlinks: false };
                     put(&mut txn, &state, &Bytes::from_static(key.as_bytes()), new, &Condition::default()).await?
                 })?;
                 Ok(())

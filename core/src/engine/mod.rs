@@ -22,11 +22,13 @@
 
 mod away;
 mod bucket;
+mod budget;
 mod buried;
 mod cache;
 mod catalog;
 mod catalog_sync;
 mod contents;
+mod damage;
 mod data;
 mod delta;
 mod fetch;
@@ -47,6 +49,7 @@ mod part;
 mod pins;
 mod pool;
 mod reader;
+mod row;
 mod scrub;
 mod segment;
 mod session;
@@ -54,6 +57,7 @@ mod snapshot;
 mod token;
 mod touched;
 mod whole;
+mod write_budget;
 mod writer;
 
 pub use bucket::Bucket;
@@ -64,6 +68,7 @@ pub use delta::{Changed, SegmentWatch};
 pub use file_by_path::FileOptions;
 pub use packs::Residence;
 pub use reader::{Object, ObjectReader};
+pub use row::rewrite_row;
 pub use segment::{Change, CreateOptions, OpenOptions, Segment};
 pub use token::Token;
 pub use whole::{Lacking, Whole};

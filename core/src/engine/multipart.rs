@@ -205,7 +205,7 @@ impl Bucket {
             // The tag needs the bytes anyway; they are found stored already.
             let mut writer = self.part_writer(&key, upload, number, None).await?;
             let mut reader = source.read(range);
-            while let Some(piece) = reader.next().await? {
+            while let Some(piece) = writer.idle(reader.next()).await?? {
                 writer.push(piece).await?;
             }
             return writer.seal().await?.commit_part().await;
@@ -295,7 +295,7 @@ impl Bucket {
                 options.checksums.clone(),
             );
             version.part_sizes = stored.iter().map(|p| p.version.size).collect();
-            let new = NewVersion { version, attributes: None };
+            let new = NewVersion { version, attributes: None, unlinks: false };
             let put = namespace::put(&mut txn, self.state(), &key, new, &options.condition).await?;
             if !is_here {
                 namespace::want_copy(&mut txn, self.state(), put.dot, &put.version).await?;

@@ -118,6 +118,11 @@ impl Packs {
         self.with(pack).has(pack)
     }
 
+    /// Whether a pack is there and was not found to be damaged at the opening.
+    pub(crate) fn is_whole(&self, pack: u64) -> bool {
+        self.with(pack).is_whole(pack)
+    }
+
     fn with(&self, pack: u64) -> &PackStore {
         self.of(Packs::residence(pack))
     }

@@ -1,11 +1,15 @@
 //! Contents on their way out: one version, verified chunk by chunk, with read-ahead.
+//!
+//! What a reader has in hand beside the piece that it was asked for counts against a budget that all readers of the segment share, by the chunks that are in memory
+//! for it. Without a share of that it reads one piece after the other.
 
+use super::budget::Taken;
 use super::contents::{Contents, Pin, ReadNodes};
 use super::fetch::Asking;
 use super::part::cut;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::NodeId;
-use crate::manifest::{Cursor, Source};
+use crate::manifest::{Cursor, Extent, Source};
 use crate::namespace::keys::BucketNumber;
 use crate::namespace::{self, Content, Lender, Txn, Which};
 use crate::object::ObjectInfo;
@@ -19,7 +23,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::task::JoinHandle;
 
-/// How far a reader runs ahead of its caller, in bytes; it starts with one chunk and doubles.
+/// How far a reader runs ahead of its caller, in bytes of chunks; it starts with one chunk and doubles.
 const READ_AHEAD_BYTES_MAX: u64 = 4 << 20;
 /// Holes come in pieces of this many bytes.
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -134,6 +138,14 @@ enum Piece {
     Coming(JoinHandle<Result<Bytes>>, Range<usize>),
 }
 
+/// A piece in hand.
+struct InHand {
+    piece: Piece,
+    /// What is in memory for it, in bytes.
+    bytes: u64,
+    _taken: Option<Taken>,
+}
+
 /// Fetches pieces in order.
 struct Feed {
     object: Object,
@@ -141,7 +153,9 @@ struct Feed {
     asking: Asking,
     end: u64,
     inline: Option<Bytes>,
-    ahead: VecDeque<(Piece, u64)>,
+    /// The extent that comes next, if there was no memory to read it ahead.
+    waiting: Option<Extent>,
+    ahead: VecDeque<InHand>,
     ahead_bytes: u64,
     window_bytes: u64,
     hole_bytes: u64,
@@ -168,6 +182,7 @@ impl Feed {
             asking: Asking::default(),
             end: range.end,
             inline,
+            waiting: None,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             window_bytes: 1,
@@ -181,10 +196,10 @@ impl Feed {
             return Ok(Some(bytes));
         }
         self.fill().await.map_err(|e| self.object.explain(e))?;
-        let Some((piece, length)) = self.ahead.pop_front() else {
+        let Some(InHand { piece, bytes, .. }) = self.ahead.pop_front() else {
             return Ok(None);
         };
-        self.ahead_bytes -= length;
+        self.ahead_bytes -= bytes;
         self.window_bytes = (self.window_bytes * 2).clamp(512 << 10, READ_AHEAD_BYTES_MAX);
         match piece {
             Piece::Here(bytes) => Ok(Some(bytes)),
@@ -209,22 +224,21 @@ impl Feed {
             if self.hole_bytes > 0 {
                 let now = self.hole_bytes.min(ZEROS.len() as u64);
                 let zeros = Bytes::from_static(ZEROS).slice(..usize::try_from(now).unwrap_or(ZEROS.len()));
-                self.ahead.push_back((Piece::Here(zeros), now));
-                self.ahead_bytes += now;
+                self.add(Piece::Here(zeros), now, None);
                 self.hole_bytes -= now;
                 continue;
             }
-            let Some(cursor) = &mut self.cursor else { return Ok(()) };
-            let Some((start, extent)) = cursor.next().await? else {
-                self.cursor = None;
-                return Ok(());
-            };
-            if let Content::Manifest(manifest) = self.object.content() {
-                self.asking.ask(&contents, manifest, start, self.end).await?;
-            }
+            let Some(extent) = self.next_extent(&contents).await? else { return Ok(()) };
             match extent.source {
                 Source::Hole => self.hole_bytes = extent.length,
                 Source::Chunk { id, offset, raw } => {
+                    let bytes = u64::from(raw);
+                    // The piece that is asked for is read in any case.
+                    let taken = if self.ahead.is_empty() { None } else { contents.read_ahead.try_take(bytes) };
+                    if taken.is_none() && !self.ahead.is_empty() {
+                        self.waiting = Some(extent);
+                        return Ok(());
+                    }
                     let start = offset as usize;
                     let part = start..start + usize::try_from(extent.length).unwrap_or(usize::MAX - start);
                     let keep = self.is_partial;
@@ -233,9 +247,8 @@ impl Feed {
                         // The first chunk is wanted at once.
                         if keep {
                             let end = offset.saturating_add(u32::try_from(extent.length).unwrap_or(u32::MAX));
-                            let bytes = contents.read_part(&id, raw, offset..end).await?;
-                            self.ahead.push_back((Piece::Here(bytes), extent.length));
-                            self.ahead_bytes += extent.length;
+                            let part = contents.read_part(&id, raw, offset..end).await?;
+                            self.add(Piece::Here(part), bytes, None);
                             continue;
                         }
                         let chunk = contents.read_chunk(&id, keep).await?;
@@ -243,18 +256,38 @@ impl Feed {
                     } else {
                         Piece::Coming(tokio::spawn(async move { contents.read_chunk(&id, keep).await }), part)
                     };
-                    self.ahead.push_back((piece, extent.length));
-                    self.ahead_bytes += extent.length;
+                    self.add(piece, bytes, taken);
                 }
             }
         }
         Ok(())
     }
+
+    fn add(&mut self, piece: Piece, bytes: u64, taken: Option<Taken>) {
+        self.ahead_bytes += bytes;
+        self.ahead.push_back(InHand { piece, bytes, _taken: taken });
+    }
+
+    /// The extent to read next, asked for if it is not here.
+    async fn next_extent(&mut self, contents: &Arc<Contents>) -> Result<Option<Extent>> {
+        if let Some(extent) = self.waiting.take() {
+            return Ok(Some(extent));
+        }
+        let Some(cursor) = &mut self.cursor else { return Ok(None) };
+        let Some((start, extent)) = cursor.next().await? else {
+            self.cursor = None;
+            return Ok(None);
+        };
+        if let Content::Manifest(manifest) = self.object.content() {
+            self.asking.ask(contents, manifest, start, self.end).await?;
+        }
+        Ok(Some(extent))
+    }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        for (piece, _) in &self.ahead {
+        for InHand { piece, .. } in &self.ahead {
             if let Piece::Coming(task, _) = piece {
                 task.abort();
             }
@@ -292,5 +325,91 @@ impl Stream for ObjectReader {
 
     fn poll_next(mut self: StdPin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.pieces.get_mut().as_mut().poll_next(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, noise};
+    use super::*;
+    use crate::{
+        Bucket, BucketPolicy, Chunking, CompleteOptions, CompletePart, EtagKind, GetOptions, OpenOptions, PutOptions,
+        Segment,
+    };
+    use tempfile::TempDir;
+
+    const CHUNK_BYTES: usize = 1 << 20;
+
+    /// An object of `chunks` chunks in a segment with the least memory for reading ahead.
+    async fn object(chunks: usize) -> (TempDir, Segment, Bucket, Object, Bytes) {
+        let policy = BucketPolicy {
+            chunking: Chunking::Fixed(CHUNK_BYTES as u32),
+            etag: EtagKind::Opaque,
+            ..BucketPolicy::default()
+        };
+        let open = OpenOptions { chunk_cache_bytes: 0, ..OpenOptions::default() };
+        let (dir, segment, bucket) = fixture::bucket_with(policy, open).await;
+        let content = noise(chunks * CHUNK_BYTES, 1);
+        bucket.put("k", content.clone(), PutOptions::default()).await.unwrap();
+        let object = bucket.get("k", GetOptions::default()).await.unwrap();
+        (dir, segment, bucket, object, content)
+    }
+
+    fn feed(object: &Object) -> Feed {
+        Feed::new(object.clone(), 0..object.info().size)
+    }
+
+    /// P12: each reader of a long object had 4 MiB in hand, however many there were.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_share_the_memory_for_what_they_read_ahead() {
+        let (_dir, segment, _bucket, object, content) = object(12).await;
+        let budget = segment.contents().read_ahead.clone();
+        let mut alone = feed(&object);
+        for _ in 0..6 {
+            alone.next().await.unwrap().unwrap();
+        }
+        assert_eq!(alone.ahead_bytes, READ_AHEAD_BYTES_MAX - CHUNK_BYTES as u64, "all but what it has given out");
+        drop(alone);
+        let mut readers: Vec<(Feed, Vec<u8>)> = (0..8).map(|_| (feed(&object), Vec::new())).collect();
+        // Far enough for each to have as much in hand as it may.
+        for _ in 0..6 {
+            for (feed, read) in &mut readers {
+                read.extend_from_slice(&feed.next().await.unwrap().unwrap());
+            }
+        }
+        let ahead_bytes: u64 = readers.iter().map(|(feed, _)| feed.ahead_bytes).sum();
+        assert!(ahead_bytes <= 8 << 20, "{ahead_bytes}");
+        assert_eq!(budget.used_bytes(), ahead_bytes);
+        for (mut feed, mut read) in readers {
+            while let Some(piece) = feed.next().await.unwrap() {
+                read.extend_from_slice(&piece);
+            }
+            assert!(read == content);
+        }
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    /// P12: of a fragmented object a reader had 4 MiB of fragments in hand, and for each of them a whole chunk.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_in_hand_counts_with_the_chunks_that_it_takes() {
+        const FRAGMENT_BYTES: u64 = 8 << 10;
+        let (_dir, _segment, bucket, source, content) = object(8).await;
+        let upload = bucket.create_upload("fragments", PutOptions::default()).await.unwrap();
+        let (mut parts, mut expected) = (Vec::new(), Vec::new());
+        for number in 1..=64_u32 {
+            let start = u64::from(number) * 12_000 + u64::from(number % 8) * CHUNK_BYTES as u64;
+            let range = start..start + FRAGMENT_BYTES;
+            expected.extend_from_slice(&content.slice(range.start as usize..range.end as usize));
+            let part = bucket.copy_part("fragments", &upload.id, number, &source, range).await.unwrap();
+            parts.push(CompletePart { number, etag: part.etag.to_string() });
+        }
+        bucket.complete_upload("fragments", &upload.id, &parts, CompleteOptions::default()).await.unwrap();
+        let object = bucket.get("fragments", GetOptions::default()).await.unwrap();
+        let (mut feed, mut read) = (feed(&object), Vec::new());
+        while let Some(piece) = feed.next().await.unwrap() {
+            read.extend_from_slice(&piece);
+            assert!(feed.ahead.len() <= 4, "{} chunks", feed.ahead.len());
+        }
+        assert!(read == expected);
     }
 }

@@ -41,12 +41,12 @@ impl Segment {
                 let this = contents.clone();
                 reads.push((id, location, contents.pool.submit(move || this.packs().read(&id, &location).map(drop))));
             }
-            let mut broken = Vec::new();
+            let (mut well, mut broken) = (Vec::new(), Vec::new());
             for (id, location, read) in reads {
                 report.chunks += 1;
                 report.bytes += u64::from(location.stored);
                 let read = received(read.await)?;
-                if read.is_ok() && !contents.is_damaged(&id) {
+                if read.is_ok() && !contents.damage.has(&id) {
                     continue;
                 }
                 // A collection may have moved or dropped it since the snapshot.
@@ -54,16 +54,16 @@ impl Segment {
                 let is_still_there = now.is_some_and(|row| Location::decode(&row).is_ok_and(|now| now == location));
                 match read {
                     _ if !is_still_there => {}
-                    Ok(()) => contents.note_health(&id),
-                    Err(error) if error.kind() == ErrorKind::Damaged => {
-                        contents.note_damage(&id);
-                        broken.push((id, error));
-                    }
+                    Ok(()) => well.push(id),
+                    Err(error) if error.kind() == ErrorKind::Damaged => broken.push((id, error)),
                     Err(error) => return Err(error),
                 }
             }
+            contents.damage.forget(&well).await;
+            let ids: Vec<ChunkId> = broken.iter().map(|(id, _)| *id).collect();
+            contents.damage.note(&ids).await;
             // All of them are asked for before the first is waited for.
-            contents.ask(&broken.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await?;
+            contents.ask(&ids).await?;
             for (id, error) in broken {
                 match contents.mend(&id, error).await {
                     Ok(()) => report.healed += 1,
@@ -91,11 +91,13 @@ impl Segment {
     }
 
     async fn forget_damage_of_what_is_gone(&self) -> Result<()> {
-        for id in self.contents().damaged_ids() {
+        let mut gone = Vec::new();
+        for id in self.contents().damage.all() {
             if self.store().get(Space::Chunks, &id.0).await?.is_none() {
-                self.contents().note_health(&id);
+                gone.push(id);
             }
         }
+        self.contents().damage.forget(&gone).await;
         Ok(())
     }
 

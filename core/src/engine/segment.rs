@@ -1,5 +1,6 @@
 //! An open segment: the data directory, its stores, and the handles that come from it.
 
+use super::budget::Budget;
 use super::cache::Cache;
 use super::contents::Contents;
 use super::fs::OpenNodes;
@@ -8,7 +9,7 @@ use super::nodes::NodeCache;
 use super::packs::{Packs, Residence};
 use super::pool::Pool;
 use super::session::Session;
-use super::writer::PERMIT_BYTES;
+use super::write_budget::WriteBudget;
 use super::{Bucket, Catalog, transact};
 use crate::catalog::{self, CatalogValue};
 use crate::chunk::ChunkCache;
@@ -27,7 +28,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::broadcast;
 
 /// How to make a segment.
 #[derive(Debug, Clone)]
@@ -41,14 +42,14 @@ pub struct CreateOptions {
 /// How to open a segment.
 #[derive(Clone)]
 pub struct OpenOptions {
-    /// Memory for verified chunks and what lists them, in bytes.
+    /// Memory for verified chunks and what lists them, in bytes. Readers of long contents read ahead into up to a quarter as much again, 8 MiB at the least.
     pub chunk_cache_bytes: usize,
     /// Room on the disk for chunks that readers fetched from linked segments and that nothing is to keep here, in bytes; at least 4 MiB. Lowered to a quarter
     /// of small file systems. Less than 16 MiB for each reader at a time makes them fetch in vain.
     pub disk_cache_bytes: u64,
     /// Memory for metadata (caches and write buffers together), in bytes.
     pub metadata_cache_bytes: usize,
-    /// Memory for contents on their way in, all writers together, in bytes.
+    /// Memory for contents on their way in, all writers together, in bytes; at least 8 MiB. The first 64 KiB of each content don't count.
     pub write_buffer_bytes: usize,
     /// Memory for bytes written to open files and not stored yet, all files together, in bytes. While they are being stored up to as much again
     /// is needed, and readers of open files keep up to half as much in hand.
@@ -96,6 +97,8 @@ struct Identity {
 
 /// One part in so many of the memory for chunks is for decoded manifest nodes.
 const NODES_SHARE: usize = 16;
+/// The least memory for what is read ahead: a few readers' chunks.
+const READ_AHEAD_BYTES_MIN: usize = 8 << 20;
 const FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "segment.json";
 
@@ -112,8 +115,7 @@ pub(super) struct Inner {
     pub(super) store: Arc<dyn Store>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) contents: Arc<Contents>,
-    write_budget: Arc<Semaphore>,
-    write_budget_permits: u32,
+    write_budget: WriteBudget,
     pub(super) buckets: RwLock<HashMap<BucketPath, Arc<BucketState>>>,
     pub(super) opening_bucket: tokio::sync::Mutex<()>,
     pub(super) keys: RwLock<HashMap<String, (crate::UserInfo, crate::Secret)>>,
@@ -215,13 +217,13 @@ impl Segment {
             disk,
             store.clone(),
             ChunkCache::new(options.chunk_cache_bytes - options.chunk_cache_bytes / NODES_SHARE),
+            Budget::new((options.chunk_cache_bytes / 4).max(READ_AHEAD_BYTES_MIN) as u64),
             NodeCache::new((options.chunk_cache_bytes / NODES_SHARE) as u64),
             disk_cache,
             Pool::new(options.workers)?,
             reserve,
         ));
         let ledger = Ledger::open(id, store.clone(), contents.clone(), options.environment.clone()).await?;
-        let permits = u32::try_from(options.write_buffer_bytes / PERMIT_BYTES).unwrap_or(u32::MAX).max(512);
         let segment = Segment(Arc::new(Inner {
             dir: dir.to_owned(),
             id,
@@ -231,8 +233,7 @@ impl Segment {
             store,
             ledger,
             contents,
-            write_budget: Arc::new(Semaphore::new(permits as usize)),
-            write_budget_permits: permits,
+            write_budget: WriteBudget::new(options.write_buffer_bytes),
             buckets: RwLock::new(HashMap::new()),
             opening_bucket: tokio::sync::Mutex::new(()),
             keys: RwLock::new(HashMap::new()),
@@ -242,6 +243,7 @@ impl Segment {
             open_nodes: Arc::new(OpenNodes::new(options.file_buffer_bytes)),
             _lock: lock,
         }));
+        segment.contents().damage.open(segment.ledger()).await?;
         segment.load_snapshots().await?;
         let shared = segment.0.store.snapshot().await?.scan(Space::Meta, KeyRange::prefix(SHARED), 1, false).await?;
         if !shared.rows.is_empty() {
@@ -354,7 +356,7 @@ impl Segment {
         let missing = || Error::not_found(Subject::Bucket, format!("there is no bucket {path}"));
         let row = self.0.store.get(Space::Catalog, &catalog::bucket_key(path)).await?.ok_or_else(missing)?;
         let row = catalog::CatalogRow::decode(row, &self.0.id)?;
-        let Some(CatalogValue::Bucket { id, created_ns, policy, origin }) = row.register.value() else {
+        let Some(CatalogValue::Bucket { id, created_ns, policy, origin, .. }) = row.register.value() else {
             return Err(missing());
         };
         let id = BucketId::from_hex(id)?;
@@ -394,20 +396,9 @@ impl Segment {
         self.0.environment.clock.now_ns()
     }
 
-    /// A share of the write buffers, if there is one now.
-    pub(super) fn try_write_budget(&self, permits: u32) -> Option<OwnedSemaphorePermit> {
-        self.0.write_budget.clone().try_acquire_many_owned(permits.min(self.0.write_budget_permits)).ok()
-    }
-
-    /// A share of the memory for contents on their way in.
-    pub(super) async fn write_budget(&self, permits: u32) -> Result<OwnedSemaphorePermit> {
-        let permits = permits.min(self.0.write_budget_permits);
-        self.0
-            .write_budget
-            .clone()
-            .acquire_many_owned(permits)
-            .await
-            .map_err(|e| Error::new(ErrorKind::Failed, "the segment is closed").because(e))
+    /// The memory for contents on their way in.
+    pub(super) fn write_budget(&self) -> &WriteBudget {
+        &self.0.write_budget
     }
 
     /// Commits the rows of chunks stored so far, so that a long content does not hold them all.
@@ -449,7 +440,7 @@ impl Segment {
             stored_bytes: contents.packs().stored_bytes(),
             packs: contents.packs().packs().len() as u64,
             free_bytes: contents.free_bytes()?,
-            damaged_chunks: contents.damaged_chunks(),
+            damaged_chunks: contents.damage.count(),
             is_full: contents.is_full(),
         })
     }
@@ -517,7 +508,7 @@ impl Segment {
                 "tombolo_damaged_chunks",
                 "Damaged chunks found and not healed",
                 false,
-                self.0.contents.damaged_chunks() as f64,
+                self.0.contents.damage.count() as f64,
             ),
             (
                 "tombolo_full",

@@ -78,6 +78,7 @@ impl Session {
                 txn.put(Space::Chunks, keys::chunk(id), location.encode());
                 txn.refers_to_new_chunks();
             }
+            self.contents.damage.end_in(txn, id);
             if new == Residence::Cached {
                 self.contents.disk_cache.note_pack(location.pack);
             }
@@ -92,6 +93,7 @@ impl Session {
         let rows = self.rows.lock();
         for (id, location) in &rows.list {
             txn.put(Space::Chunks, keys::chunk(id), location.encode());
+            self.contents.damage.end_in(txn, id);
         }
         if !rows.list.is_empty() {
             txn.refers_to_new_chunks();
@@ -107,15 +109,8 @@ impl Session {
             rows.committed += count;
             rows.list.drain(..count).collect()
         };
-        {
-            // Whatever was damaged has a new place now.
-            let mut damaged = self.contents.damaged.lock();
-            if !damaged.is_empty() {
-                for (id, _) in &done {
-                    damaged.remove(id);
-                }
-            }
-        }
+        // Whatever was damaged has a new place now.
+        self.contents.damage.is_over(done.iter().map(|(id, _)| id));
         self.release(&done);
     }
 

@@ -165,7 +165,7 @@ impl Bucket {
                         let modified_ns = file.modified_ns;
                         let tags = namespace::tags_of(row, write);
                         let version = namespace::Version { modified_ns, tags, deleted: None, ..version };
-                        let new = NewVersion { version, attributes };
+                        let new = NewVersion { version, attributes, unlinks: false };
                         let stored = namespace::put(&mut txn, self.state(), key, new, &Condition::default()).await?;
                         namespace::want_copy(&mut txn, self.state(), stored.dot, &stored.version).await?;
                         cloned += 1;
@@ -177,7 +177,7 @@ impl Bucket {
                         let attributes = row.attributes.value().map(|a| a.attributes.clone());
                         let node = match (explicit, row.content.value()) {
                             (Some(_), Some(version)) => {
-                                let new = NewVersion { version: version.clone(), attributes: None };
+                                let new = NewVersion { version: version.clone(), attributes: None, unlinks: false };
                                 namespace::put(&mut txn, self.state(), key, new, &Condition::default()).await?.node
                             }
                             (Some(object), None) => {

@@ -16,6 +16,9 @@
 
 mod journal;
 
+#[doc(hidden)]
+pub use self::journal::{JournalEnd, journal_end};
+
 use self::journal::{MARK_KEY, Mark};
 use super::{Batch, Durability, KeyRange, Page, Snapshot, Space, Store, guard_missed};
 use crate::error::{Error, ErrorKind, Result};

@@ -36,7 +36,7 @@ fn away_row(bucket: BucketNumber, node: &NodeId) -> Bytes {
 
 /// What a row says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// It is passed over.
     Away,
     /// Somebody asked for it at this time, in nanoseconds: it is to stay as if it had been written then.
@@ -44,7 +44,7 @@ enum State {
 }
 
 impl State {
-    fn encode(self) -> Bytes {
+    pub(super) fn encode(self) -> Bytes {
         let mut row = BytesMut::new();
         row.put_u8(FORMAT);
         match self {
@@ -57,7 +57,7 @@ impl State {
         row.freeze()
     }
 
-    fn decode(row: &[u8]) -> Result<State> {
+    pub(super) fn decode(row: &[u8]) -> Result<State> {
         match row.split_first_chunk::<2>() {
             Some(([FORMAT, AWAY], [])) => Ok(State::Away),
             Some(([FORMAT, RECALLED], time)) if time.len() == 8 => {

@@ -56,6 +56,7 @@ pub(super) fn encode(conflicts: &[Conflict]) -> Vec<u8> {
 
 pub(super) fn decode(directory: &NodeId, name: &[u8], row: Bytes) -> Result<Contention> {
     let mut reader = open(row)?;
+    let name = Bytes::copy_from_slice(name);
     let mut conflicts = Vec::new();
     for _ in 0..reader.varint()? {
         let kind = match reader.u8()? {
@@ -70,7 +71,7 @@ pub(super) fn decode(directory: &NodeId, name: &[u8], row: Bytes) -> Result<Cont
         let dot = take_dot(&mut reader)?;
         let content = if reader.u8()? == 1 { Some(take_dot(&mut reader)?) } else { None };
         let shown = if reader.u8()? == 1 { Some(tree::Place::new(*directory, reader.bytes()?)) } else { None };
-        let place = tree::Place::new(parent, Bytes::copy_from_slice(name));
+        let place = tree::Place::new(parent, name.clone());
         conflicts.push(Conflict { kind, place, shown, node, content, dot });
     }
     Ok(conflicts)

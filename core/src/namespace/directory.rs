@@ -1,5 +1,6 @@
 //! Directories: made, implied, kept while something is below them, moved, removed.
 
+use super::alias::is_rescued;
 use super::content::{Goes, drop_copy, lost_name, take_rivals};
 use super::place::directory_place_in;
 use super::rows::{ExplicitDirectory, Shown, ShownFile};
@@ -551,7 +552,8 @@ pub async fn rename_file(txn: &mut Txn, bucket: &BucketState, from: &Place, to: 
     drop_empty_parents(txn, bucket, from.0, &from.1).await
 }
 
-/// Gives a conflict copy a name of its own, and a node if it is one of several contents of a file. `to` may be where it shows.
+/// Gives a conflict copy a name of its own, and a node if it is one of several contents of a file. `to` may be where it shows. A file that shows without a name
+/// gets one again.
 #[boxed]
 pub(super) async fn rescue(
     txn: &mut Txn,
@@ -561,12 +563,15 @@ pub(super) async fn rescue(
     file: ShownFile,
 ) -> Result<()> {
     take_rivals(txn, bucket, from).await?;
-    if let Some(lost) = lost_name(txn, bucket, from, &file).await? {
-        // A file that another has taken the name from gets this one instead.
-        write_entry_of(txn, bucket, &lost, None, &[file.node]).await?;
+    let lost = lost_name(txn, bucket, from, &file).await?;
+    if lost.is_some() || is_rescued(txn, bucket, &file).await? {
+        if let Some(lost) = &lost {
+            // A file that another has taken the name from gets this one instead.
+            write_entry_of(txn, bucket, lost, None, &[file.node]).await?;
+        }
         let now = txn.now_ns();
         let row = txn.edit_node(bucket.number, &file.node).await?;
-        row.names.retain(|name| *name != lost);
+        row.names.retain(|name| Some(name) != lost.as_ref());
         row.names.push(to.clone());
         row.names_changed_ns = now;
         write_entry(txn, bucket, &to.0, &to.1, Some(EntryValue { node: file.node, kind: EntryKind::File })).await?;

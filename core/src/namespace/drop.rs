@@ -4,13 +4,15 @@
 //! by then, nobody can do anything any more about what was dead at the mark and was not touched since: whoever makes a change from now on makes it where it is
 //! dead. So it can go, here and now, whether or not the others have dropped it (`docs/notes/0006-forgetting.md`). What goes: entries and kept versions
 //! that are tombstones; contents of files without a name, unless somebody edited them, with their attributes and tags. Homes of directories stay,
-//! because a directory that is made again is the same one, and so do a directory's attributes.
+//! because a directory that is made again is the same one, and so do a directory's attributes. What is left of a file that is open here stays until a mark after
+//! it is closed: what is written to it may have to be saved, and that tells then who has deleted it (`replace.rs`).
 
 use super::keys::{self, BucketNumber};
 use super::rows::{EntryRow, HistoryRow, NodeRow};
 use super::txn::{Row, Txn};
 use super::{BucketState, Ledger};
 use crate::error::{Error, Result};
+use crate::id::NodeId;
 use crate::kv::{KeyRange, Snapshot, Space};
 use crate::register::{Carriers, Register, VersionVector};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -48,11 +50,14 @@ pub async fn dropped(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Resu
     }
 }
 
-/// What is dead at a mark has been dropped here: it is over.
-pub fn end_mark(txn: &mut Txn, bucket: BucketNumber, mark: &Mark) {
-    let mut row = Vec::new();
-    mark.vector.encode(&mut row);
-    txn.put(Space::Meta, dropped_row(bucket), row);
+/// What is dead at a mark has been dropped here: it is over. `is_all`: but for what [`Dropped::left`] counts nothing was left. That is for another mark, be it at the same
+/// vector.
+pub fn end_mark(txn: &mut Txn, bucket: BucketNumber, mark: &Mark, is_all: bool) {
+    if is_all {
+        let mut row = Vec::new();
+        mark.vector.encode(&mut row);
+        txn.put(Space::Meta, dropped_row(bucket), row);
+    }
     txn.delete(Space::Meta, mark_row(bucket));
 }
 
@@ -85,19 +90,26 @@ pub struct Mark {
 impl Mark {
     /// Reads the mark of a bucket.
     pub async fn read(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Result<Option<Mark>> {
-        let Some(row) = snapshot.get(Space::Meta, &mark_row(bucket)).await? else { return Ok(None) };
+        snapshot.get(Space::Meta, &mark_row(bucket)).await?.map(|row| Mark::decode(&row)).transpose()
+    }
+
+    pub(super) fn decode(row: &[u8]) -> Result<Mark> {
         let (commit, mut rest) =
             row.split_first_chunk::<8>().ok_or_else(|| Error::damaged("a bucket's mark ends too early"))?;
         let vector = VersionVector::decode(&mut rest)?;
-        Ok(Some(Mark { commit: u64::from_be_bytes(*commit), vector, heard: Carriers::decode(rest)? }))
+        Ok(Mark { commit: u64::from_be_bytes(*commit), vector, heard: Carriers::decode(rest)? })
     }
 
     /// Writes it.
     pub fn write(&self, txn: &mut Txn, bucket: BucketNumber) {
+        txn.put(Space::Meta, mark_row(bucket), self.encode());
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut row = self.commit.to_be_bytes().to_vec();
         self.vector.encode(&mut row);
         self.heard.encode(&mut row);
-        txn.put(Space::Meta, mark_row(bucket), row);
+        row
     }
 
     /// Hears where the carriers stand. Returns whether everybody stands at the mark, and a segment that stands at `known` has all that they had by then.
@@ -188,15 +200,26 @@ impl Mortal for NodeRow {
     }
 }
 
-/// Drops what is dead of a page of the rows of `space` behind `after`. Returns how many rows lost something, and where the next page begins; `None`: there is
-/// none.
+/// What a pass over a page did.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// Rows that lost something.
+    pub rows: u64,
+    /// Rows with something dead that were touched since the mark, or are of files that are open.
+    pub left: u64,
+    /// Behind which row the next page begins; `None`: there is none.
+    pub next: Option<Bytes>,
+}
+
+/// Drops what is dead of a page of the rows of `space` behind `after`, but for files that are open.
 pub async fn drop_page(
     txn: &mut Txn,
     bucket: &BucketState,
     mark: &Mark,
     space: Space,
     after: Option<Bytes>,
-) -> Result<(u64, Option<Bytes>)> {
+    is_open: &(dyn Fn(&NodeId) -> bool + Sync),
+) -> Result<Dropped> {
     let ledger = txn.ledger().clone();
     let prefix = keys::bucket_prefix(bucket.number);
     let range = match after {
@@ -205,30 +228,32 @@ pub async fn drop_page(
     };
     let page = ledger.store().snapshot().await?.scan(space, range, PASS_ROWS, false).await?;
     let next = page.rows.last().filter(|_| page.more).map(|(key, _)| key.clone());
-    let mut dropped = 0;
+    let mut dropped = Dropped { next, ..Dropped::default() };
     for (key, row) in page.rows {
-        let is_any = match space {
-            Space::Entries => {
+        // Most rows have nothing dead, and are only read.
+        let goes = match space {
+            Space::Entries if has_dead::<EntryRow>(&ledger, row.clone(), mark)? => {
                 let (parent, name) = keys::parse_entry(&key)?;
-                is_dead::<EntryRow>(&ledger, row, mark)?
-                    && bury(txn.edit_entry(bucket.number, &parent, name).await?, mark)
+                bury(txn.edit_entry(bucket.number, &parent, name).await?, mark)
             }
-            Space::Nodes => {
+            Space::Nodes if has_dead::<NodeRow>(&ledger, row.clone(), mark)? => {
                 let (node, _) = keys::parse_entry(&key)?;
-                is_dead::<NodeRow>(&ledger, row, mark)? && bury(txn.edit_node(bucket.number, &node).await?, mark)
+                !is_open(&node) && bury(txn.edit_node(bucket.number, &node).await?, mark)
             }
-            _ => is_dead::<HistoryRow>(&ledger, row, mark)? && bury(txn.edit_history(key).await?, mark),
+            Space::History if has_dead::<HistoryRow>(&ledger, row, mark)? => bury(txn.edit_history(key).await?, mark),
+            _ => continue,
         };
-        dropped += u64::from(is_any);
+        dropped.rows += u64::from(goes);
+        dropped.left += u64::from(!goes);
     }
-    Ok((dropped, next))
+    Ok(dropped)
 }
 
-fn is_dead<R: Mortal>(ledger: &Ledger, row: Bytes, mark: &Mark) -> Result<bool> {
-    let mut row = R::decode(row, ledger.own())?;
-    Ok(bury(&mut row, mark))
+fn has_dead<R: Mortal>(ledger: &Ledger, row: Bytes, mark: &Mark) -> Result<bool> {
+    Ok(R::decode(row, ledger.own())?.bury(mark))
 }
 
+/// Not if it was touched since the mark.
 fn bury<R: Mortal>(row: &mut R, mark: &Mark) -> bool {
     row.is_before(mark) && row.bury(mark)
 }

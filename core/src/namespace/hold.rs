@@ -79,7 +79,15 @@ pub(super) fn given_row(bucket: BucketNumber) -> Bytes {
     row("given/", bucket)
 }
 
-fn decode_gather(row: Option<Bytes>) -> Result<Option<Gather>> {
+pub(super) fn encode_gather(gather: &Gather) -> Bytes {
+    let mut row = BytesMut::new();
+    row.put_u8(if gather.names { FORMAT_WITH_NAMES } else { FORMAT });
+    row.put_u32(gather.receipts);
+    row.put_u64(gather.delay_ms);
+    row.freeze()
+}
+
+pub(super) fn decode_gather(row: Option<Bytes>) -> Result<Option<Gather>> {
     let Some(mut row) = row else { return Ok(None) };
     let bad = |_| Error::damaged("how a bucket gathers can't be read");
     let format = row.try_get_u8().map_err(bad)?;
@@ -108,11 +116,7 @@ pub async fn set_gather(txn: &mut Txn, bucket: BucketNumber, gather: Option<Gath
     match gather {
         Some(Gather { receipts: 0, .. }) => Err(Error::invalid("data is given up with one receipt at least")),
         Some(gather) => {
-            let mut row = BytesMut::new();
-            row.put_u8(if gather.names { FORMAT_WITH_NAMES } else { FORMAT });
-            row.put_u32(gather.receipts);
-            row.put_u64(gather.delay_ms);
-            txn.put(Space::Meta, key, row.freeze());
+            txn.put(Space::Meta, key, encode_gather(&gather));
             Ok(())
         }
         None => {

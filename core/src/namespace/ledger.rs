@@ -530,8 +530,9 @@ impl Ledger {
 
     /// Commits a group and tells those who wait for it.
     fn commit_taken(&self, taken: Taken) {
-        let Taken { group, clock, usage } = taken;
-        let result = self.commit_group(&group, clock, usage);
+        let Taken { mut group, clock, usage } = taken;
+        let writes = std::mem::take(&mut group.writes);
+        let result = self.commit_group(&group, writes, clock, usage);
         self.groups.fetch_add(1, Ordering::Relaxed);
         let (mut acks, held) = (group.acks, group.held);
         let mut answer = Ok(());
@@ -582,11 +583,16 @@ impl Ledger {
         }
     }
 
-    fn commit_group(&self, group: &Group, clock: Vec<u8>, usage: Vec<(Bytes, Usage)>) -> Result<()> {
+    fn commit_group(
+        &self,
+        group: &Group,
+        mut writes: Vec<(Space, Bytes, Option<Bytes>)>,
+        clock: Vec<u8>,
+        usage: Vec<(Bytes, Usage)>,
+    ) -> Result<()> {
         if group.needs_contents {
             self.contents.sync()?;
         }
-        let mut writes = group.writes.clone();
         writes.push((Space::Meta, Bytes::from_static(CLOCK_ROW), Some(clock.into())));
         for (key, held) in usage {
             let fields = [held.objects, held.logical_bytes, held.old_versions, held.old_bytes];

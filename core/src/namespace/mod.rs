@@ -9,6 +9,7 @@
 //! * A directory that shows is either explicit or has something that shows below it.
 
 mod alias;
+mod attributes;
 pub mod away;
 mod bucket_watch;
 mod codec;
@@ -28,6 +29,7 @@ mod keep;
 pub mod keys;
 mod ledger;
 mod list;
+mod local_row;
 mod loser;
 mod pin;
 mod place;
@@ -67,6 +69,7 @@ pub use hold::{
 pub use keep::{Keeping, keep, keep_later, keeping, keeping_row, list_page, listed};
 pub use ledger::{ChangedRows, ContentBarrier, Ledger, NoContents, Sequenced};
 pub use list::{list, list_versions};
+pub use local_row::rewrite_row;
 pub use loser::{Conflict, conflicts};
 pub use pin::{Pin, list_keys, note_pass, pin, pins, unpin, want_pinned};
 pub use place::directory_place;
@@ -74,13 +77,16 @@ pub use remove::{Leave, delete, leave_marker_of_removal, remove_file};
 pub use replace::{NewContent, recut, replace, rescues};
 pub use replaced::{Lender, Whereabouts, Which, drop_replaced, lender, replaced_content, replaced_prefix};
 pub use resolve::{Resolution, resolve};
-pub use retired::{bucket_rows, retire, take_up};
+pub use retired::{bucket_rows, reached, retire, take_up};
+pub use attributes::Part;
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
 };
 pub use show::{derive_conflicts, rules_row, rules_value, show};
-pub use standing::{Admission, Comparing, Patience, Standing, holds_below, holds_beyond, standing, tight};
+pub use standing::{
+    Admission, Comparing, Patience, Standing, holds_below, holds_beyond, standing, tight, told, told_in,
+};
 pub use summary::{RangeSummary, RowName, RowRange, RowSummary, Summary};
 pub use txn::{Field, Row, Txn};
 pub use usage_delta::UsageDelta;

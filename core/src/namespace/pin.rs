@@ -68,7 +68,7 @@ pub(super) fn pins_row(bucket: BucketNumber) -> Bytes {
     key.freeze()
 }
 
-fn encode(pins: &[Pin]) -> Bytes {
+pub(super) fn encode(pins: &[Pin]) -> Bytes {
     let mut row = BytesMut::new();
     row.put_u8(FORMAT);
     for pin in pins {
@@ -79,7 +79,7 @@ fn encode(pins: &[Pin]) -> Bytes {
     row.freeze()
 }
 
-fn decode(row: Option<Bytes>) -> Result<Vec<Pin>> {
+pub(super) fn decode(row: Option<Bytes>) -> Result<Vec<Pin>> {
     let Some(mut row) = row else { return Ok(Vec::new()) };
     let bad = || Error::damaged("the pins of a bucket can't be read");
     if row.try_get_u8().map_err(|_| bad())? != FORMAT {

@@ -11,10 +11,11 @@ use super::{BucketState, Place};
 use crate::error::Result;
 use crate::id::{NodeId, SegmentId};
 use crate::manifest::Manifest;
-use crate::object::{Etag, Tags, TimeNs};
+use crate::object::{Attributes, Etag, Tags, TimeNs};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
 use async_recursion::async_recursion as boxed;
+use std::sync::Arc;
 
 /// A content to be put on a file. Its bytes are stored.
 #[derive(Debug, Clone)]
@@ -35,6 +36,9 @@ pub struct NewContent {
     pub is_copied: bool,
     /// [`Version::lenders`].
     pub lenders: Vec<Manifest>,
+    /// The version that it was made from, without its bytes, and the file's attributes: what a rescue stands on where nothing is left of the file. `None`: it was
+    /// in no shared bucket.
+    pub former: Option<(Arc<Version>, Attributes)>,
 }
 
 /// Makes `new` the content of the file `node` under all its names; keeps headers, user metadata and tags, and the version before it if the
@@ -97,30 +101,46 @@ async fn rescue(
     node: &NodeId,
     row: &NodeRow,
     base: &Dot,
-    new: NewContent,
+    mut new: NewContent,
 ) -> Result<Option<Dot>> {
-    let own = *txn.own();
-    let found = row.content.live_values().find(|written| is_rescue(written, &own, Some(base)));
-    let Some((write, old)) = found.filter(|_| bucket.is_shared()).map(|(write, old)| (write.clone(), old.clone()))
-    else {
+    if !bucket.is_shared() {
         return Ok(None);
-    };
+    }
+    let own = *txn.own();
     let policy = bucket.policy();
     txn.limit(bucket.number, policy.quota_bytes, policy.quota_objects);
-    if old.deleted.is_none() {
-        retire_current(txn, bucket, &old.at, row, &write, policy.versioning).await?;
+    let found = row.content.live_values().find(|written| is_rescue(written, &own, base));
+    let former = new.former.take().filter(|_| is_forgotten(row));
+    let mut taken = vec![*base];
+    let (old, tags, attributes) = match (found, former) {
+        (Some((write, old)), _) => {
+            taken.push(write.dot);
+            if old.deleted.is_none() {
+                retire_current(txn, bucket, &old.at, row, write, policy.versioning).await?;
+            }
+            (old.clone(), tags_of(row, write), row.attributes.value().cloned())
+        }
+        (None, Some((old, attributes))) => {
+            let attributes = AttributesValue { attributes, changed_ns: txn.now_ns(), ..AttributesValue::default() };
+            (Version::clone(&old), old.tags.clone(), Some(attributes))
+        }
+        (None, None) => return Ok(None),
+    };
+    let (is_copied, by_hand) = (new.is_copied, new.by_hand_ns.map(|time| (time, new.written_ns)));
+    let version = new.version(&old, old.at.clone(), tags, policy.versioning);
+    let dot = write_content(txn, bucket, node, Some(version.clone()), &taken).await?;
+    for taken in &taken {
+        want_retired(txn, bucket, dot, taken).await?;
     }
-    let is_copied = new.is_copied;
-    let version = new.version(&old, old.at.clone(), tags_of(row, &write), policy.versioning);
-    let dot = write_content(txn, bucket, node, Some(version.clone()), &[*base, write.dot]).await?;
-    want_retired(txn, bucket, dot, &write.dot).await?;
-    want_retired(txn, bucket, dot, base).await?;
     if is_copied {
         want_copy(txn, bucket, dot, &version).await?;
     }
     // Who has dropped the file has dropped these with it.
-    let row = txn.node(bucket.number, node).await?;
-    if let Some(value) = row.attributes.value().cloned() {
+    let value = match by_hand {
+        Some(_) => Some(AttributesValue { modified_ns: by_hand, ..attributes.unwrap_or_default() }),
+        None => attributes,
+    };
+    if let Some(value) = value {
         let dot = txn.dot();
         let row = txn.edit_node(bucket.number, node).await?;
         let replaced = row.attributes.dots();
@@ -129,17 +149,22 @@ async fn rescue(
     Ok(Some(dot))
 }
 
-/// Whether a save that was made from `base` would show a file again which has no name.
-pub fn rescues(row: &NodeRow, own: &SegmentId, base: Option<&Dot>) -> bool {
-    row.content.live_values().any(|written| is_rescue(&written, own, base))
+/// Whether a save that was made from `base` would show a file again which has no name. `is_known`: whoever saves knows what the file was.
+pub fn rescues(row: &NodeRow, own: &SegmentId, base: &Dot, is_known: bool) -> bool {
+    is_known && is_forgotten(row) || row.content.live_values().any(|written| is_rescue(&written, own, base))
 }
 
-fn is_rescue((write, version): &(&Write<Version>, &Version), own: &SegmentId, base: Option<&Dot>) -> bool {
+fn is_rescue((write, version): &(&Write<Version>, &Version), own: &SegmentId, base: &Dot) -> bool {
     match version.deleted {
         Some(_) => write.dot.segment != *own,
         // It was rescued before.
-        None => Some(&write.dot) == base,
+        None => write.dot == *base,
     }
+}
+
+/// Nothing is left of the file: others have deleted it, and have dropped that. What was deleted here leaves something for as long as the file is open (`drop.rs`).
+fn is_forgotten(row: &NodeRow) -> bool {
+    row.content.ordered().is_empty()
 }
 
 impl NewContent {

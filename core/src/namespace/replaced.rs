@@ -122,6 +122,13 @@ pub(super) fn write(
     }
 }
 
+/// The same row, read and written again.
+pub(super) fn rewrite(key: &[u8], row: &Bytes) -> Result<Vec<u8>> {
+    let replaced = Replaced::decode(key, row)?;
+    let version = replaced.write.value.as_ref().ok_or_else(|| Error::damaged("a replaced content has no version"))?;
+    Ok(replaced.encode(version))
+}
+
 /// The bucket and the write of a row of [`Space::Meta`], if it is one of these.
 pub fn replaced_content(key: &[u8], row: &Bytes) -> Result<Option<(BucketNumber, Write<Version>)>> {
     let Some(bucket) = key.strip_prefix(PREFIX).and_then(|rest| rest.first_chunk::<4>()) else { return Ok(None) };

@@ -110,7 +110,7 @@ async fn resolve_hidden(
         }
         Resolution::TakeTheirs => {
             // It becomes what shows, as any content that is put there.
-            let new = NewVersion { version, attributes: None };
+            let new = NewVersion { version, attributes: None, unlinks: false };
             let stored = put(txn, bucket, key, new, &Condition::default()).await?;
             want_copy(txn, bucket, stored.dot, &stored.version).await?;
         }

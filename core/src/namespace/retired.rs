@@ -25,8 +25,8 @@ fn retired_row(id: &BucketId) -> Bytes {
     key.freeze()
 }
 
-/// The highest change of each segment that the bucket's change index names.
-async fn reached(txn: &Txn, bucket: BucketNumber) -> Result<VersionVector> {
+/// The highest change of each segment that the bucket's change index names. Reads all of it.
+pub async fn reached(txn: &Txn, bucket: BucketNumber) -> Result<VersionVector> {
     let (own, prefix) = (*txn.own(), keys::bucket_prefix(bucket));
     let snapshot = txn.ledger().store().snapshot().await?;
     let (mut reached, mut range) = (VersionVector::new(), KeyRange::prefix(&prefix));
@@ -44,10 +44,12 @@ async fn reached(txn: &Txn, bucket: BucketNumber) -> Result<VersionVector> {
 }
 
 /// Notes where a bucket stands whose rows are about to go. Not if it was still being brought here: what came in part, and was deleted before the rest came, lies above
-/// any floor that this segment could vouch for. Then it will begin with nothing.
-pub async fn retire(txn: &mut Txn, bucket: BucketNumber, id: &BucketId) -> Result<()> {
-    let Standing { known, floor, .. } = standing_in(txn, bucket).await?;
+/// any floor that this segment could vouch for. Then it will begin with nothing. All up to `seen` is known to be dead.
+pub async fn retire(txn: &mut Txn, bucket: BucketNumber, id: &BucketId, seen: &VersionVector) -> Result<()> {
+    let Standing { mut known, floor, .. } = standing_in(txn, bucket).await?;
     let mut dropped = reached(txn, bucket).await?;
+    known.merge(seen);
+    dropped.merge(seen);
     if !known.dominates(&dropped) {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 //!
 //! Every row starts with a format byte and the commit that wrote it; snapshots compare the latter (see `view`).
 
+use super::attributes::Part;
 use super::codec::{Reader, put_bytes, put_varint};
 use super::version::{Version, etag_from_bytes, etag_to_bytes, file_type_from_byte, file_type_to_byte};
 use crate::error::{Error, Result};
@@ -87,9 +88,9 @@ pub const MD5_OF_NOTHING: [u8; 16] =
 pub struct ShownFile {
     /// Its node.
     pub node: NodeId,
-    /// The content, if not the one that shows for the node (a conflict copy).
+    /// The content, if not the one that shows for the node (a conflict copy), or if the node has no name (it was deleted while somebody edited it).
     pub content: Option<Dot>,
-    /// Whether it is a file by itself, because a change of its node is no change of it. See [`ShownFile::identity`].
+    /// Whether it is a file by itself, because it is one of several contents of its node, and a change of that is no change of it. See [`ShownFile::identity`].
     pub is_apart: bool,
     /// Size of the content.
     pub size: u64,
@@ -177,6 +178,8 @@ pub struct AttributesValue {
     pub changed_ns: TimeNs,
     /// An access time set by hand.
     pub accessed_ns: Option<TimeNs>,
+    /// When parts were set that were set since the node was made, in their order.
+    pub set: Vec<(Part, TimeNs)>,
 }
 
 /// Tags of one version.
@@ -530,6 +533,20 @@ pub(super) fn encode_attributes(value: &AttributesValue, out: &mut Vec<u8>) {
         put_bytes(out, name.as_bytes());
         put_bytes(out, value);
     }
+    for (part, time) in &value.set {
+        out.push(match part {
+            Part::Mode => 0,
+            Part::Owner => 1,
+            Part::Modified => 2,
+            Part::Accessed => 3,
+            Part::Xattr(_) => 4,
+        });
+        // Mostly it was not long before the last change, or at it.
+        put_varint(out, value.changed_ns.wrapping_sub(*time).cast_unsigned());
+        if let Part::Xattr(name) = part {
+            put_bytes(out, name.as_bytes());
+        }
+    }
 }
 
 /// See [`encode_attributes`].
@@ -555,11 +572,29 @@ pub(super) fn decode_attributes(bytes: &[u8]) -> Result<AttributesValue> {
         let name = String::from_utf8_lossy(&reader.bytes()?).into_owned();
         xattrs.insert(name, reader.bytes()?);
     }
+    let mut set: Vec<(Part, TimeNs)> = Vec::new();
+    while !reader.is_empty() {
+        let kind = reader.u8()?;
+        let time = changed_ns.wrapping_sub(reader.varint()?.cast_signed());
+        let part = match kind {
+            0 => Part::Mode,
+            1 => Part::Owner,
+            2 => Part::Modified,
+            3 => Part::Accessed,
+            4 => Part::Xattr(String::from_utf8_lossy(&reader.bytes()?).into_owned()),
+            _ => return Err(Error::damaged("a part of attributes is of an unknown kind")),
+        };
+        if set.last().is_some_and(|(last, _)| *last >= part) {
+            return Err(Error::damaged("the parts of attributes are not in order"));
+        }
+        set.push((part, time));
+    }
     Ok(AttributesValue {
         attributes: Attributes { mode, uid, gid, rdev, xattrs },
         modified_ns,
         changed_ns,
         accessed_ns,
+        set,
     })
 }
 

@@ -132,7 +132,7 @@ pub(super) fn shown_file(row: &NodeRow, place: &tree::Place, file: &tree::ShownF
     let version = write.value.as_ref()?;
     let is_plain = file.is_main && file.conflict.is_none() && *place == file.place;
     let mut shown = ShownFile::of(file.node, (!is_plain).then_some(file.content), version);
-    shown.is_apart = !is_plain && (!file.is_main || file.entry.is_none());
+    shown.is_apart = !is_plain && !file.is_main;
     if is_plain {
         shown.modified_ns = modified_ns(row, version);
     }

@@ -397,6 +397,27 @@ impl Standing {
     }
 }
 
+/// Up to where all that ever happened in a bucket is here, as others are told it: what is alive there and is not here lies above it.
+pub async fn told(
+    ledger: &Ledger,
+    snapshot: &Arc<dyn Snapshot>,
+    bucket: BucketNumber,
+    here: &Standing,
+) -> Result<VersionVector> {
+    let mut vector = tight(ledger, snapshot, bucket, &here.settled).await?;
+    if here.settled.dominates(&here.floor) {
+        vector.merge(&here.floor);
+    }
+    Ok(vector)
+}
+
+/// The same of now, for a transaction that fails if it changes.
+pub async fn told_in(txn: &mut Txn, bucket: BucketNumber) -> Result<VersionVector> {
+    let here = standing_in(txn, bucket).await?;
+    let ledger = txn.ledger().clone();
+    told(&ledger, &ledger.store().snapshot().await?, bucket, &here).await
+}
+
 /// The same vector, each segment at its last change that the bucket's change index still has: other buckets move a segment's number too.
 pub async fn tight(
     ledger: &Ledger,

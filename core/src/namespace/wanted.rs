@@ -103,6 +103,16 @@ fn parse(bucket: BucketNumber, key: &[u8]) -> Result<Parsed> {
     Ok(Parsed { dot, is_persisted, field: Field::from_byte(field & !PERSISTED)?, row_key: row_key.freeze() })
 }
 
+/// The same key, read and written again.
+pub(super) fn rewrite_key(bucket: BucketNumber, key: &[u8]) -> Result<Bytes> {
+    let Parsed { dot, is_persisted, field, row_key } = parse(bucket, key)?;
+    let mut key = BytesMut::from(wanted_key(field, &row_key, &dot).as_ref());
+    if let (true, Some(field)) = (is_persisted, key.get_mut(FIELD_AT)) {
+        *field |= PERSISTED;
+    }
+    Ok(key.freeze())
+}
+
 fn manifest_of(version: &Version) -> Option<&Manifest> {
     match &version.content {
         Content::Manifest(manifest) if *manifest.root() != Root::Empty => Some(manifest),

@@ -1,8 +1,10 @@
 //! Putting a version under a key, and changing what goes with it.
 
+use super::alias::{is_rescued, make_own_at};
 use super::content::{Goes, drop_copy, take_losers, write_content};
 use super::directory::{find_directory, make_directories, make_directory, make_explicit, write_entry};
 use super::history::{drop_null_version, retire, trim};
+use super::remove::{Leave, remove_file};
 use super::rows::{AttributesValue, ExplicitDirectory, NodeRow, Shown, ShownFile, TagsValue};
 use super::txn::Txn;
 use super::version::Version;
@@ -22,6 +24,8 @@ pub struct NewVersion {
     pub version: Version,
     /// POSIX attributes; `None` keeps what is there.
     pub attributes: Option<Attributes>,
+    /// Whether a file of several names loses this one, and what is stored is a file of its own.
+    pub unlinks: bool,
 }
 
 /// What was stored, for the answer.
@@ -70,8 +74,20 @@ pub async fn put(
     if entry.is_some() {
         take_losers(txn, bucket, &place).await?;
     }
+    let entry = match entry {
+        // What shows without a name is that file all the same, and gets its name back.
+        Some(Shown::File(file)) if is_rescued(txn, bucket, &file).await? => {
+            make_own_at(txn, bucket, &place).await?;
+            txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone()
+        }
+        entry => entry,
+    };
+    let is_parted = match &entry {
+        Some(Shown::File(file)) if new.unlinks => txn.node(bucket.number, &file.node).await?.names.len() > 1,
+        _ => false,
+    };
     match entry {
-        Some(Shown::File(file)) if file.content.is_none() => {
+        Some(Shown::File(file)) if file.content.is_none() && !is_parted => {
             let row = txn.node(bucket.number, &file.node).await?.clone();
             let current = current_write(&row, bucket, &place.1)?;
             if !condition.is_empty() {
@@ -82,17 +98,26 @@ pub async fn put(
                 drop_null_version(txn, bucket, &place).await?;
             }
             let dot = replace_content(txn, bucket, &file, &row, version.clone()).await?;
-            let attributes = set_attributes(txn, bucket, &file.node, new.attributes, None).await?;
+            // A time that was set by hand on a version is known by that version's time, which may be this one's.
+            let by_hand = row.attributes.value().and_then(|value| value.modified_ns);
+            let by_hand = by_hand.filter(|(_, of)| *of == version.modified_ns).map(|(_, of)| (of, of));
+            let attributes = set_attributes(txn, bucket, &file.node, new.attributes, by_hand).await?;
             trim(txn, bucket, &place).await?;
             Ok(Stored { node: file.node, dot, version, attributes, links: u32::try_from(row.names.len()).unwrap_or(1) })
         }
         found => {
-            if let Some(Shown::File(copy)) = found {
-                let row = txn.node(bucket.number, &copy.node).await?.clone();
-                let write = row.shown_content(copy.content, &bucket.rules());
+            let mut attributes = new.attributes;
+            if let Some(Shown::File(old)) = found {
+                let row = txn.node(bucket.number, &old.node).await?.clone();
+                let write = row.shown_content(old.content, &bucket.rules());
                 let write = write.ok_or_else(|| Error::damaged("an entry shows a content that is gone"))?;
-                condition.check(Some(&info(key.clone(), copy.node, write, &row, true)?))?;
-                drop_copy(txn, bucket, &place, &copy, Goes::Rewritten).await?;
+                condition.check(Some(&info(key.clone(), old.node, write, &row, true)?))?;
+                if old.content.is_some() {
+                    drop_copy(txn, bucket, &place, &old, Goes::Rewritten).await?;
+                } else {
+                    attributes = attributes.or_else(|| row.attributes.value().map(|value| value.attributes.clone()));
+                    remove_file(txn, bucket, &place, Leave::History).await?;
+                }
             } else {
                 condition.check(None)?;
             }
@@ -101,7 +126,7 @@ pub async fn put(
             }
             let node = fresh_node(txn);
             let dot = show_new_file(txn, bucket, &place, node, version.clone()).await?;
-            let attributes = set_attributes(txn, bucket, &node, new.attributes, None).await?;
+            let attributes = set_attributes(txn, bucket, &node, attributes, None).await?;
             trim(txn, bucket, &place).await?;
             Ok(Stored { node, dot, version, attributes, links: 1 })
         }
@@ -312,9 +337,13 @@ pub async fn edit_attributes(
     let now = txn.now_ns();
     let (dot, own) = (txn.dot(), *txn.own());
     let row = txn.edit_node(bucket.number, node).await?;
-    let mut value = row.attributes.value().cloned().unwrap_or_default();
+    let before = row.attributes.value().cloned();
+    let mut value = before.clone().unwrap_or_default();
     edit(&mut value);
     value.changed_ns = now.max(value.changed_ns.saturating_add(1));
+    if let Some(before) = before {
+        value.note_changes(&before);
+    }
     let replaced = row.attributes.dots();
     row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value.clone())), &replaced);
     Ok(value)
@@ -375,7 +404,7 @@ pub async fn set_tags(
     let (directories, name) = split(key).place();
     let parent = super::remove::find_hidden(txn, bucket, &directories).await?.ok_or_else(|| missing(Subject::Key))?;
     let place = (parent, name);
-    super::alias::make_own_at(txn, bucket, &place).await?;
+    make_own_at(txn, bucket, &place).await?;
     let node = match txn.entry(bucket.number, &place.0, &place.1).await?.shown.clone() {
         Some(Shown::File(file)) => Some(file.node),
         Some(Shown::Directory { node, explicit: Some(_) }) => Some(node),

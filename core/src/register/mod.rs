@@ -21,6 +21,21 @@ use crate::id::SegmentId;
 use smallvec::SmallVec;
 use std::cmp::Reverse;
 
+/// Dots to be looked up: there may be many, where nobody resolves conflicts or a peer means ill.
+struct Dots(SmallVec<[Dot; 2]>);
+
+impl Dots {
+    fn new(dots: impl Iterator<Item = Dot>) -> Dots {
+        let mut dots: SmallVec<[Dot; 2]> = dots.collect();
+        dots.sort_unstable();
+        Dots(dots)
+    }
+
+    fn contains(&self, dot: &Dot) -> bool {
+        self.0.binary_search(dot).is_ok()
+    }
+}
+
 /// One write to a register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Write<V> {
@@ -80,10 +95,18 @@ impl<V> Register<V> {
     /// write was not made to resolve.
     pub fn local_write(&mut self, write: Write<V>, replaces: &[Dot]) {
         debug_assert!(!self.context.covers(&write.dot) || write.dot.is_pending(), "a dot is used twice");
+        let replaces = Dots::new(replaces.iter().copied());
         self.live.retain(|old| !replaces.contains(&old.dot) && old.dot != write.dot);
         self.context.advance(write.dot);
         let at = self.live.partition_point(|old| old.rank() > write.rank());
         self.live.insert(at, write);
+    }
+
+    /// Whoever wrote what is live here had seen all up to `seen`, of whatever this register says that it is gone. No change to one that nobody has written.
+    pub fn learn(&mut self, seen: &VersionVector) {
+        if !self.is_empty() {
+            self.context.merge(seen);
+        }
     }
 
     /// What shows, if anything was ever written: a value, or a tombstone if nothing but tombstones is live.
@@ -188,7 +211,8 @@ impl<V: Clone> Register<V> {
     /// and not covered by the other's context, because then the other side has not seen it.
     pub fn merge(&mut self, other: &Register<V>) -> bool {
         let before = self.live.len();
-        self.live.retain(|mine| other.is_live(&mine.dot) || !other.context.covers(&mine.dot));
+        let theirs = Dots::new(other.live.iter().map(|write| write.dot));
+        self.live.retain(|mine| !other.context.covers(&mine.dot) || theirs.contains(&mine.dot));
         let mut changed = self.live.len() != before;
         for theirs in &other.live {
             if !self.context.covers(&theirs.dot) {

@@ -1,8 +1,10 @@
 //! Local changes and deltas at the same time.
 
 use crate::site::{Site, Sites};
+use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tombolo_core::engine::fs::{Caller, ROOT, SetAttributes, SetTime};
 use tombolo_core::*;
 
 const TASKS: u64 = 8;
@@ -110,4 +112,45 @@ async fn a_file_shows_while_what_replaced_its_content_is_on_its_way() {
     }
     assert!(was_between, "no step ended between them");
     assert_eq!(c.shows().await, a.shows().await);
+}
+
+/// Attributes were one register: of a mode that was set here and a time, an owner or an extended attribute that were set there, one was gone, on both sides.
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_are_set_in_two_places_are_both_kept() {
+    let all = Sites::new(3).await;
+    let sites = all.bucket("attributes", 3, &BucketPolicy::default()).await;
+    let attributes = |mode, uid| Attributes { mode: Some(mode), uid: Some(uid), ..Attributes::default() };
+    let options = PutOptions { attributes: Some(attributes(0o644, 1)), ..PutOptions::default() };
+    sites[0].bucket.put("x", "x", options).await.unwrap();
+    sites[1].pull(&sites[0]).await;
+    sites[2].pull(&sites[0]).await;
+    let root = Caller::root();
+    let file = async |site: &Site| {
+        let files = site.bucket.file_system();
+        let there = files.lookup(&root, &ROOT, b"x").await.unwrap();
+        (files, there)
+    };
+    let set = async |site: &Site, changes: SetAttributes| {
+        let (files, there) = file(site).await;
+        files.set_attributes(&root, &there.node, changes, None).await.unwrap();
+    };
+    let xattr = async |site: &Site, name: &str| {
+        let (files, there) = file(site).await;
+        files.set_xattr(&root, &there.node, name, Bytes::from(name.to_owned()), None).await.unwrap();
+    };
+    set(&sites[0], SetAttributes { mode: Some(0o600), ..SetAttributes::default() }).await;
+    xattr(&sites[0], "user.a").await;
+    set(&sites[1], SetAttributes { modified: SetTime::To(77), ..SetAttributes::default() }).await;
+    set(&sites[2], SetAttributes { uid: Some(9), ..SetAttributes::default() }).await;
+    xattr(&sites[2], "user.b").await;
+    for (to, from) in [(0, 1), (1, 2), (2, 0), (0, 2), (1, 0), (2, 1), (0, 1), (1, 2)] {
+        sites[to].pull(&sites[from]).await;
+    }
+    for site in &sites {
+        let (files, there) = file(site).await;
+        assert_eq!((there.mode & 0o7777, there.uid, there.modified_ns), (0o600, 9, 77));
+        assert_eq!(files.list_xattrs(&root, &there.node).await.unwrap().len(), 2);
+        let compared = crate::summaries::are_equal(&sites[0], site).await;
+        assert!(compared.differences.is_empty(), "{compared:?}");
+    }
 }

@@ -117,6 +117,7 @@ async fn a_bucket_that_comes_back_relies_on_no_earlier_promise() {
     let (segment, path) = (edge.bucket.segment(), edge.bucket.path());
     segment.catalog().delete_bucket(path).await.unwrap();
     assert_eq!(segment.catalog().promises_of_deleted().await.unwrap().len(), 1);
+    third.bucket.put("y", "y", PutOptions::default()).await.unwrap();
     take_catalog(third, edge).await;
     take_catalog(edge, third).await;
     let edge = Site { bucket: segment.bucket(path).await.unwrap() };

@@ -8,6 +8,7 @@
 
 mod away;
 mod beside;
+mod buckets;
 mod buried;
 mod cached;
 mod copies;

@@ -1,7 +1,9 @@
 //! How commands end: exit codes, and errors with a next step.
 
+use crate::path::show;
 use crate::wire::{Refusal, kind_word};
 use serde_json::json;
+use std::io::Write;
 use std::process::ExitCode;
 use tombolo_core::{Error, ErrorKind, Subject};
 
@@ -64,8 +66,13 @@ impl Failure {
     /// Prints the failure on standard error, as a sentence or as JSON.
     pub(crate) fn report(&self, as_json: bool) {
         let Failure::Engine(error) = self else { return };
-        eprintln!("{}", describe(error, as_json));
+        say(&describe(error, as_json));
     }
+}
+
+/// Prints a line on standard error. Where nobody reads it there is nobody to tell.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The exit code for a kind of error.
@@ -95,6 +102,8 @@ pub(crate) fn describe(error: &Error, as_json: bool) -> String {
         let Refusal { kind, about, message } = Refusal::from(error);
         return json!({ "error": { "kind": kind, "about": about, "message": message, "next": next } }).to_string();
     }
+    // It may name keys that others have made.
+    let error = show(error.to_string().as_bytes());
     match next {
         Some(next) => format!("tombolo: {error}\n  {next}"),
         None => format!("tombolo: {error}"),

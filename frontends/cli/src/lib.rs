@@ -28,6 +28,9 @@ mod tree;
 mod verbs;
 mod wire;
 
+#[doc(hidden)]
+pub use wire::{MESSAGES, Message, reframe};
+
 use clap::Parser;
 use failure::{Exit, Failure};
 use std::process::ExitCode;

@@ -41,7 +41,7 @@ impl Progress {
 
     /// Prints a line on standard error.
     pub(crate) fn note(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| crate::failure::say(line));
     }
 
     /// Takes the bar away.

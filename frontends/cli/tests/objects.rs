@@ -82,7 +82,7 @@ fn what_goes_with_an_object_is_kept() {
         assert!(time.len() == 30 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
         let text = site.run(&["stat", &path("k")]).text();
         assert!(text.contains("text/x-test") && text.contains("colour=red"), "{text}");
-        site.feed(&["put", "-", &path("k"), "--if-absent"], b"y").fails(1, "");
+        site.feed(&["put", "-", &path("k"), "--if-absent"], b"y").fails(1, "exists");
         assert_eq!(site.get("k"), "x");
     });
 }
@@ -234,6 +234,34 @@ fn versions_can_be_listed_read_and_removed() {
     });
 }
 
+/// A delete of what is not there failed, and left a delete marker all the same.
+#[test]
+fn what_is_not_there_leaves_no_marker() {
+    both_ways(|site| {
+        site.run(&["bucket", "set", BUCKET, "versioning=on"]).ok();
+        site.put("a/b", "b");
+        site.run(&["rm", &path("none")]).fails(3, "none");
+        site.run(&["rm", "-r", &path("a")]).ok();
+        site.run(&["rm", &path("a/b")]).fails(3, "a/b");
+        site.run(&["rm", "-r", &path("a")]).fails(3, "a");
+        let versions = site.json(&["versions", BUCKET]);
+        let keys: Vec<_> = versions.as_array().unwrap().iter().map(|v| (&v["key"], &v["marker"])).collect();
+        assert_eq!(keys, [(&"a/b".into(), &true.into()), (&"a/b".into(), &false.into())], "{versions}");
+    });
+}
+
+/// Keys come from others: what a command says of one must neither drive a terminal nor, to a program, name another key.
+#[test]
+fn errors_and_answers_name_any_key() {
+    let site = Site::new();
+    let ran = site.run(&["get", &path("x\x1b[2Jy\nz"), "-"]);
+    assert_eq!(ran.code, 3);
+    assert!(ran.stderr.contains("x\\u{1b}[2Jy\\nz") && !ran.stderr.contains('\x1b'), "{}", ran.stderr);
+    site.put("new\nline", "text");
+    let removed = site.json(&["rm", &path("new\nline")]);
+    assert_eq!((&removed["key"], &removed["path"]), (&"new\nline".into(), &path("new\nline").into()));
+}
+
 #[test]
 fn snapshots_and_clones() {
     both_ways(|site| {
@@ -344,6 +372,8 @@ fn damage_is_named_and_ends_with_5() {
     let to = site.place("to");
     site.run(&["get", &path("large"), to.to_str().unwrap()]).fails(5, "tombolo scrub");
     assert!(!to.exists());
+    // What one process has met the next one knows of.
+    assert_eq!(site.json(&["status"])["damaged_chunks"], 1);
     let out = site.place("out");
     let exported = site.run(&["export", BUCKET, out.to_str().unwrap()]);
     assert_eq!(exported.code, 5, "{}", exported.stderr);
@@ -354,4 +384,7 @@ fn damage_is_named_and_ends_with_5() {
     let report: Value = serde_json::from_slice(&scrub.stdout).unwrap();
     assert!(!report["damage"].as_array().unwrap().is_empty());
     assert_eq!(report["affected"], serde_json::json!([path("large")]));
+    site.run(&["put", site.place("large").to_str().unwrap(), &path("again")]).ok();
+    assert_eq!(site.json(&["status"])["damaged_chunks"], 0);
+    site.run(&["get", &path("large"), to.to_str().unwrap()]).ok();
 }

@@ -290,6 +290,48 @@ fn names_that_part_here_part_in_the_bucket() {
     });
 }
 
+/// A name that another file takes was deleted first: in between, and for good where that was the end, it was missing. Where versions are kept that shows.
+#[test]
+fn no_name_is_missing_while_its_file_changes() {
+    both_ways(|site| {
+        site.run(&["bucket", "set", BUCKET, "versioning=on"]).ok();
+        let from = site.place("from");
+        std::fs::create_dir(&from).unwrap();
+        let (a, b) = (from.join("a"), from.join("b"));
+        std::fs::write(&a, b"one").unwrap();
+        std::fs::hard_link(&a, &b).unwrap();
+        let import = || site.run(&["import", text(&from), BUCKET]).ok();
+        import();
+        std::fs::remove_file(&b).unwrap();
+        std::fs::write(&b, b"two, and longer").unwrap();
+        import();
+        assert_eq!((site.get("a").as_str(), site.get("b").as_str()), ("one", "two, and longer"));
+        std::fs::remove_file(&b).unwrap();
+        std::fs::hard_link(&a, &b).unwrap();
+        import();
+        assert_eq!((site.get("a").as_str(), site.get("b").as_str()), ("one", "one"));
+        let versions = site.json(&["versions", BUCKET]);
+        let markers = versions.as_array().unwrap().iter().filter(|version| version["marker"] == true);
+        assert_eq!(markers.count(), 0, "{versions}");
+    });
+}
+
+/// A file that is moved over one of several names of another took the place of that file's content, under all its names.
+#[test]
+fn a_move_between_buckets_takes_one_name() {
+    both_ways(|site| {
+        let from = site.place("from");
+        std::fs::create_dir(&from).unwrap();
+        std::fs::write(from.join("a"), b"one").unwrap();
+        std::fs::hard_link(from.join("a"), from.join("b")).unwrap();
+        site.run(&["import", text(&from), BUCKET]).ok();
+        site.run(&["bucket", "create", "Test/lab/other"]).ok();
+        site.feed(&["put", "-", "Test/lab/other/new"], b"new").ok();
+        site.run(&["mv", "Test/lab/other/new", &format!("{BUCKET}/b")]).ok();
+        assert_eq!((site.get("a").as_str(), site.get("b").as_str()), ("one", "new"));
+    });
+}
+
 #[test]
 fn only_content_tells_a_forged_time() {
     let site = Site::new();

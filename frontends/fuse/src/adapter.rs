@@ -1,9 +1,12 @@
-//! Between the FUSE crate and the door: the only file that names its types.
+//! Between the FUSE crate and the door: only this file and `session` below it name its types.
 //!
 //! A request is begun on the thread that read it, and answered there if nothing has to be waited for; else it goes on on the runtime, and the thread
 //! reads the next.
 
-use crate::caches::Stale;
+mod session;
+
+pub(crate) use session::{Session, mount};
+
 use crate::caller::Who;
 use crate::directory::Listed;
 use crate::door::{Door, EINVAL, Outcome, Refusal, Shown};
@@ -13,10 +16,10 @@ use crate::time::{from_time, to_time};
 use crate::xattr::Sized as Answer;
 use bytes::Bytes;
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType as Kind,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType as Kind, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::future::Future;
@@ -26,7 +29,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tombolo_core::FileType;
 use tombolo_core::engine::fs::{FileAttributes, SetAttributes, SetTime};
 
@@ -36,71 +39,6 @@ const REQUEST_BYTES_MAX: u32 = 1 << 20;
 const BACKGROUND: u16 = 64;
 const GENERATION: Generation = Generation(0);
 const BLOCK_BYTES: u32 = 4096;
-
-/// What runs while it is mounted.
-pub(crate) struct Session(BackgroundSession);
-
-impl Session {
-    /// Waits for its end.
-    pub(crate) fn join(self) -> std::io::Result<()> {
-        self.0.umount_and_join()
-    }
-}
-
-/// Mounts, and starts answering.
-pub(crate) fn mount(
-    door: Arc<Door>,
-    point: &Path,
-    runtime: Handle,
-    end: watch::Sender<bool>,
-    stale: mpsc::Receiver<Stale>,
-) -> std::io::Result<Session> {
-    let options = &door.options;
-    let mut config = Config::default();
-    config.mount_options = vec![MountOption::FSName(options.fs_name.clone()), MountOption::DefaultPermissions];
-    config.mount_options.extend(options.subtype.clone().map(MountOption::Subtype));
-    config.mount_options.push(if options.read_only { MountOption::RO } else { MountOption::RW });
-    config.mount_options.extend(options.flags.iter().map(|flag| flag_of(flag)));
-    let is_root = rustix::process::geteuid().is_root();
-    config.acl = if options.allow_other || is_root { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(options.threads);
-    config.clone_fd = options.threads > 1;
-    let session = fuser::Session::new(Adapter { door, runtime, end }, point, &config)?.spawn()?;
-    let notifier = session.notifier();
-    std::thread::Builder::new().name("fuse-caches".into()).spawn(move || tell(&notifier, stale))?;
-    Ok(Session(session))
-}
-
-fn flag_of(flag: &str) -> MountOption {
-    match flag {
-        "dev" => MountOption::Dev,
-        "nodev" => MountOption::NoDev,
-        "suid" => MountOption::Suid,
-        "nosuid" => MountOption::NoSuid,
-        "exec" => MountOption::Exec,
-        "noexec" => MountOption::NoExec,
-        "atime" => MountOption::Atime,
-        "noatime" => MountOption::NoAtime,
-        "sync" => MountOption::Sync,
-        "async" => MountOption::Async,
-        "dirsync" => MountOption::DirSync,
-        other => MountOption::CUSTOM(other.to_owned()),
-    }
-}
-
-/// Tells the kernel what to forget, until the door is closed.
-fn tell(notifier: &fuser::Notifier, mut stale: mpsc::Receiver<Stale>) {
-    while let Some(stale) = stale.blocking_recv() {
-        let told = match &stale {
-            Stale::Name(parent, name) => notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name)),
-            Stale::Inode(number) => notifier.inval_inode(INodeNo(*number), 0, -1),
-        };
-        if let Err(error) = told {
-            // Unmounted, or the name is a directory that is in use: it stays until its timeout.
-            tracing::debug!(?stale, %error, "the kernel keeps what it has");
-        }
-    }
-}
 
 struct Adapter {
     door: Arc<Door>,
@@ -231,7 +169,7 @@ impl Filesystem for Adapter {
             // The door tells when pages are stale.
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
         ];
-        if options.writeback && !options.read_only {
+        if options.writes_back() {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
         for capability in wanted {
@@ -257,9 +195,14 @@ impl Filesystem for Adapter {
         let (door, name) = (self.door.clone(), name.as_bytes().to_vec());
         self.run(async move {
             let outcome = door.lookup(parent.0, &name).await;
-            // Number 0: there is no such name, and that holds until something is said.
-            let nothing = || Shown { number: 0, attributes: Door::level_attributes() };
-            answer(reply, outcome, |reply, shown| entry(&door, reply, &shown.unwrap_or_else(nothing)));
+            answer(reply, outcome, |reply, shown| match shown {
+                Some(shown) => entry(&door, reply, &shown),
+                // Number 0: there is no such name, and that holds for a while.
+                None => {
+                    let (nothing, timeout) = (attr(0, &Door::level_attributes()), door.options.absence_timeout());
+                    reply.entry_with_ttls(&timeout, &timeout, &nothing, GENERATION);
+                }
+            });
         });
     }
 

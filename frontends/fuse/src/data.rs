@@ -40,7 +40,7 @@ impl Door {
     }
 
     pub(crate) async fn open_node(&self, who: Who, number: u64, flags: i32) -> Outcome<u64> {
-        let flags = open_flags(flags, self.options.writeback && !self.options.read_only);
+        let flags = open_flags(flags, self.options.writes_back());
         if flags.write && self.options.read_only {
             return Err(Refusal(EROFS));
         }

@@ -154,8 +154,8 @@ impl Door {
                 let attributes = Door::level_attributes();
                 for (index, (name, target)) in entries.iter().enumerate().skip(at) {
                     let offset = index as u64 + 1 + DOTS;
-                    if self.show(target, name.as_bytes(), offset, FileType::Directory, plus.then_some(&attributes), add)
-                    {
+                    let place = (None, name.as_bytes());
+                    if self.show(target, place, offset, FileType::Directory, plus.then_some(&attributes), add) {
                         break;
                     }
                 }
@@ -184,7 +184,8 @@ impl Door {
                 };
                 let target = Target::Node(bucket, entry.node);
                 let next = next as u64 + DOTS;
-                if self.show(&target, &entry.name, next, entry.file_type, attributes.as_ref(), add) {
+                let place = (Some(directory.number), &entry.name[..]);
+                if self.show(&target, place, next, entry.file_type, attributes.as_ref(), add) {
                     return Ok(());
                 }
             }
@@ -195,17 +196,20 @@ impl Door {
         }
     }
 
-    /// True: there was no room for it.
+    /// True: there was no room for it. The kernel is not told by name of what is above buckets.
     fn show(
         &self,
         target: &Target,
-        name: &[u8],
+        (parent, name): (Option<u64>, &[u8]),
         offset: u64,
         kind: FileType,
         attributes: Option<&FileAttributes>,
         add: &mut (dyn for<'a> FnMut(&Listed<'a>) -> bool + Send),
     ) -> bool {
-        let number = if attributes.is_some() { self.inodes.tell(target) } else { self.inodes.number(target) };
+        let number = match attributes {
+            Some(_) => self.inodes.tell(target, parent.map(|parent| (parent, Bytes::copy_from_slice(name)))),
+            None => self.inodes.number(target),
+        };
         let is_full = add(&Listed { name, offset, number, kind, attributes });
         if is_full && attributes.is_some() {
             self.inodes.forget(number, 1);

@@ -7,6 +7,7 @@ use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::options::MountOptions;
 use crate::target::{Level, MountPath, Target};
+use bytes::Bytes;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -180,9 +181,10 @@ impl Door {
         self.node(number, EROFS)
     }
 
-    /// Tells the kernel of a node.
-    pub(crate) fn tell(&self, bucket: u32, attributes: FileAttributes) -> Shown {
-        let number = self.inodes.tell(&Target::Node(bucket, attributes.node));
+    /// Tells the kernel of a node, that a name in a directory leads to.
+    pub(crate) fn tell(&self, bucket: u32, attributes: FileAttributes, (parent, name): (u64, &[u8])) -> Shown {
+        let name = (parent, Bytes::copy_from_slice(name));
+        let number = self.inodes.tell(&Target::Node(bucket, attributes.node), Some(name));
         Shown { number, attributes }
     }
 

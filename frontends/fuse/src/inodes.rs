@@ -1,9 +1,13 @@
-//! Inode numbers: what the kernel was told each stands for, for as long as it remembers.
+//! Inode numbers: what the kernel was told each stands for, and which names lead to it, for as long as it remembers.
 //!
 //! A node's number is made of its id, so it stays the same over remounts and restarts; where that number is taken (another bucket's node with the
 //! same 64 bits, the root's 1) the next free one is given.
+//!
+//! Names are kept so that the kernel can be told to forget one when all that is known is what it leads to, and is not told where nothing has changed. Of a
+//! name it was told to forget, or has forgotten the node of, nothing is kept.
 
 use crate::target::{Level, Target};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,10 +17,15 @@ use tombolo_core::engine::fs::file_id;
 /// What the kernel calls the directory that is mounted.
 pub(crate) const ROOT: u64 = 1;
 
+/// A directory's number, and a name in it.
+pub(crate) type Name = (u64, Bytes);
+
 struct Slot {
     target: Target,
     /// How often the kernel was told the number, less what it has forgotten.
     lookups: u64,
+    /// What leads to it.
+    names: Vec<Name>,
 }
 
 pub(crate) struct Inodes {
@@ -27,6 +36,8 @@ pub(crate) struct Inodes {
 #[derive(Default)]
 struct Table {
     known: HashMap<u64, Slot>,
+    /// Where names lead.
+    named: HashMap<Name, u64>,
     /// Those that did not get the number made of their id.
     displaced: HashMap<Target, u64>,
 }
@@ -71,6 +82,27 @@ impl Table {
         }
         number
     }
+
+    /// `name` leads to `number` from now on.
+    fn name(&mut self, name: Name, number: u64) {
+        if self.named.get(&name) == Some(&number) {
+            return;
+        }
+        self.unname(&name);
+        if let Some(slot) = self.known.get_mut(&number) {
+            slot.names.push(name.clone());
+            self.named.insert(name, number);
+        }
+    }
+
+    /// `name` leads nowhere any more; tells where it led.
+    fn unname(&mut self, name: &Name) -> Option<u64> {
+        let number = self.named.remove(name)?;
+        if let Some(slot) = self.known.get_mut(&number) {
+            slot.names.retain(|other| other != name);
+        }
+        Some(number)
+    }
 }
 
 impl Inodes {
@@ -102,8 +134,8 @@ impl Inodes {
         self.table.lock().number(target)
     }
 
-    /// The number of `target`, that the kernel is about to be told.
-    pub(crate) fn tell(&self, target: &Target) -> u64 {
+    /// The number of `target`, that the kernel is about to be told, and that `name` leads there.
+    pub(crate) fn tell(&self, target: &Target, name: Option<Name>) -> u64 {
         if *target == self.root {
             return ROOT;
         }
@@ -111,11 +143,14 @@ impl Inodes {
         let number = table.number(target);
         if let Some(slot) = table.known.get_mut(&number) {
             slot.lookups += 1;
-            return number;
+        } else {
+            table.known.insert(number, Slot { target: target.clone(), lookups: 1, names: Vec::new() });
+            if number != wanted(target) {
+                table.displaced.insert(target.clone(), number);
+            }
         }
-        table.known.insert(number, Slot { target: target.clone(), lookups: 1 });
-        if number != wanted(target) {
-            table.displaced.insert(target.clone(), number);
+        if let Some(name) = name {
+            table.name(name, number);
         }
         number
     }
@@ -129,12 +164,54 @@ impl Inodes {
             && let Some(slot) = table.known.remove(&number)
         {
             table.displaced.remove(&slot.target);
+            for name in &slot.names {
+                table.named.remove(name);
+            }
         }
+    }
+
+    /// Where the kernel was told that a name leads.
+    pub(crate) fn named(&self, name: &Name) -> Option<u64> {
+        self.table.lock().named.get(name).copied()
+    }
+
+    /// The kernel is told to forget a name, or has taken it away itself.
+    pub(crate) fn forget_name(&self, name: &Name) {
+        self.table.lock().unname(name);
+    }
+
+    /// The kernel has moved a name, in place of another.
+    pub(crate) fn rename(&self, from: &Name, to: Name) {
+        let mut table = self.table.lock();
+        match table.unname(from) {
+            Some(number) => table.name(to, number),
+            None => {
+                table.unname(&to);
+            }
+        }
+    }
+
+    /// The kernel has exchanged two names.
+    pub(crate) fn exchange(&self, one: Name, other: Name) {
+        let mut table = self.table.lock();
+        let (of_one, of_other) = (table.unname(&one), table.unname(&other));
+        of_one.into_iter().for_each(|number| table.name(other.clone(), number));
+        of_other.into_iter().for_each(|number| table.name(one.clone(), number));
+    }
+
+    /// The names that lead to a number.
+    pub(crate) fn names_of(&self, number: u64) -> Vec<Name> {
+        self.table.lock().known.get(&number).map(|slot| slot.names.clone()).unwrap_or_default()
     }
 
     /// All numbers that the kernel knows.
     pub(crate) fn all(&self) -> Vec<u64> {
-        self.table.lock().known.keys().copied().collect()
+        self.table.lock().known.keys().copied().chain([ROOT]).collect()
+    }
+
+    /// All names that it was told, and has not been told to forget.
+    pub(crate) fn all_names(&self) -> Vec<Name> {
+        self.table.lock().named.keys().cloned().collect()
     }
 }
 
@@ -149,28 +226,50 @@ mod tests {
     #[test]
     fn numbers_last_as_long_as_the_kernel_remembers() {
         let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
-        assert_eq!(inodes.tell(&Target::Node(0, NodeId::ROOT)), ROOT);
-        let number = inodes.tell(&node(0, 7));
-        assert_eq!(inodes.tell(&node(0, 7)), number);
+        assert_eq!(inodes.tell(&Target::Node(0, NodeId::ROOT), None), ROOT);
+        let number = inodes.tell(&node(0, 7), None);
+        assert_eq!(inodes.tell(&node(0, 7), None), number);
         assert_eq!(inodes.target(number), Some(node(0, 7)));
         inodes.forget(number, 1);
         assert_eq!(inodes.known(&node(0, 7)), Some(number));
         inodes.forget(number, 1);
         assert_eq!((inodes.known(&node(0, 7)), inodes.target(number)), (None, None));
-        assert!(inodes.all().is_empty());
+        assert_eq!(inodes.all(), [ROOT]);
     }
 
     #[test]
     fn two_nodes_with_the_same_bits_have_two_numbers() {
         let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
-        let numbers = [inodes.tell(&node(0, 7)), inodes.tell(&node(1, 7)), inodes.tell(&node(2, 7))];
+        let numbers = [inodes.tell(&node(0, 7), None), inodes.tell(&node(1, 7), None), inodes.tell(&node(2, 7), None)];
         assert!(numbers[0] != numbers[1] && numbers[1] != numbers[2] && numbers[0] != numbers[2]);
         // The first goes; the others keep theirs.
         inodes.forget(numbers[0], 1);
-        assert_eq!([inodes.tell(&node(1, 7)), inodes.tell(&node(2, 7))], [numbers[1], numbers[2]]);
+        assert_eq!([inodes.tell(&node(1, 7), None), inodes.tell(&node(2, 7), None)], [numbers[1], numbers[2]]);
         inodes.forget(numbers[1], 2);
         inodes.forget(numbers[2], 2);
         assert!(inodes.table.lock().displaced.is_empty());
+    }
+
+    #[test]
+    fn names_lead_to_one_node_and_go_with_it() {
+        let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
+        let name = |name: &'static str| (ROOT, Bytes::from(name));
+        let tell = |byte, to| inodes.tell(&node(0, byte), Some(name(to)));
+        let (a, b) = (tell(1, "a"), tell(2, "b"));
+        assert_eq!((tell(1, "a"), tell(1, "link")), (a, a));
+        assert_eq!(inodes.names_of(a), [name("a"), name("link")]);
+        inodes.rename(&name("link"), name("b"));
+        assert_eq!((inodes.names_of(a), inodes.names_of(b)), (vec![name("a"), name("b")], vec![]));
+        tell(2, "c");
+        inodes.exchange(name("b"), name("c"));
+        assert_eq!((inodes.named(&name("b")), inodes.named(&name("c"))), (Some(b), Some(a)));
+        inodes.rename(&name("nothing is known of it"), name("c"));
+        assert_eq!((inodes.named(&name("c")), inodes.names_of(a)), (None, vec![name("a")]));
+        inodes.forget_name(&name("b"));
+        inodes.forget(b, 2);
+        assert_eq!(inodes.all_names(), [name("a")]);
+        inodes.forget(a, 3);
+        assert!(inodes.all_names().is_empty());
     }
 
     #[test]
@@ -178,6 +277,6 @@ mod tests {
         let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
         let mut id = [0; 16];
         id[7] = 1;
-        assert!(inodes.tell(&Target::Node(0, NodeId(id))) > ROOT);
+        assert!(inodes.tell(&Target::Node(0, NodeId(id)), None) > ROOT);
     }
 }

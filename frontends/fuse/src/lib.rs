@@ -4,8 +4,8 @@
 //! The door holds no state that matters: what is written is in the engine when the kernel hands it over, and a mount whose process was
 //! killed is replaced by the next.
 //!
-//! Layers: `adapter` (the only file that names the FUSE crate's types) turns requests into calls of `door`, which answers from the engine's
-//! [`FileSystem`](tombolo_core::engine::fs::FileSystem); `inodes` keeps the numbers that the kernel knows nodes by; `caches` tells the kernel what
+//! Layers: `adapter` (which alone names the FUSE crate's types) turns requests into calls of `door`, which answers from the engine's
+//! [`FileSystem`](tombolo_core::engine::fs::FileSystem); `inodes` keeps the numbers and names that the kernel knows nodes by; `caches` tells the kernel what
 //! other doors changed.
 //!
 //! Permission is checked twice: by the kernel, with all of the caller's credentials, against the attributes it caches

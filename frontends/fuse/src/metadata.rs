@@ -45,7 +45,7 @@ impl Door {
                 let (bucket, files, directory) = self.node(parent, ENOENT)?;
                 // The kernel has checked that the caller may search here.
                 match files.lookup(&Caller::root(), &directory, name).await {
-                    Ok(attributes) => Ok(Some(self.tell(bucket, attributes))),
+                    Ok(attributes) => Ok(Some(self.tell(bucket, attributes, (parent, name)))),
                     Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => Ok(None),
                     Err(error) => Err(error.into()),
                 }
@@ -72,13 +72,13 @@ impl Door {
             }
         };
         let level = Target::Level(Arc::new(below.ok_or(Refusal(ENOENT))?));
-        Ok(Shown { number: self.inodes.tell(&level), attributes: Door::level_attributes() })
+        Ok(Shown { number: self.inodes.tell(&level, None), attributes: Door::level_attributes() })
     }
 
     async fn tell_bucket(self: &Arc<Self>, path: &BucketPath) -> Outcome<Shown> {
         let number = self.bucket_at(path).await?;
         let root = Target::Node(number, NodeId::ROOT);
-        let inode = self.inodes.tell(&root);
+        let inode = self.inodes.tell(&root, None);
         match self.attributes(inode, None).await {
             Ok(shown) => Ok(shown),
             Err(refusal) => {
@@ -171,7 +171,7 @@ impl Door {
                 as_caller!(who, caller, files.make_symlink(&caller, &directory, name, &target, set).await)
             }
         }?;
-        Ok(self.tell(bucket, made.attributes))
+        Ok(self.tell(bucket, made.attributes, (parent, name)))
     }
 
     /// `open(2)` with O_CREAT.
@@ -192,7 +192,7 @@ impl Door {
         let file = as_caller!(who, caller, files.open(&caller, &node, flags).await)?;
         let attributes = if made.is_new { made.attributes } else { file.attributes().await? };
         let handle = self.files.add(OpenHandle::new(file, files, node));
-        Ok((self.tell(bucket, attributes), handle))
+        Ok((self.tell(bucket, attributes, (parent, name)), handle))
     }
 
     pub(crate) async fn link(&self, who: Who, number: u64, parent: u64, name: &[u8]) -> Outcome<Shown> {
@@ -202,18 +202,20 @@ impl Door {
             return Err(Refusal(EXDEV));
         }
         let made = as_caller!(who, caller, files.link(&caller, &node, &directory, name).await)?;
-        Ok(self.tell(bucket, made.attributes))
+        Ok(self.tell(bucket, made.attributes, (parent, name)))
     }
 
     pub(crate) async fn unlink(&self, who: Who, parent: u64, name: &[u8]) -> Outcome<()> {
         let (_, files, directory) = self.node_to_change(parent)?;
         as_caller!(who, caller, files.unlink(&caller, &directory, name).await)?;
+        self.inodes.forget_name(&(parent, Bytes::copy_from_slice(name)));
         Ok(())
     }
 
     pub(crate) async fn remove_directory(&self, who: Who, parent: u64, name: &[u8]) -> Outcome<()> {
         let (_, files, directory) = self.node_to_change(parent)?;
         as_caller!(who, caller, files.remove_directory(&caller, &directory, name).await)?;
+        self.inodes.forget_name(&(parent, Bytes::copy_from_slice(name)));
         Ok(())
     }
 
@@ -230,6 +232,11 @@ impl Door {
             _ => return Err(Refusal(EINVAL)),
         };
         as_caller!(who, caller, files.rename(&caller, (&source, from.1), (&target, to.1), mode).await)?;
+        let [from, to] = [from, to].map(|(parent, name)| (parent, Bytes::copy_from_slice(name)));
+        match mode {
+            RenameMode::Exchange => self.inodes.exchange(from, to),
+            RenameMode::Replace | RenameMode::NoReplace => self.inodes.rename(&from, to),
+        }
         Ok(())
     }
 

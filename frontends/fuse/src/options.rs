@@ -5,6 +5,8 @@ use tombolo_core::{Error, Result};
 
 /// How long the kernel may keep what it was told, when nothing says that it changed.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// The most of that for a name that is not there: nothing is kept of those, so where a change was missed nothing else bounds them.
+const ABSENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub struct MountOptions {
     pub fs_name: String,
     /// The part of the type behind `fuse.`; none: the type is `fuse`.
     pub subtype: Option<String>,
-    /// How long names are kept. Changes through other doors are told to the kernel at once; this bounds what slips through.
+    /// How long names are kept (that there is none, 5 seconds at most). Changes through other doors are told to the kernel at once; this bounds what slips through.
     pub entry_timeout: Duration,
     /// How long attributes are kept.
     pub attribute_timeout: Duration,
@@ -78,6 +80,16 @@ const FLAGS: &[&str] = &[
 ];
 
 impl MountOptions {
+    /// Whether the kernel writes back: then it owns sizes and times of files it has in hand, and keeps them whatever it is told.
+    pub(crate) fn writes_back(&self) -> bool {
+        self.writeback && !self.read_only
+    }
+
+    /// How long the kernel keeps that a name is not there.
+    pub(crate) fn absence_timeout(&self) -> Duration {
+        self.entry_timeout.min(ABSENCE_TIMEOUT)
+    }
+
     /// Takes a comma-separated list over what is set already, as `mount -o` has it.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The request body in front of s3s: re-chunked, checked against `Content-MD5` where s3s reads it whole, and given up
+//! The request body in front of s3s: re-chunked, held against what its head says that it hashes to where s3s reads it whole, and given up
 //! when it stands still. Holds one frame of the connection at a time.
 
 use crate::checksum::{Declared, Hasher};
@@ -97,11 +97,8 @@ pub(crate) struct GuardBody<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
     pub(crate) fn new(inner: B, guard: Guard, fault: Fault, leftover: Leftover<B>) -> GuardBody<B> {
-        let digest = guard.digest.map(|declared| {
-            let algorithms: Vec<_> = declared.algorithm.into_iter().collect();
-            (Hasher::new(&algorithms, declared.md5.is_some()), declared)
-        });
-        GuardBody {
+        let digest = guard.digest.map(|declared| (declared.hasher(), declared));
+        let mut body = GuardBody {
             inner: Some(inner),
             rechunker: guard.rechunker,
             out: VecDeque::new(),
@@ -115,7 +112,17 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
             permit: None,
             fault,
             leftover,
+        };
+        if body.is_over() {
+            // Nobody may ask for the bytes of an empty body. What is wrong with it is in the fault.
+            let _ = body.verify();
         }
+        body
+    }
+
+    /// Whether no byte will come that has not been hashed.
+    fn is_over(&self) -> bool {
+        self.rechunker.is_none() && self.out.is_empty() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn refuse(&mut self, error: S3Error) -> StdError {
@@ -232,6 +239,10 @@ where
             if let Some(piece) = this.out.pop_front() {
                 if let Some((hasher, _)) = &mut this.digest {
                     hasher.update(&piece);
+                    // Not only when the end is asked for: s3s holds the last piece against its hash at once, and stops there.
+                    if this.is_over() {
+                        this.verify()?;
+                    }
                 }
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
@@ -253,10 +264,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rechunker.is_none()
-            && self.digest.is_none()
-            && self.out.is_empty()
-            && self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.digest.is_none() && self.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -4,12 +4,12 @@
 //! (`FULL_OBJECT`, only CRCs: they can be put together from the parts') or the checksum of its parts' checksums
 //! (`COMPOSITE`, written `VALUE-PARTS`). See "Checking object integrity" in the S3 user guide.
 
-use crate::errors::refuse;
+use crate::errors::{custom, refuse};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use md5::Digest as _;
 use parking_lot::Mutex;
 use s3s::{S3ErrorCode, S3Result};
@@ -248,6 +248,8 @@ pub(crate) struct Declared {
     pub(crate) value: Option<Bytes>,
     /// Whether the value comes in a trailer.
     pub(crate) in_trailer: bool,
+    /// The SHA-256 of `x-amz-content-sha256`, where s3s does not say that it was the one that did not match.
+    pub(crate) payload: Option<Bytes>,
 }
 
 impl Declared {
@@ -304,8 +306,20 @@ impl Declared {
         Ok(())
     }
 
+    /// What hashes a body that is to be held against all this.
+    pub(crate) fn hasher(&self) -> Hasher {
+        let payload = self.payload.as_ref().map(|_| Algorithm::Sha256).filter(|&a| self.algorithm != Some(a));
+        let algorithms: Vec<Algorithm> = self.algorithm.into_iter().chain(payload).collect();
+        Hasher::new(&algorithms, self.md5.is_some())
+    }
+
     /// Holds what was declared against what was computed.
     pub(crate) fn verify(&self, computed: &[Checksum], md5: Option<[u8; 16]>) -> S3Result<()> {
+        if let Some(wanted) = &self.payload
+            && !computed.iter().any(|c| c.algorithm == Algorithm::Sha256.name() && c.value == *wanted)
+        {
+            return Err(payload_mismatch());
+        }
         if let Some(wanted) = self.md5
             && md5 != Some(wanted)
         {
@@ -322,6 +336,12 @@ impl Declared {
         }
         Ok(())
     }
+}
+
+/// What AWS says when a body does not match its `x-amz-content-sha256`.
+pub(crate) fn payload_mismatch() -> s3s::S3Error {
+    let message = "The provided 'x-amz-content-sha256' header does not match what was computed.";
+    custom("XAmzContentSHA256Mismatch", StatusCode::BAD_REQUEST, message)
 }
 
 /// The value of `Content-MD5`, if there is one.

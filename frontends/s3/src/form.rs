@@ -21,7 +21,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::body::Incoming;
-use s3s::dto::{PutObjectOutput, Timestamp, TimestampFormat};
+use s3s::dto::PutObjectOutput;
 use s3s::post_policy::{PostPolicy, PostPolicyCondition};
 use s3s::{Body, S3Error, S3ErrorCode, S3Result, StdError};
 use sha2::Sha256;
@@ -205,7 +205,8 @@ fn hmac(key: &[u8], data: &[u8]) -> Option<[u8; 32]> {
     Some(mac.finalize().into_bytes().into())
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// 32 bytes in hexadecimal digits.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     if text.len() != 64 {
         return None;
     }
@@ -258,12 +259,13 @@ fn check_policy(fields: &Fields, bucket: &str, key: &str, now_ns: i64) -> S3Resu
 
 /// The fields that come back as headers must be able to.
 fn check_headers(fields: &Fields) -> S3Result<()> {
-    const HEADERS: [&str; 6] = [
+    const HEADERS: [&str; 7] = [
         "cache-control",
         "content-disposition",
         "content-encoding",
         "content-language",
         "content-type",
+        "expires",
         "x-amz-website-redirect-location",
     ];
     for (name, value) in &fields.list {
@@ -279,7 +281,6 @@ fn check_headers(fields: &Fields) -> S3Result<()> {
 
 fn described(fields: &Fields) -> S3Result<Described> {
     check_headers(fields)?;
-    let invalid = |_| refuse(S3ErrorCode::InvalidArgument, "the form field Expires is not an HTTP date");
     let user = fields
         .list
         .iter()
@@ -290,11 +291,7 @@ fn described(fields: &Fields) -> S3Result<Described> {
         content_encoding: fields.take("content-encoding"),
         content_language: fields.take("content-language"),
         content_type: fields.take("content-type"),
-        expires: fields
-            .get("expires")
-            .map(|t| Timestamp::parse(TimestampFormat::HttpDate, t))
-            .transpose()
-            .map_err(invalid)?,
+        expires: fields.take("expires"),
         website_redirect_location: fields.take("x-amz-website-redirect-location"),
         user: Some(user.collect()),
     })
@@ -481,6 +478,34 @@ impl<S: Stream<Item = Result<Bytes, StdError>> + Unpin + Send + 'static> FormRea
             }
         })
     }
+}
+
+/// What a fuzzer gets to see of a form.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenForm {
+    /// The fields before the file, names in lower case.
+    pub fields: Vec<(String, String)>,
+    /// The sizes in bytes that the policy allows for an upload to the bucket `bucket`, or the code of the error.
+    pub sizes: Result<(u64, u64), String>,
+    /// The content of the file; `None`: the form ends before it does.
+    pub file: Option<Vec<u8>>,
+}
+
+/// For a fuzzer: reads a form that comes in these pieces, at this time, as an upload does; or the code of the error.
+#[doc(hidden)]
+pub async fn read_form(boundary: &str, pieces: Vec<Bytes>, now_ns: i64) -> Result<SeenForm, String> {
+    let code = |error: S3Error| error.code().as_str().to_owned();
+    let pieces = futures::stream::iter(pieces.into_iter().map(Ok::<_, StdError>));
+    let mut reader = FormReader::new(pieces, boundary.as_bytes().to_vec());
+    let fields = reader.fields().await.map_err(code)?;
+    let sizes = fields.key().and_then(|key| check_policy(&fields, "bucket", &key, now_ns)).map_err(code);
+    drop(fields.headers().and_then(|headers| Declared::from_headers(&headers)));
+    drop(described(&fields).and_then(Described::into_metadata));
+    drop(fields.get("x-amz-tagging").map(tags_of_header));
+    drop(fields.get("success_action_redirect").map(|target| redirect(target, "bucket", &fields.file_name, "\"e\"")));
+    let file = futures::TryStreamExt::try_collect::<Vec<Bytes>>(reader.into_file()).await;
+    Ok(SeenForm { fields: fields.list, sizes, file: file.ok().map(|pieces| pieces.concat()) })
 }
 
 fn too_many_fields() -> S3Error {

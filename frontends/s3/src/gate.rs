@@ -8,8 +8,9 @@ use crate::auth::Keys;
 use crate::body::{BUDGET_UNIT_BYTES, Fault, Guard, GuardBody, Leftover};
 use crate::checksum::{Declared, content_md5};
 use crate::errors::refuse;
-use crate::form;
+use crate::form::{self, unhex};
 use crate::lenient::Lenient;
+use crate::metadata::keep_expires;
 use crate::ops::{Operations, Payload};
 use crate::options::S3Limits;
 use crate::rechunk::{ChunkMode, Rechunker};
@@ -18,6 +19,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::validation::NameValidation;
@@ -114,6 +116,7 @@ impl Gate {
                 };
                 let body = GuardBody::new(body, guard, fault.clone(), leftover.clone());
                 parts.extensions.insert(Payload { length: screened.length, fault: fault.clone() });
+                keep_expires(&parts.headers, &mut parts.extensions);
                 if screened.is_form {
                     match form::post(&self.operations, &self.keys, &parts, body).await {
                         Ok(response) => response,
@@ -134,9 +137,14 @@ impl Gate {
                 }
             }
         };
-        // Where s3s read the body itself, it took whatever broke it for an internal error.
+        // Where s3s read the body itself, it took whatever broke it for an internal error. Who is not let in hears nothing else.
+        let status = response.status();
         let response = match fault.take() {
-            Some(error) if response.status().is_server_error() || response.status().is_client_error() => respond(error),
+            Some(error)
+                if status.is_server_error() || (status.is_client_error() && status != StatusCode::FORBIDDEN) =>
+            {
+                respond(error)
+            }
             _ => response,
         };
         let rest = leftover.lock().take();
@@ -238,6 +246,15 @@ impl RequestIds {
     }
 }
 
+/// For a fuzzer: the length that a request's head says its content has, or the code of the error that the gate answers with.
+#[doc(hidden)]
+pub fn screen_head(parts: &Parts) -> Result<Option<u64>, String> {
+    match screen(parts, &S3Limits::default()) {
+        Ok(screened) => Ok(screened.length),
+        Err(error) => Err(error.code().as_str().to_owned()),
+    }
+}
+
 /// What the head of a request says about its body.
 struct Screened {
     rechunker: Option<Rechunker>,
@@ -283,15 +300,20 @@ fn check_operation(parts: &Parts, query: &str) -> S3Result<()> {
     Ok(())
 }
 
+/// A header as s3s reads it: a value that is not UTF-8 is not there. What the gate does not see and s3s does would pass unchecked.
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+    headers.get_all(name).iter().find_map(as_text).map(str::trim)
 }
 
-/// The value of a query parameter, still encoded.
+fn as_text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
+}
+
+/// The value of a query parameter, still encoded. Its name is decoded, as s3s does: `X%2DAmz-Signature` is one, too.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
+        percent_decode_str(key).eq(name.bytes()).then_some(value)
     })
 }
 
@@ -330,12 +352,13 @@ fn is_document(parts: &Parts, query: &str) -> bool {
 /// What a document must hash to. Contents of objects and parts are verified where they are stored.
 fn digest_of(parts: &Parts, query: &str) -> S3Result<Option<Declared>> {
     // On completing an upload the checksum headers are about the object.
-    let declared = if has_key(parts) && parameter(query, "uploadId").is_some() {
+    let mut declared = if has_key(parts) && parameter(query, "uploadId").is_some() {
         Declared { md5: content_md5(&parts.headers)?, ..Declared::default() }
     } else {
         Declared::from_headers(&parts.headers)?
     };
-    Ok((declared.md5.is_some() || declared.value.is_some()).then_some(declared))
+    declared.payload = text(&parts.headers, "x-amz-content-sha256").and_then(unhex).map(Bytes::from);
+    Ok((declared.md5.is_some() || declared.value.is_some() || declared.payload.is_some()).then_some(declared))
 }
 
 /// Checks what of a signature can be checked without its key.
@@ -346,15 +369,15 @@ fn check_signature_shape(headers: &HeaderMap, query: &str) -> S3Result<()> {
         let message = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.";
         return Err(refuse(S3ErrorCode::InvalidRequest, message));
     }
-    let is_presigned_v2 = parameter(query, "Signature").is_some() && parameter(query, "AWSAccessKeyId").is_some();
-    if is_presigned_v2 && authorization.is_none() && !is_presigned {
-        return Ok(());
+    let is_presigned_v2 = parameter(query, "Signature").is_some();
+    if [is_presigned, is_presigned_v2, authorization.is_some()].into_iter().filter(|is_one| *is_one).count() > 1 {
+        let message = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified";
+        return Err(refuse(S3ErrorCode::InvalidArgument, message));
+    }
+    if is_presigned_v2 {
+        return check_presigned_v2(headers, query);
     }
     if is_presigned {
-        if authorization.is_some() {
-            let message = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified";
-            return Err(refuse(S3ErrorCode::InvalidArgument, message));
-        }
         return check_presigned(headers, query);
     }
     let Some(authorization) = authorization else {
@@ -381,7 +404,7 @@ fn check_presigned(headers: &HeaderMap, query: &str) -> S3Result<()> {
         let value = parameter(query, name).ok_or_else(|| {
             malformed("Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.".into())
         })?;
-        let value = percent_encoding::percent_decode_str(value).decode_utf8();
+        let value = percent_decode_str(value).decode_utf8();
         value.map(|v| v.into_owned()).map_err(|_| malformed(format!("{name} is not UTF-8")))
     };
     for name in ["X-Amz-Algorithm", "X-Amz-Date", "X-Amz-Signature"] {
@@ -403,6 +426,19 @@ fn check_presigned(headers: &HeaderMap, query: &str) -> S3Result<()> {
     check_signed_headers(headers, decoded("X-Amz-SignedHeaders")?.split(';'))
 }
 
+/// The older form signs all `x-amz-*` headers, and those parameters that choose another operation. s3s leaves out of that what is there twice, and acts on it all the same.
+fn check_presigned_v2(headers: &HeaderMap, query: &str) -> S3Result<()> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let mut names: Vec<Vec<u8>> =
+        pairs.map(|pair| percent_decode_str(pair.split('=').next().unwrap_or("")).collect()).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+        let message = "A parameter of a presigned URL must not be there twice.";
+        return Err(refuse(S3ErrorCode::InvalidArgument, message));
+    }
+    check_signed_headers(headers, headers.keys().map(|name| name.as_str()).chain(["host"]))
+}
+
 /// `KEY/DATE/REGION/s3/aws4_request`; a key may have slashes of its own.
 fn check_scope(credential: &str, code: S3ErrorCode) -> S3Result<()> {
     let mut fields = credential.rsplit('/');
@@ -421,10 +457,11 @@ fn check_scope(credential: &str, code: S3ErrorCode) -> S3Result<()> {
 }
 
 /// Every `x-amz-*` header must be signed, or anyone on the way could add one. (`x-amz-content-sha256` is part of what is
-/// signed in any case.)
+/// signed in any case.) s3s passes over signed names that no header has, those in capitals among them, and over headers that are not text.
 fn check_signed_headers<'a>(headers: &HeaderMap, signed: impl Iterator<Item = &'a str>) -> S3Result<()> {
-    let signed: Vec<String> = signed.map(str::to_ascii_lowercase).collect();
-    let is_signed = |name: &str| signed.iter().any(|s| s == name);
+    let signed: Vec<&str> = signed.collect();
+    let is_text = |name: &str| headers.get_all(name).iter().all(|value| as_text(value).is_some());
+    let is_signed = |name: &str| signed.contains(&name) && is_text(name);
     let unsigned: Vec<&str> = headers
         .keys()
         .map(|name| name.as_str())
@@ -504,6 +541,55 @@ mod tests {
             "ok",
             "the older form has its own end"
         );
+    }
+
+    /// What the gate does not see and s3s does lets anyone who has a presigned URL, or is on the way, add headers: the source of a copy, say.
+    #[test]
+    fn no_other_spelling_of_a_signature_passes_unseen() {
+        let url = "/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK%2F20260101%2Fr%2Fs3%2Faws4_request&X-Amz-Date=d&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=00";
+        let copy_header = ("x-amz-copy-source", "b/other");
+        assert_eq!(code("PUT", url, &[copy_header]), "AccessDenied");
+        let encoded = url.replace("X-Amz-", "X%2DAm%7a-");
+        assert_eq!(code("PUT", &encoded, &[]), "ok");
+        assert_eq!(code("PUT", &encoded, &[copy_header]), "AccessDenied");
+        assert_eq!(
+            code("PUT", &url.replace("X-Amz-Expires=60", "X-%41mz-Expires=604801"), &[]),
+            "AuthorizationQueryParametersError"
+        );
+
+        let signed = |names: &str, headers: &[(&'static str, &[u8])]| {
+            let mut parts = parts("PUT", "/b/k", &[]);
+            let authorization = v4(SCOPE, names);
+            for (name, value) in [("authorization", authorization.as_bytes())].iter().chain(headers) {
+                parts.headers.insert(*name, HeaderValue::from_bytes(value).unwrap());
+            }
+            screen(&parts, &S3Limits::default()).map_or_else(|error| error.code().as_str().to_owned(), |_| "ok".into())
+        };
+        let copy: (&str, &[u8]) = ("x-amz-copy-source", b"b/other");
+        assert_eq!(signed("host", &[copy]), "AccessDenied");
+        assert_eq!(signed("host;X-Amz-Copy-Source", &[copy]), "AccessDenied", "s3s finds no header of this name");
+        assert_eq!(signed("host;\u{e9}", &[copy]), "AccessDenied", "nor of this one");
+        assert_eq!(signed("host;x-amz-copy-source", &[copy]), "ok");
+        assert_eq!(signed("host;x-amz-meta-a", &[("x-amz-meta-a", b"\xff")]), "AccessDenied", "s3s signs text only");
+
+        let authorization = v4(SCOPE, "host");
+        let mut parts = parts("PUT", "/b/k", &[("authorization", &authorization), copy_header]);
+        parts.headers.insert("authorization", HeaderValue::from_bytes(b"\xff").unwrap());
+        parts.headers.append("authorization", authorization.parse().unwrap());
+        let error = screen(&parts, &S3Limits::default()).map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), &S3ErrorCode::AccessDenied, "s3s passes over the first");
+    }
+
+    #[test]
+    fn presigned_urls_of_the_older_kind_choose_one_operation() {
+        let url = "/b/k?AWSAccessKeyId=a&Signature=b&Expires=1";
+        assert_eq!(code("PUT", &format!("{url}&tagging"), &[("x-amz-meta-a", "b")]), "ok", "both are signed");
+        assert_eq!(code("PUT", &format!("{url}&tagging&tagging"), &[]), "InvalidArgument");
+        assert_eq!(code("PUT", &format!("{url}&tagging&ta%67ging=1"), &[]), "InvalidArgument");
+        // s3s looks at the older form first, and at no other then.
+        assert_eq!(code("PUT", url, &[("authorization", &v4(SCOPE, "host"))]), "InvalidArgument");
+        let both = "X-Amz-Algorithm=a&X-Amz-Credential=AK%2F20260101%2Fr%2Fs3%2Faws4_request&X-Amz-Date=d&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=00";
+        assert_eq!(code("PUT", &format!("{url}&{both}"), &[]), "InvalidArgument");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::checksum::{self, Algorithm};
 use crate::conditions::{ReadCondition, Verdict, failed};
 use crate::errors::{from_engine, refuse, with_header};
-use crate::metadata::show_metadata;
+use crate::metadata::{show_expires, show_metadata};
 use crate::ops::{Operations, show_version, version};
 use crate::time::timestamp;
 use bytes::Bytes;
@@ -190,7 +190,12 @@ impl Operations {
             let first = reader.next().await.map_err(from_engine)?;
             StreamingBlob::new(Content { first, reader, left: slice.length() })
         });
-        Ok(S3Response::new(output))
+        let mut response = S3Response::new(output);
+        // s3s writes the one that was asked for, and these headers after it.
+        if input.response_expires.is_none() {
+            show_expires(&mut response.headers, &info.metadata);
+        }
+        Ok(response)
     }
 
     pub(crate) async fn head(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
@@ -214,8 +219,11 @@ impl Operations {
         output.content_disposition = input.response_content_disposition.or(output.content_disposition);
         output.content_encoding = input.response_content_encoding.or(output.content_encoding);
         output.content_language = input.response_content_language.or(output.content_language);
-        output.expires = input.response_expires.or(output.expires);
+        output.expires = input.response_expires;
         let mut response = S3Response::new(output);
+        if response.output.expires.is_none() {
+            show_expires(&mut response.headers, &info.metadata);
+        }
         if !info.tags.is_empty() {
             response.headers.insert("x-amz-tagging-count", http::HeaderValue::from(info.tags.len()));
         }

@@ -42,6 +42,10 @@ mod server;
 mod service;
 mod time;
 
+#[doc(hidden)]
+pub use form::{SeenForm, read_form};
+#[doc(hidden)]
+pub use gate::screen_head;
 pub use options::{S3Limits, S3Options};
 pub use rechunk::{ChunkError, ChunkMode, Rechunker};
 pub use server::{S3Door, serve};

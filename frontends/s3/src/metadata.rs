@@ -1,8 +1,8 @@
 //! Headers, user metadata and tags: from S3 requests into the engine and back.
 
 use crate::errors::{custom, refuse};
-use http::StatusCode;
-use s3s::dto::{Tag, Timestamp, TimestampFormat};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
+use s3s::dto::Tag;
 use s3s::{S3ErrorCode, S3Result};
 use std::collections::{BTreeMap, HashMap};
 use tombolo_core::{Metadata, Tags};
@@ -27,21 +27,44 @@ pub(crate) struct Described {
     pub(crate) content_encoding: Option<String>,
     pub(crate) content_language: Option<String>,
     pub(crate) content_type: Option<String>,
-    pub(crate) expires: Option<Timestamp>,
+    pub(crate) expires: Option<String>,
     pub(crate) website_redirect_location: Option<String>,
     pub(crate) user: Option<HashMap<String, String>>,
 }
 
-/// Takes the metadata out of a put-like input of s3s.
+/// `Expires` as the client wrote it, in the request's extensions: S3 keeps any text and gives it back, s3s knows dates.
+#[derive(Debug, Clone)]
+pub(crate) struct ExpiresText(String);
+
+/// The `Expires` of a request; `None` also if there are several, or bytes that are no text, which s3s refuses.
+pub(crate) fn expires_text(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::EXPIRES).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    std::str::from_utf8(value.as_bytes()).ok().filter(|text| !text.is_empty())
+}
+
+/// Keeps `Expires` for the operation that may want it.
+pub(crate) fn keep_expires(headers: &HeaderMap, extensions: &mut Extensions) {
+    if let Some(text) = expires_text(headers) {
+        extensions.insert(ExpiresText(text.to_owned()));
+    }
+}
+
+/// What [`keep_expires`] kept.
+pub(crate) fn kept_expires(extensions: &Extensions) -> Option<String> {
+    extensions.get::<ExpiresText>().map(|text| text.0.clone())
+}
+
+/// Takes the metadata out of a put-like input of s3s and its request's extensions.
 macro_rules! described {
-    ($input:expr) => {
+    ($input:expr, $extensions:expr) => {
         $crate::metadata::Described {
             cache_control: $input.cache_control.take(),
             content_disposition: $input.content_disposition.take(),
             content_encoding: $input.content_encoding.take(),
             content_language: $input.content_language.take(),
             content_type: $input.content_type.take(),
-            expires: $input.expires.take(),
+            expires: $crate::metadata::kept_expires(&$extensions),
             website_redirect_location: $input.website_redirect_location.take(),
             user: $input.metadata.take(),
         }
@@ -49,7 +72,7 @@ macro_rules! described {
 }
 pub(crate) use described;
 
-/// Writes a version's metadata into the output of a get or head.
+/// Writes a version's metadata into the output of a get or head, all but `Expires`: [`show_expires`].
 macro_rules! show_metadata {
     ($output:expr, $metadata:expr) => {{
         let header = |name: &str| $metadata.header(name).map(str::to_owned);
@@ -59,7 +82,6 @@ macro_rules! show_metadata {
         $output.content_language = header("content-language");
         $output.content_type =
             Some(header("content-type").unwrap_or_else(|| $crate::metadata::DEFAULT_CONTENT_TYPE.to_owned()));
-        $output.expires = $crate::metadata::expires($metadata);
         $output.website_redirect_location = header("x-amz-website-redirect-location");
         if !$metadata.user.is_empty() {
             $output.metadata = Some($metadata.user.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
@@ -85,7 +107,7 @@ impl Described {
         keep("content-encoding", self.content_encoding.and_then(without_aws_chunked));
         keep("content-language", self.content_language);
         keep("content-type", self.content_type);
-        keep("expires", self.expires.map(|time| http_date(&time)));
+        keep("expires", self.expires);
         keep("x-amz-website-redirect-location", self.website_redirect_location);
         let user: BTreeMap<String, String> = self.user.unwrap_or_default().into_iter().collect();
         let bytes: usize = user.iter().map(|(k, v)| k.len() + v.len()).sum();
@@ -110,17 +132,11 @@ fn without_aws_chunked(encoding: String) -> Option<String> {
     (!rest.is_empty()).then(|| rest.join(","))
 }
 
-fn http_date(time: &Timestamp) -> String {
-    let mut text = Vec::new();
-    match time.format(TimestampFormat::HttpDate, &mut text) {
-        Ok(()) => String::from_utf8(text).unwrap_or_default(),
-        Err(_) => String::new(),
+/// Writes the kept `Expires` into the headers of an answer, date or not.
+pub(crate) fn show_expires(headers: &mut HeaderMap, metadata: &Metadata) {
+    if let Some(Ok(value)) = metadata.header("expires").map(|text| HeaderValue::from_bytes(text.as_bytes())) {
+        headers.insert(header::EXPIRES, value);
     }
-}
-
-/// The kept `Expires`, if there is one.
-pub(crate) fn expires(metadata: &Metadata) -> Option<Timestamp> {
-    Timestamp::parse(TimestampFormat::HttpDate, metadata.header("expires")?).ok()
 }
 
 /// The tags of an `x-amz-tagging` header: `key=value&key=value`, percent-encoded.
@@ -189,7 +205,7 @@ mod tests {
             content_type: Some("text/plain".into()),
             content_encoding: Some("aws-chunked, gzip".into()),
             cache_control: Some(String::new()),
-            expires: Some(Timestamp::parse(TimestampFormat::HttpDate, "Wed, 21 Oct 2015 07:28:00 GMT").unwrap()),
+            expires: Some("Thu, 1 Dec 2026".into()),
             user: Some(HashMap::from([("a".to_owned(), "ä".to_owned())])),
             ..Described::default()
         };
@@ -197,14 +213,9 @@ mod tests {
         let headers: Vec<_> = metadata.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(
             headers,
-            [
-                ("content-encoding", "gzip"),
-                ("content-type", "text/plain"),
-                ("expires", "Wed, 21 Oct 2015 07:28:00 GMT")
-            ]
+            [("content-encoding", "gzip"), ("content-type", "text/plain"), ("expires", "Thu, 1 Dec 2026")]
         );
         assert_eq!(metadata.user["a"], "ä");
-        assert_eq!(http_date(&expires(&metadata).unwrap()), "Wed, 21 Oct 2015 07:28:00 GMT");
         assert_eq!(without_aws_chunked("aws-chunked".into()), None);
     }
 

@@ -89,7 +89,7 @@ impl Operations {
             }
         };
         let tags = input.tagging.as_deref().map(tags_of_header).transpose()?.unwrap_or_default();
-        let mut metadata = described!(input).into_metadata()?;
+        let mut metadata = described!(input, req.extensions).into_metadata()?;
         if let Some((algorithm, coverage)) = checksum {
             metadata.headers.insert(UPLOAD_CHECKSUM.into(), format!("{}:{}", algorithm.name(), coverage.name()));
         }
@@ -170,7 +170,7 @@ impl Operations {
                 let writer = bucket.part_writer(&input.key, &id, number, Some(hasher.tap())).await;
                 let mut writer = writer.map_err(upload_error)?;
                 let mut reader = source.read(span);
-                while let Some(piece) = reader.next().await.map_err(from_engine)? {
+                while let Some(piece) = writer.idle(reader.next()).await.flatten().map_err(from_engine)? {
                     writer.push(piece).await.map_err(from_engine)?;
                 }
                 let mut sealed = writer.seal().await.map_err(from_engine)?;

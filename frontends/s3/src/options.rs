@@ -13,7 +13,8 @@ pub struct S3Options {
 }
 
 /// Bounds on connections, waiting and memory. Memory of the door: about `connections_max` × `read_buffer_bytes`
-/// for bodies on their way in, plus `signed_chunk_budget_bytes`, plus `xml_bytes_max` for each request with an XML body.
+/// for bodies on their way in, plus a chunk of the bucket's for each long answer, plus `signed_chunk_budget_bytes`, plus `xml_bytes_max` for each request with
+/// an XML body.
 #[derive(Debug, Clone)]
 pub struct S3Limits {
     /// The most connections at a time; more wait in the listen queue.

@@ -3,16 +3,16 @@
 //! A content is stored and hashed first, then held against every checksum and length the client stated, then
 //! committed. Refusing it means dropping what has no name yet, so a refused upload leaves nothing behind.
 
-use crate::checksum::{Algorithm, Declared, Hasher, SharedHasher};
+use crate::checksum::{Algorithm, Declared, Hasher, SharedHasher, payload_mismatch};
 use crate::conditions::{self, ReadCondition};
-use crate::errors::{custom, from_engine, refuse};
+use crate::errors::{from_engine, refuse};
 use crate::get::{checksum_type, show_checksums};
 use crate::metadata::{described, tags_of_header};
 use crate::ops::{Operations, Payload, check_features, show_version, version};
 use crate::time::timestamp;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use http::{Extensions, HeaderMap, StatusCode};
+use http::{Extensions, HeaderMap};
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, StdError, TrailingHeaders};
 use tombolo_core::{
@@ -36,7 +36,7 @@ pub(crate) struct Upload<S> {
 }
 
 impl Upload<StreamingBlob> {
-    /// Takes the body's particulars from a request.
+    /// Takes the body's particulars from a request. `trailers`: those of the body, unless a detour left them in the extensions.
     pub(crate) fn of(
         body: Option<StreamingBlob>,
         headers: &HeaderMap,
@@ -46,6 +46,7 @@ impl Upload<StreamingBlob> {
     ) -> S3Result<Upload<StreamingBlob>> {
         let payload = extensions.get::<Payload>().cloned().unwrap_or_default();
         let body = body.unwrap_or_else(|| StreamingBlob::from(s3s::Body::empty()));
+        let trailers = trailers.or_else(|| extensions.get::<TrailingHeaders>().cloned());
         Upload::new(body, payload, Declared::from_headers(headers)?, trailers, length_max)
     }
 }
@@ -122,7 +123,7 @@ impl<S: Stream<Item = Result<Bytes, StdError>> + Unpin> Upload<S> {
         hasher: &SharedHasher,
     ) -> S3Result<(SealedObject, Vec<Checksum>)> {
         let mut size = 0u64;
-        while let Some(piece) = self.next().await? {
+        while let Some(piece) = writer.idle(self.next()).await.map_err(from_engine)?? {
             size += piece.len() as u64;
             self.check_length(size, false)?;
             writer.push(piece).await.map_err(from_engine)?;
@@ -192,8 +193,7 @@ pub(crate) fn body_error(error: &StdError) -> S3Error {
         return refuse(S3ErrorCode::SignatureDoesNotMatch, message);
     }
     if text.contains("Sha256Mismatch") {
-        let message = "The provided 'x-amz-content-sha256' header does not match what was computed.";
-        return custom("XAmzContentSHA256Mismatch", StatusCode::BAD_REQUEST, message);
+        return payload_mismatch();
     }
     if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {
         return refuse(S3ErrorCode::InvalidRequest, format!("the aws-chunked body is malformed: {text}"));
@@ -220,7 +220,7 @@ impl Operations {
             md5_etag: true,
             tags: input.tagging.as_deref().map(tags_of_header).transpose()?.unwrap_or_default(),
             condition: conditions::of_write(input.if_match.as_ref(), input.if_none_match.as_ref()),
-            metadata: described!(input).into_metadata()?,
+            metadata: described!(input, req.extensions).into_metadata()?,
             ..PutOptions::default()
         };
         let mut upload =
@@ -236,13 +236,14 @@ impl Operations {
         Ok(S3Response::new(output))
     }
 
-    /// Opens the source of a copy.
+    /// Opens the source of a copy: that of the header, unless a detour left another one in the extensions.
     pub(crate) async fn copy_source(
         &self,
         extensions: &Extensions,
         source: &CopySource,
         condition: &ReadCondition,
     ) -> S3Result<(Object, String, String, Option<String>)> {
+        let source = extensions.get::<CopySource>().unwrap_or(source);
         let CopySource::Bucket { bucket: name, key, version_id } = source else {
             let message = "Copying from an access point or an outpost is not implemented";
             return Err(refuse(S3ErrorCode::NotImplemented, message));
@@ -298,12 +299,16 @@ impl Operations {
                 true => Some(input.tagging.as_deref().map(tags_of_header).transpose()?.unwrap_or_default()),
                 false => None,
             },
-            metadata: if replaces_metadata { Some(described!(input).into_metadata()?) } else { None },
+            metadata: match replaces_metadata {
+                true => Some(described!(input, req.extensions).into_metadata()?),
+                false => None,
+            },
             condition: conditions::of_headers(&req.headers)?,
             checksums: match new_checksum {
                 Some(algorithm) => Some(hash_object(&source, 0..source.info().size, algorithm).await?),
                 None => None,
             },
+            ..CopyOptions::default()
         };
         let info = bucket.copy(&source, &input.key, options).await.map_err(from_engine)?;
         let mut result = CopyObjectResult {

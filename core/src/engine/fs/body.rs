@@ -12,16 +12,16 @@
 //! After a crash a body is what its node's last version on disk was, or what `protect` kept of it since.
 
 use super::super::Bucket;
+use super::super::budget::Taken;
 use super::super::session::Session;
 use super::FileAttributes;
-use super::budget::Taken;
 use super::hold::Hold;
 use super::origins::Origins;
 use super::overlay::{Data, HeldContent, Overlay, Piece};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
 use crate::manifest::{CONTENT_BYTES_MAX, Manifest, Source};
-use crate::namespace::{self, Content};
+use crate::namespace::{self, Content, Version};
 use crate::object::{Attributes, FileType, TimeNs};
 use crate::register::Dot;
 use bytes::Bytes;
@@ -96,6 +96,8 @@ pub(super) struct State {
     pub(super) version: Dot,
     pub(super) looked_at: u64,
     pub(super) attributes: Attributes,
+    /// In a shared bucket: the version that was read last, without its bytes.
+    pub(super) former: Option<Arc<Version>>,
     /// The node has no name left.
     pub(super) is_orphan: bool,
     /// What its attributes were then.
@@ -309,6 +311,7 @@ pub(super) struct Loaded {
     pub(super) hole_bytes: u64,
     pub(super) modified_ns: TimeNs,
     pub(super) attributes: Attributes,
+    pub(super) former: Option<Arc<Version>>,
     pub(super) version: Dot,
     pub(super) looked_at: u64,
 }
@@ -326,9 +329,8 @@ impl Loaded {
         let shown = row.current(&bucket.state().rules());
         let shown = shown.and_then(|write| write.value.as_ref().map(|version| (write.dot, version)));
         // Without a name shows what was written while another segment deleted the file.
-        let is_there = |version: &namespace::Version| {
-            !row.names.is_empty() || bucket.state().is_shared() && version.deleted.is_none()
-        };
+        let is_there =
+            |version: &Version| !row.names.is_empty() || bucket.state().is_shared() && version.deleted.is_none();
         let Some((dot, version)) = shown.filter(|(_, version)| is_there(version)) else {
             return Ok(None);
         };
@@ -345,6 +347,7 @@ impl Loaded {
             hole_bytes: version.hole_bytes,
             modified_ns: version.modified_ns,
             attributes: row.attributes.value().map(|a| a.attributes.clone()).unwrap_or_default(),
+            former: bucket.state().is_shared().then(|| Arc::new(version.without_bytes())),
             version: dot,
             looked_at,
         }))
@@ -395,6 +398,7 @@ impl Body {
                 version: loaded.version,
                 looked_at: loaded.looked_at,
                 attributes: loaded.attributes,
+                former: loaded.former,
                 is_orphan: false,
                 last_attributes: None,
                 is_based: true,
@@ -449,6 +453,7 @@ impl Body {
         }
         state.looked_at = loaded.looked_at;
         state.attributes = loaded.attributes.clone();
+        state.former = loaded.former.clone();
         if loaded.version != state.version {
             state.version = loaded.version;
             state.lent = None;

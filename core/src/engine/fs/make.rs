@@ -145,6 +145,7 @@ impl FileSystem {
                     modified_ns: time(set.modified, now).map(|time| (time, now)),
                     changed_ns: now,
                     accessed_ns: time(set.accessed, now),
+                    set: Vec::new(),
                 };
                 let place = (*directory, stored);
                 let node = namespace::create(&mut txn, state, &place, version, value).await?;

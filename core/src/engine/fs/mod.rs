@@ -13,7 +13,6 @@
 mod acl;
 mod attributes;
 mod body;
-mod budget;
 mod caller;
 mod find;
 mod fragments;
@@ -34,6 +33,7 @@ mod save;
 mod set;
 mod store;
 mod take;
+mod unsaved;
 mod watch;
 mod wear;
 mod xattr;
@@ -198,12 +198,14 @@ impl FileSystem {
         self.bucket.segment().open_nodes().losses()
     }
 
-    /// Hears of every change of the bucket's entries and nodes from now on, whoever makes it; but not of those of its own origin, if it has one
-    /// ([`FileSystem::with_origin`]).
+    /// Hears of every change of the bucket's entries and nodes from now on, and of what is written to its open files, whoever makes it; but not of those of
+    /// its own origin, if it has one ([`FileSystem::with_origin`]).
     pub fn watch(&self) -> Watch {
+        let (bucket, segment) = (self.bucket.state().number, self.bucket.segment());
         Watch {
-            bucket: self.bucket.state().number,
-            changes: self.bucket.segment().ledger().watch(self.origin),
+            bucket,
+            changes: segment.ledger().watch(self.origin),
+            unsaved: segment.open_nodes().listeners.listen(bucket, self.origin),
             ready: std::collections::VecDeque::new(),
         }
     }

@@ -190,6 +190,8 @@ impl OpenFile {
         state.by_hand_ns = Some(modified_ns);
         // A save under way has the old time.
         state.stamp += 1;
+        drop(state);
+        self.body.tell(0..0, false, self.files.origin);
         true
     }
 
@@ -207,17 +209,21 @@ impl OpenFile {
         self.make_room_for_a_piece().await?;
         let now = self.body.now_ns();
         let mut state = self.body.state();
+        let before = state.size;
         state.changed_by(self.files.origin);
         let clipped = if extends { end } else { end.min(state.size) };
         match mode {
             AllocateMode::Allocate if end > state.size => state.truncate(end, now),
-            AllocateMode::Allocate | AllocateMode::KeepSize => {}
+            AllocateMode::Allocate | AllocateMode::KeepSize => return Ok(()),
             AllocateMode::PunchHole | AllocateMode::ZeroRange | AllocateMode::ZeroRangeKeepSize => {
                 if clipped > offset {
                     state.put(offset, Piece::hole(clipped - offset, 0), now);
                 }
             }
         }
+        let is_resized = state.size != before;
+        drop(state);
+        self.body.tell(offset..clipped.max(offset), is_resized, self.files.origin);
         Ok(())
     }
 
@@ -303,11 +309,15 @@ impl OpenFile {
         if length > 0 {
             let now = self.body.now_ns();
             let mut state = self.body.state();
+            let before = state.size;
             state.changed_by(self.files.origin);
             state.put(offset, Piece::part_of(content, source_offset, length, 0), now);
             let stamp = state.stamp;
             origin.into_iter().for_each(|origin| state.origins.add(origin, stamp));
             state.origins.add_all(&others, stamp);
+            let is_resized = state.size != before;
+            drop(state);
+            self.body.tell(offset..offset + length, is_resized, self.files.origin);
         }
         Ok(length)
     }

@@ -8,14 +8,15 @@
 //! ([`OpenNodes::overlay`]), times set by hand ([`OpenNodes::set_attributes`]), truncation by node ([`OpenNodes::truncate`]) and files without a
 //! name ([`OpenNodes::unlinked`], [`OpenNodes::orphan`]).
 
+use super::super::budget::{Budget, Taken};
 use super::super::segment::Segment;
 use super::super::{Bucket, transact};
 use super::FileAttributes;
 use super::body::Body;
-use super::budget::{Budget, Taken};
 use super::locks::LockTable;
 use super::overlay::PIECE_BYTES;
 use super::recutter::Recutter;
+use super::unsaved::Listeners;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::NodeId;
 use crate::kv::Space;
@@ -57,6 +58,7 @@ pub(in crate::engine) struct OpenNodes {
     protected: Mutex<HashMap<Key, Weak<Body>>>,
     pub(super) locks: Arc<LockTable>,
     pub(super) recutter: Recutter,
+    pub(super) listeners: Listeners,
     /// Memory for written bytes.
     pub(super) written: Arc<Budget>,
     /// Memory for chunks that sequential readers have in hand.
@@ -86,6 +88,7 @@ impl OpenNodes {
             protected: Mutex::default(),
             locks: Arc::default(),
             recutter: Recutter::default(),
+            listeners: Listeners::default(),
             written: Budget::new(bytes),
             read: Budget::new(bytes / 2),
             stored_bytes: STORED_BYTES.min(bytes / 4),
@@ -479,7 +482,7 @@ impl Body {
         self.bucket.contents().check_space(0)?;
         let taken = nodes.take(data.len()).await?;
         let now = self.now_ns();
-        let (at, is_full) = {
+        let (at, is_resized, is_full) = {
             let mut state = self.state();
             if let Some((kind, message)) = state.failure.take() {
                 return Err(Error::new(kind, message));
@@ -488,12 +491,14 @@ impl Body {
             if at.checked_add(length).is_none_or(|end| end > crate::manifest::CONTENT_BYTES_MAX) {
                 return Err(Error::invalid("a file can't be that long"));
             }
+            let is_resized = at + length > state.size;
             state.changed_by(origin);
             state.write(at, data, taken, now);
             let is_full = state.overlay.memory_bytes() >= nodes.stored_bytes && !state.is_storing;
             state.is_storing |= is_full;
-            (at, is_full)
+            (at, is_resized, is_full)
         };
+        self.tell(at..at + length, is_resized, origin);
         if is_full {
             let body = self.clone();
             tokio::spawn(async move {
@@ -534,10 +539,12 @@ impl Body {
         self.check_growth(0, size)?;
         let now = self.now_ns();
         let mut state = self.state();
+        let before = state.size;
         state.changed_by(origin);
         state.truncate(size, now);
         drop(state);
         self.changed.notify_waiters();
+        self.tell(size.min(before)..u64::MAX, size != before, origin);
         Ok(())
     }
 }

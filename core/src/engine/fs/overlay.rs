@@ -4,7 +4,7 @@
 //! change that made it, so that what is stored beside new writes replaces just the pieces it was made from: who stores takes a copy of the pieces
 //! (cheap: bytes are shared), and comes back with the copy's stamp. Never waits, never does I/O.
 
-use super::budget::Taken;
+use super::super::budget::Taken;
 use super::hold::Hold;
 use crate::manifest::{Manifest, Source};
 use bytes::Bytes;
@@ -333,7 +333,7 @@ impl Overlay {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::Budget;
+    use super::super::super::budget::Budget;
     use super::*;
     use proptest::prelude::*;
 

@@ -109,6 +109,7 @@ impl Row {
                 // Nobody knows any more what its bytes were taken from.
                 is_copied: true,
                 lenders: version.lenders,
+                former: None,
             },
         })
     }
@@ -117,6 +118,11 @@ impl Row {
 /// What a row of [`Space::Meta`] is to become, if it is one of these.
 pub(in crate::engine) fn version_of(key: &[u8], row: Bytes) -> Result<Option<Version>> {
     if key.starts_with(PREFIX) { Ok(Some(Row::decode(row)?.version())) } else { Ok(None) }
+}
+
+/// The same row, read and written again; `None`: it is none of these.
+pub(in crate::engine) fn rewrite(key: &[u8], row: Bytes) -> Result<Option<Vec<u8>>> {
+    if key.starts_with(PREFIX) { Ok(Some(Row::decode(row)?.encode())) } else { Ok(None) }
 }
 
 impl Body {
@@ -147,6 +153,7 @@ impl Body {
             etag,
             is_copied: true,
             lenders: Vec::new(),
+            former: None,
         };
         let mut sessions = Vec::new();
         moment.hold_of_all().sessions(&mut sessions);

@@ -4,11 +4,11 @@
 //! for a part of the same chunk neither looks for it nor verifies it again. What it has in hand counts against a budget that all handles of
 //! the segment share; without a share it reads through the chunk cache alone.
 
+use super::super::budget::{Budget, Taken};
 use super::super::contents::{Contents, ReadNodes};
 use super::super::fetch::Asking;
 use super::super::part::cut;
 use super::body::{Part, Plan};
-use super::budget::{Budget, Taken};
 use super::overlay::HeldContent;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;

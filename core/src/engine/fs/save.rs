@@ -41,7 +41,7 @@ impl Moment {
         if row.names.is_empty() {
             // What rescues a deleted file must not take bytes from it that go with it. Otherwise it becomes no version.
             let takes = self.base.is_some() || !self.origins.is_empty();
-            let is_rescue = namespace::rescues(row, &own, self.base.as_ref());
+            let is_rescue = namespace::rescues(row, &own, &self.version, self.former.is_some());
             return Ok(if takes && is_rescue { None } else { Some(Vec::new()) });
         }
         let Some(mut lenders) = self.origins.lenders(txn, bucket).await? else { return Ok(None) };
@@ -108,8 +108,9 @@ impl Body {
         let size = moment.size;
         let (written_ns, by_hand_ns) = (moment.written_ns, moment.by_hand_ns);
         let is_copied = !moment.origins.is_empty();
-        let new =
-            NewContent { content, size, hole_bytes, written_ns, by_hand_ns, etag, is_copied, lenders: Vec::new() };
+        let former = moment.former.clone().map(|former| (former, self.state().attributes.clone()));
+        let lenders = Vec::new();
+        let new = NewContent { content, size, hole_bytes, written_ns, by_hand_ns, etag, is_copied, lenders, former };
         let segment = self.bucket.segment();
         let number = self.bucket.state().number;
         let mut is_here = !self.bucket.contents().was_shared() || matches!(new.content, Content::Inline(_));

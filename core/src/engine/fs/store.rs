@@ -15,7 +15,7 @@ use crate::chunk::Cutter;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::manifest::{Builder, Extent, Manifest, NodeStore, Source};
-use crate::namespace::INLINE_BYTES_MAX;
+use crate::namespace::{INLINE_BYTES_MAX, Version};
 use crate::object::TimeNs;
 use crate::policy::Chunking;
 use crate::register::Dot;
@@ -53,6 +53,9 @@ pub(super) struct Moment {
     pub(super) hold: Arc<Hold>,
     /// The version that it was made from, if it has bytes of it, and those that bytes were taken from.
     pub(super) base: Option<Dot>,
+    /// The version that it was made from, whatever it has of it, and what that was, see [`State::former`](super::body::State::former).
+    pub(super) version: Dot,
+    pub(super) former: Option<Arc<Version>>,
     /// What is known of where the base's bytes are, see [`State::lent`](super::body::State::lent).
     pub(super) lent: Option<Vec<Manifest>>,
     pub(super) origins: Origins,
@@ -247,6 +250,8 @@ impl Body {
             session,
             hold: state.hold.clone(),
             base: state.shows_base().then_some(state.version),
+            version: state.version,
+            former: state.former.clone(),
             lent: state.lent.clone(),
             origins: state.origins.clone(),
         }

@@ -21,7 +21,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -33,6 +33,9 @@ const ITEM: u8 = 2;
 const END: u8 = 3;
 const START_BYTES: usize = 13;
 const END_MAGIC: &[u8] = b"FJL\x03";
+/// What the search for batches behind a bad one reads at most, in bytes: 16 times a full journal. Contents may look like the beginnings of batches, each of which is to
+/// be read on from; without a bound, time would grow with the square of their number.
+const SEARCH_BYTES_MAX: u64 = 1 << 30;
 
 /// The place of a batch in the order of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,29 +81,18 @@ pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
     let Some(path) = newest_journal(dir).map_err(failed)? else {
         return Ok(());
     };
-    let mut journal = Journal::open(&path).map_err(failed)?;
-    let mut last = None;
-    while let Some(batch) = journal.batch().map_err(failed)? {
-        last = Some(batch);
-    }
-    let end = last.map_or(0, |batch| batch.end);
-    let Some(later) = journal.later_batches(end, last.map_or(0, |batch| batch.seqno)).map_err(failed)? else {
-        return Ok(());
+    let file = File::open(&path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let end = match journal_end(file, length).map_err(failed)? {
+        JournalEnd::Whole => return Ok(()),
+        JournalEnd::Torn(end) => end,
+        JournalEnd::Damaged(end) => {
+            return Err(Error::damaged(format!(
+                "{} is damaged at byte {end}: what stands there was synced, or looks like it, but is not readable; restore the file",
+                path.display()
+            )));
+        }
     };
-    // The bad batch is the one after the last whole one; without one before it, at the latest the one before the next.
-    let last_number = last.and_then(|batch| batch.mark).map(|mark| mark.number);
-    let first_bad = last_number.map(|number| number + 1);
-    let synced_as_well = match (first_bad, later.first) {
-        (Some(first_bad), Some(_)) => later.synced >= first_bad,
-        (None, Some(first)) => later.synced + 1 >= first,
-        (_, None) => false,
-    };
-    if synced_as_well {
-        return Err(Error::damaged(format!(
-            "{} is damaged at byte {end}: what stands there was synced but is not readable; restore the file",
-            path.display()
-        )));
-    }
     tracing::warn!(journal = %path.display(), end, "dropped what a crash left of commits that were not acknowledged as durable");
     let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
     file.set_len(end).and_then(|()| file.sync_all()).map_err(failed)
@@ -144,6 +136,45 @@ fn newest_journal(dir: &Path) -> io::Result<Option<PathBuf>> {
     Ok(newest.map(|(_, path)| path))
 }
 
+/// How a journal ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JournalEnd {
+    /// With its last batch, but for zeros.
+    Whole,
+    /// What stands from this byte on is left of commits that were not acknowledged as durable.
+    Torn(u64),
+    /// What stands at this byte was synced, or can't be told from what was, and is not readable.
+    Damaged(u64),
+}
+
+/// Reads a journal of `length` bytes. For [`cut_torn_end`], and for a fuzzer.
+pub fn journal_end(journal: impl Read + Seek, length: u64) -> io::Result<JournalEnd> {
+    end_within(journal, length, SEARCH_BYTES_MAX)
+}
+
+fn end_within(journal: impl Read + Seek, length: u64, search_bytes_max: u64) -> io::Result<JournalEnd> {
+    let file = BufReader::with_capacity(64 << 10, journal);
+    let mut journal = Journal { file, position: 0, end: length, read_bytes: 0 };
+    let mut last = None;
+    while let Some(batch) = journal.batch()? {
+        last = Some(batch);
+    }
+    let end = last.map_or(0, |batch| batch.end);
+    let later = match journal.later_batches(end, last.map_or(0, |batch| batch.seqno), search_bytes_max)? {
+        Search::Nothing => return Ok(JournalEnd::Whole),
+        Search::Found(later) => later,
+        Search::GivenUp => return Ok(JournalEnd::Damaged(end)),
+    };
+    // The bad batch is the one after the last whole one; without one before it, at the latest the one before the next.
+    let last_number = last.and_then(|batch| batch.mark).map(|mark| mark.number);
+    let is_synced = match (last_number, later.first) {
+        (Some(last), Some(_)) => later.synced > last,
+        (None, Some(first)) => later.synced >= first.saturating_sub(1),
+        (_, None) => false,
+    };
+    Ok(if is_synced { JournalEnd::Damaged(end) } else { JournalEnd::Torn(end) })
+}
+
 /// A batch that is whole.
 #[derive(Clone, Copy)]
 struct Batch {
@@ -162,20 +193,25 @@ struct Later {
     synced: u64,
 }
 
-struct Journal {
-    file: BufReader<File>,
+/// What came of looking for it.
+enum Search {
+    /// There are only zeros.
+    Nothing,
+    Found(Later),
+    /// Too much looks like a batch and is none.
+    GivenUp,
+}
+
+struct Journal<R> {
+    file: BufReader<R>,
     /// Where the next read happens.
     position: u64,
     end: u64,
+    /// How much was read in all.
+    read_bytes: u64,
 }
 
-impl Journal {
-    fn open(path: &Path) -> io::Result<Journal> {
-        let file = File::open(path)?;
-        let end = file.metadata()?.len();
-        Ok(Journal { file: BufReader::with_capacity(64 << 10, file), position: 0, end })
-    }
-
+impl<R: Read + Seek> Journal<R> {
     /// The batch at the current position, `None` if there is no whole one.
     fn batch(&mut self) -> io::Result<Option<Batch>> {
         let Some([START, rest @ ..]) = self.array::<START_BYTES>()? else {
@@ -236,11 +272,12 @@ impl Journal {
         Ok(Some(None))
     }
 
-    /// Looks at what is at `from` and later: `None` if there is nothing but zeros.
-    fn later_batches(&mut self, from: u64, after_seqno: u64) -> io::Result<Option<Later>> {
+    /// Looks at what is at `from` and later.
+    fn later_batches(&mut self, from: u64, after_seqno: u64, search_bytes_max: u64) -> io::Result<Search> {
         const WINDOW_BYTES: usize = 256 << 10;
         // Most of the file is what was set aside for later: comparing with this is fast however the program was compiled.
         static ZEROS: [u8; WINDOW_BYTES] = [0; WINDOW_BYTES];
+        let read_bytes_max = self.read_bytes.saturating_add(search_bytes_max);
         let mut window = vec![0; WINDOW_BYTES];
         let mut later = None;
         let mut at = from;
@@ -259,20 +296,28 @@ impl Journal {
                     if !starts_like_a_batch(start, after_seqno) {
                         continue;
                     }
+                    if self.read_bytes > read_bytes_max {
+                        return Ok(Search::GivenUp);
+                    }
                     self.seek(at + offset as u64)?;
-                    if let Some(batch) = self.batch()? {
+                    let mut end = None;
+                    // Others follow it as a rule.
+                    while let Some(batch) = self.batch()?.filter(|batch| batch.seqno > after_seqno) {
                         if let Some(mark) = batch.mark {
                             later.first = later.first.or(Some(mark.number));
                             later.synced = later.synced.max(mark.synced);
                         }
-                        next = batch.end;
+                        end = Some(batch.end);
+                    }
+                    if let Some(end) = end {
+                        next = end;
                         break;
                     }
                 }
             }
             at = next;
         }
-        Ok(later)
+        Ok(later.map_or(Search::Nothing, Search::Found))
     }
 
     fn left(&self) -> u64 {
@@ -280,7 +325,8 @@ impl Journal {
     }
 
     fn seek(&mut self, position: u64) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(position))?;
+        // Both lie in the file, whose length is an `i64` to the system. What is read already is not read again.
+        self.file.seek_relative(position.wrapping_sub(self.position) as i64)?;
         self.position = position;
         Ok(())
     }
@@ -297,6 +343,7 @@ impl Journal {
     fn read(&mut self, into: &mut [u8]) -> io::Result<()> {
         self.file.read_exact(into)?;
         self.position += into.len() as u64;
+        self.read_bytes += into.len() as u64;
         Ok(())
     }
 }
@@ -314,10 +361,11 @@ fn starts_like_a_batch(bytes: &[u8], after_seqno: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::FjallStore;
-    use super::newest_journal;
+    use super::{JournalEnd, MARK_KEY, Mark, end_within, journal_end, newest_journal};
     use crate::ErrorKind;
     use crate::kv::{Batch, Durability, Space, Store};
     use bytes::Bytes;
+    use std::io::Cursor;
     use std::os::unix::fs::FileExt;
     use std::path::Path;
 
@@ -424,5 +472,52 @@ mod tests {
         let error = FjallStore::open(dir.path(), CACHE_BYTES).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         put(&store, 1, Durability::Sync).await;
+    }
+
+    /// A whole batch of one item, its mark.
+    fn batch(seqno: u64, mark: Mark) -> Vec<u8> {
+        let mut item = vec![super::ITEM, 0, 0];
+        item.extend(0u64.to_le_bytes());
+        item.extend((MARK_KEY.len() as u16).to_le_bytes());
+        item.extend([16u32.to_le_bytes(); 2].concat());
+        item.extend_from_slice(MARK_KEY);
+        item.extend_from_slice(&mark.encode());
+        let mut out = vec![super::START, 1, 0, 0, 0];
+        out.extend(seqno.to_le_bytes());
+        out.extend_from_slice(&item);
+        out.push(super::END);
+        out.extend(xxhash_rust::xxh3::xxh3_64(&item).to_le_bytes());
+        out.extend_from_slice(super::END_MAGIC);
+        out
+    }
+
+    fn end_of(journal: &[u8]) -> JournalEnd {
+        journal_end(Cursor::new(journal), journal.len() as u64).unwrap()
+    }
+
+    /// Marks are read from a disk: adding one to the highest number that there is ended the process.
+    #[test]
+    fn the_highest_numbers_are_numbers_too() {
+        let first = batch(1, Mark { number: u64::MAX, synced: 0 });
+        let last = batch(3, Mark { number: 7, synced: u64::MAX });
+        let at = first.len() as u64;
+        assert_eq!(end_of(&[&first[..], &[0; 100]].concat()), JournalEnd::Whole);
+        assert_eq!(end_of(&[&first[..], b"torn", &last[..]].concat()), JournalEnd::Torn(at));
+        assert_eq!(end_of(&[&b"torn"[..], &last].concat()), JournalEnd::Damaged(0));
+        assert_eq!(end_of(&[&b"torn"[..], &first].concat()), JournalEnd::Torn(0));
+    }
+
+    /// Contents of files lie in the journal as they are. Those that look like one beginning of a batch after the other made a search that took time with the
+    /// square of their number: hours, for a journal of them.
+    #[test]
+    fn a_search_among_false_beginnings_ends() {
+        // An item without key and value, whose last bytes are the start of a batch of 65,535 items.
+        let item: [u8; 21] = [2, 0, 0, 0, 0, 0, 0, 0, 1, 255, 255, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        let end = |items: usize, search_bytes_max: u64| {
+            let journal = item.repeat(items);
+            end_within(Cursor::new(&journal), journal.len() as u64, search_bytes_max).unwrap()
+        };
+        assert_eq!(end(100, 1 << 20), JournalEnd::Torn(0));
+        assert_eq!(end(10_000, 1 << 20), JournalEnd::Damaged(0), "it can't be told from what was synced");
     }
 }

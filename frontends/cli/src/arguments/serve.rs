@@ -61,7 +61,7 @@ pub(crate) struct ServeArgs {
     /// How long to wait for requests under way when shutting down.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) shutdown_timeout: Duration,
-    /// Memory for verified chunks.
+    /// Memory for verified chunks. Reading ahead takes up to a quarter as much again.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) chunk_cache: Option<u64>,
     /// Room on the disk for data that readers fetch over links and that is not to stay: at least 64M. Default: 10G, and at most a quarter of the file system.
@@ -70,7 +70,7 @@ pub(crate) struct ServeArgs {
     /// Memory for metadata.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) metadata_cache: Option<u64>,
-    /// Memory for contents on their way in, all clients together.
+    /// Memory for contents on their way in, all clients together: at least 8M.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) write_buffer: Option<u64>,
     /// Refuse writes when the file system has less free than this.

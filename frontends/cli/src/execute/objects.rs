@@ -8,8 +8,8 @@ use bytes::Bytes;
 use std::ops::Range;
 use tokio::sync::mpsc;
 use tombolo_core::{
-    Attributes, Bucket, Condition, CopyOptions, DeleteOptions, Error, ErrorKind, EtagMatch, GetOptions, ListOptions,
-    ListVersionsOptions, Metadata, Object, PutOptions, Result, Segment, VersionId,
+    Attributes, Bucket, Condition, CopyOptions, DeleteOptions, Deleted, Error, ErrorKind, EtagMatch, GetOptions,
+    ListOptions, ListVersionsOptions, Metadata, Object, PutOptions, Result, Segment, Subject, VersionId,
 };
 
 /// Keys in one page of a listing.
@@ -69,9 +69,19 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
         }
         Operation::Delete { bucket, key, version, if_match } => {
             let version = version.as_deref().map(VersionId::parse).transpose()?;
-            let if_match = if_match.map(|etag| EtagMatch::OneOf(vec![etag]));
+            let is_any = if_match.is_none() && version.is_none();
+            let if_match = match if_match {
+                Some(etag) => Some(EtagMatch::OneOf(vec![etag])),
+                // What is not there leaves no delete marker.
+                None => is_any.then_some(EtagMatch::Any),
+            };
             let options = DeleteOptions { version, condition: Condition { if_match, ..Condition::default() } };
-            let deleted = open(segment, &bucket).await?.delete(&key.0, options).await?;
+            let deleted = match open(segment, &bucket).await?.delete(&key.0, options).await {
+                Err(error) if is_any && (error.kind(), error.subject()) == (ErrorKind::NotFound, Subject::Key) => {
+                    Deleted::default()
+                }
+                deleted => deleted?,
+            };
             encode(&DeletedRecord {
                 existed: deleted.existed,
                 version: deleted.version.map(|v| v.to_string()),
@@ -83,10 +93,19 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
             let results = open(segment, &bucket).await?.delete_many(items).await?;
             encode(&results.iter().map(|result| result.as_ref().err().map(Refusal::from)).collect::<Vec<_>>())
         }
-        Operation::Copy { from, bucket, key } => {
+        Operation::Copy { from, bucket, key, replaces } => {
             let source = object(segment, &from).await?;
             let target = open(segment, &bucket).await?;
-            encode(&ObjectRecord::from(&target.copy(&source, &key.0, CopyOptions::default()).await?))
+            let info = source.info();
+            // Where nothing but S3 knows the source, what was at its new place keeps what that had.
+            let is_file = info.attributes != Attributes::default();
+            let options = CopyOptions {
+                attributes: is_file.then(|| info.attributes.clone()),
+                modified_ns: is_file.then_some(info.modified_ns),
+                unlinks: replaces,
+                ..CopyOptions::default()
+            };
+            encode(&ObjectRecord::from(&target.copy(&source, &key.0, options).await?))
         }
         Operation::Rename { bucket, from, to } => encode(&open(segment, &bucket).await?.rename(&from.0, &to.0).await?),
         Operation::MakeDirectory { bucket, path, attributes } => {
@@ -98,8 +117,11 @@ pub(super) async fn execute(segment: &Segment, operation: Operation) -> Result<B
             }
         }
         Operation::RemoveDirectory { bucket, path } => encode(&open(segment, &bucket).await?.rmdir(&path.0).await?),
-        Operation::Link { bucket, existing, to } => {
+        Operation::Link { bucket, existing, to, replaces: false } => {
             encode(&open(segment, &bucket).await?.link(&existing.0, &to.0).await?)
+        }
+        Operation::Link { bucket, existing, to, replaces: true } => {
+            encode(&open(segment, &bucket).await?.link_over(&existing.0, &to.0).await?)
         }
         Operation::SetAttributes { bucket, path, attributes, modified_ns } => {
             let bucket = open(segment, &bucket).await?;
@@ -133,6 +155,7 @@ pub(super) async fn put(segment: &Segment, request: PutRequest, input: &mut mpsc
         attributes: request.attributes.map(Attributes::from),
         modified_ns: request.modified_ns,
         file_type: request.file_type.into(),
+        unlinks: request.unlinks,
         ..PutOptions::default()
     };
     if request.if_absent {
@@ -162,7 +185,7 @@ pub(super) async fn put(segment: &Segment, request: PutRequest, input: &mut mpsc
         }
         frame = match held.take() {
             Some(frame) => frame,
-            None => taken(input).await?,
+            None => writer.idle(taken(input)).await??,
         };
     }
     encode(&ObjectRecord::from(&writer.seal().await?.commit().await?))
@@ -244,4 +267,31 @@ async fn object(segment: &Segment, at: &Named) -> Result<Object> {
 fn view(at: &Named) -> Result<GetOptions> {
     let version = at.version.as_deref().map(VersionId::parse).transpose()?;
     Ok(GetOptions { version, snapshot: at.snapshot.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Exchange;
+    use crate::wire::{Frame, Operation, PutRequest, Raw, Refusal, decode};
+    use bytes::Bytes;
+    use tombolo_core::{BucketPath, BucketPolicy, CreateOptions, OpenOptions, Segment};
+
+    /// The length of a hole is what the other side says. Added to what had come before it ended the operation without an answer.
+    #[tokio::test]
+    async fn a_hole_that_no_content_can_have_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "s".into(), cluster: "C".into() };
+        let segment = Segment::create(dir.path().join("s"), create, OpenOptions::default()).await.unwrap();
+        let path: BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        let key = Raw(Bytes::from_static(b"k"));
+        let request = PutRequest { bucket: path.to_string(), key, ..PutRequest::default() };
+        let mut exchange = Exchange::start(&segment, None, Operation::Put(Box::new(request)));
+        for frame in [Frame::Data(Bytes::from_static(b"x")), Frame::Hole(u64::MAX), Frame::End] {
+            exchange.send(frame).await;
+        }
+        let Some(Frame::Failed(json)) = exchange.next().await else { panic!("no refusal came") };
+        assert_eq!(decode::<Refusal>(&json).unwrap().kind, "invalid");
+    }
 }

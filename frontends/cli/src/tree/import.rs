@@ -7,7 +7,7 @@ use super::source::{PIECE_BYTES, Source};
 use super::walk::{Directory, Job, Made, Walk};
 use crate::backend::Backend;
 use crate::path::show;
-use crate::wire::{AttributesRecord, DeletedRecord, Frame, Kind, Named, ObjectRecord, Operation, PutRequest, Raw};
+use crate::wire::{AttributesRecord, Frame, Kind, Named, ObjectRecord, Operation, PutRequest, Raw};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -16,14 +16,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{Mutex, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
 
 /// Jobs that wait for a worker.
 const JOBS_AHEAD: usize = 256;
-/// Files parted from others at once: each has two operations under way, and a daemon has so many connections.
-const PARTINGS_MAX: usize = 32;
 
 /// What to import, and how.
 pub(crate) struct ImportPlan {
@@ -57,7 +55,6 @@ pub(crate) async fn import(backend: &Backend, plan: ImportPlan, report: Arc<Repo
         by_content: plan.by_content,
         links: Links::new(),
         owners: parking_lot::Mutex::default(),
-        partings: Semaphore::new(PARTINGS_MAX),
         report,
     });
     let take = Arc::new(Mutex::new(take));
@@ -101,7 +98,6 @@ struct Import {
     links: Links<(u64, u64), (Raw, String)>,
     /// Stored nodes of several names, by the local file that came upon them first.
     owners: parking_lot::Mutex<HashMap<String, (u64, u64)>>,
-    partings: Semaphore,
     report: Arc<Report>,
 }
 
@@ -250,28 +246,24 @@ impl Import {
         let Some((existing, node)) = first(receiver).await else {
             return Err(io::Error::other("another name of this file, imported first, failed").into());
         };
-        let bucket = self.bucket.clone();
-        let operation = || Operation::Link { bucket: bucket.clone(), existing: existing.clone(), to: to.clone() };
-        match self.backend.call::<()>(operation()).await {
+        let link = |replaces| {
+            let bucket = self.bucket.clone();
+            let operation = Operation::Link { bucket, existing: existing.clone(), to: to.clone(), replaces };
+            self.backend.call::<()>(operation)
+        };
+        match link(false).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Exists => {
                 if self.stat(&to).await?.is_some_and(|record| record.node == node) {
                     self.report.count(Tally::Skipped);
                     return Ok(());
                 }
-                self.delete(&to).await?;
-                self.backend.call::<()>(operation()).await?;
+                link(true).await?;
             }
             Err(error) => return Err(error.into()),
         }
         self.report.count(Tally::Links);
         Ok(())
-    }
-
-    async fn delete(&self, key: &Raw) -> Result<()> {
-        let (bucket, key) = (self.bucket.clone(), key.clone());
-        let operation = Operation::Delete { bucket, key, version: None, if_match: None };
-        self.backend.call::<DeletedRecord>(operation).await.map(drop)
     }
 
     async fn stat(&self, key: &Raw) -> Result<Option<ObjectRecord>> {
@@ -285,18 +277,15 @@ impl Import {
 
     /// Stores a file unless it is there; gives the node it has.
     async fn content(&self, path: &Path, key: &Raw, local: Local, made: Made) -> Result<String, Problem> {
-        let mut is_parted = false;
         if made == Made::Existing
             && let Some(stored) = self.stat(key).await?
+            && self.is_its_own(&stored, &local.metadata)
+            && self.is_there(path, &stored, &local).await?
         {
-            if self.is_its_own(&stored, &local.metadata) && self.is_there(path, &stored, &local).await? {
-                self.settle(key, &stored, &local).await?;
-                self.report.count(Tally::Skipped);
-                self.report.skip_bytes(local.metadata.len());
-                return Ok(stored.node);
-            }
-            // What is stored over a name shows under all names of its file, of which some may be other files here.
-            is_parted = stored.links > 1 && stored.file_type != Kind::Directory;
+            self.settle(key, &stored, &local).await?;
+            self.report.count(Tally::Skipped);
+            self.report.skip_bytes(local.metadata.len());
+            return Ok(stored.node);
         }
         let (content, local) = open_content(path, local).await?;
         let request = PutRequest {
@@ -305,18 +294,15 @@ impl Import {
             file_type: local.kind,
             attributes: Some(local.attributes),
             modified_ns: Some(attributes::modified_ns(&local.metadata)),
+            // Other names of what is stored may be other files here.
+            unlinks: true,
             ..PutRequest::default()
         };
-        // Until it is stored. Nobody closes them.
-        let _turn = if is_parted { self.partings.acquire().await.ok() } else { None };
         let mut call = self.backend.begin(Operation::Put(Box::new(request))).await?;
         let record: ObjectRecord = match content {
             Content::Whole(bytes) => {
                 if !bytes.is_empty() {
                     call.send(Frame::Data(bytes)).await;
-                }
-                if is_parted {
-                    self.delete(key).await?;
                 }
                 call.send(Frame::End).await;
                 call.reply().await?
@@ -335,9 +321,6 @@ impl Import {
                     // Before the end is sent nothing is stored.
                     let before = local.metadata;
                     blocking(move || unchanged(&before, &watched.metadata()?)).await?;
-                    if is_parted {
-                        self.delete(key).await?;
-                    }
                     call.send(Frame::End).await;
                 }
                 call.reply().await?

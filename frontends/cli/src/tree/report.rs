@@ -2,6 +2,7 @@
 
 use crate::failure::{Exit, Failure, Outcome, describe, exit_of, is_fatal, word_of};
 use crate::output::Output;
+use crate::path::show;
 use crate::progress::Progress;
 use crate::quantity::size;
 use crate::wire::kind_word;
@@ -108,7 +109,10 @@ impl Report {
             _ => ErrorKind::Failed,
         };
         let text = format!("{path}: {error}");
-        let line = if self.as_json { describe(&Error::new(kind, text), true) } else { format!("tombolo: {text}") };
+        let line = match self.as_json {
+            true => describe(&Error::new(kind, text), true),
+            false => format!("tombolo: {}", show(text.as_bytes())),
+        };
         self.progress.note(&line);
         self.keep(path, kind_word(kind), error.to_string(), Exit::Failed);
     }

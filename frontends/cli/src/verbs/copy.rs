@@ -5,9 +5,7 @@ use crate::arguments::{CpArgs, MvArgs};
 use crate::failure::Outcome;
 use crate::output::object_json;
 use crate::path::{base_name, directory_prefix, show};
-use crate::wire::{
-    AttributesRecord, DeletedRecord, Frame, Item, Kind, Named, ObjectRecord, Operation, PutRequest, Raw,
-};
+use crate::wire::{AttributesRecord, DeletedRecord, Item, Kind, Named, ObjectRecord, Operation, Raw};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -24,7 +22,7 @@ pub(super) async fn copy(session: &mut Session, args: CpArgs) -> Outcome {
     let from = place(&args.from)?.object()?;
     let to = place(&args.to)?.target(Some(base_name(&from.key)))?;
     let source = Named { version: args.view.version, snapshot: args.view.snapshot, ..named(&from.bucket, &from.key) };
-    let (record, _) = copy_object(session, source, &to.bucket, to.key).await?;
+    let record = copy_object(session, source, &to.bucket, to.key, false).await?;
     session.output.answer(object_json(&to.bucket.to_string(), &record), "")
 }
 
@@ -96,13 +94,9 @@ async fn copy_one(
     key: Bytes,
     (kind, has_content): (Kind, bool),
 ) -> Result<()> {
-    if kind != Kind::Directory {
-        return copy_object(session, from, to, key).await.map(drop);
-    }
-    if has_content {
-        // An object of S3's that happens to be a directory.
-        let (bucket, key) = (to.to_string(), Raw(key));
-        return session.call::<ObjectRecord>(Operation::Copy { from, bucket, key }).await.map(drop);
+    // A directory with content is an object of S3's.
+    if kind != Kind::Directory || has_content {
+        return copy_object(session, from, to, key, false).await.map(drop);
     }
     let attributes = directory(session, from).await?.attributes;
     make_directory(session, to, key, attributes).await
@@ -132,39 +126,16 @@ fn make_directory<'a>(
     })
 }
 
-/// Copies an object and what POSIX knows of it, which the engine's copy, being S3's, leaves behind. Gives the copy, and the tag that its source had.
-async fn copy_object(session: &Session, from: Named, to: &BucketPath, key: Bytes) -> Result<(ObjectRecord, String)> {
+/// Copies an object with what POSIX knows of it. The copy has the tag that its source had.
+async fn copy_object(
+    session: &Session,
+    from: Named,
+    to: &BucketPath,
+    key: Bytes,
+    replaces: bool,
+) -> Result<ObjectRecord> {
     let (bucket, key) = (to.to_string(), Raw(key));
-    let source: ObjectRecord = session.call(Operation::Head { at: from.clone(), local: false }).await?;
-    let (attributes, modified_ns) = (source.attributes, source.modified_ns);
-    if matches!(source.file_type, Kind::CharDevice | Kind::BlockDevice) {
-        // It has no content, and without its number it would be another device.
-        let request = PutRequest {
-            bucket,
-            key,
-            file_type: source.file_type,
-            attributes: Some(attributes),
-            modified_ns: Some(modified_ns),
-            headers: source.headers,
-            user: source.user,
-            tags: source.tags,
-            if_absent: false,
-        };
-        let mut call = session.begin(Operation::Put(Box::new(request))).await?;
-        call.send(Frame::End).await;
-        return Ok((call.reply().await?, source.etag));
-    }
-    let operation = Operation::Copy { from, bucket: bucket.clone(), key: key.clone() };
-    let copied: ObjectRecord = session.call(operation).await?;
-    let etag = copied.etag.clone();
-    if attributes == AttributesRecord::default() {
-        // Nothing but S3 knows it: what was at its new place keeps what that had.
-        return Ok((copied, etag));
-    }
-    let record = ObjectRecord { attributes: attributes.clone(), modified_ns, ..copied };
-    let modified_ns = Some(modified_ns);
-    session.call::<()>(Operation::SetAttributes { bucket, path: key, attributes, modified_ns }).await?;
-    Ok((record, etag))
+    session.call(Operation::Copy { from, bucket, key, replaces }).await
 }
 
 /// Gives the copy of a directory its time, which what was copied into it has moved, and its attributes if it was there before.
@@ -193,9 +164,9 @@ pub(super) async fn rename(session: &mut Session, args: MvArgs) -> Outcome {
         session.call::<()>(Operation::Rename { bucket, from, to }).await?;
         return session.output.answer(moved, "");
     }
-    let copied = copy_object(session, named(&from.bucket, &from.key), &to.bucket, to.key.clone()).await;
+    let copied = copy_object(session, named(&from.bucket, &from.key), &to.bucket, to.key.clone(), true).await;
     let etag = match copied {
-        Ok((_, etag)) => etag,
+        Ok(record) => record.etag,
         Err(error) if error.kind() == ErrorKind::NotFound && is_directory(session, &from.bucket, &from.key).await? => {
             let what = format!("'{from}' is a directory, which moves inside one bucket only");
             let next = format!("copy it with tombolo cp -r {from} {to}, then tombolo rm -r {from}");
@@ -210,8 +181,14 @@ pub(super) async fn rename(session: &mut Session, args: MvArgs) -> Outcome {
         version: None,
         if_match: Some(etag),
     };
-    session.call::<DeletedRecord>(operation).await?;
-    session.output.answer(moved, "")
+    let deleted = session.call::<DeletedRecord>(operation).await;
+    match deleted {
+        Err(error) if error.kind() == ErrorKind::Precondition => {
+            let what = format!("'{from}' was changed while it was moved: it stays, and '{to}' is what it was");
+            Err(Error::new(ErrorKind::Precondition, what).about(Subject::Key).into())
+        }
+        deleted => deleted.map_err(Into::into).and_then(|_| session.output.answer(moved, "")),
+    }
 }
 
 async fn is_directory(session: &Session, bucket: &BucketPath, key: &Bytes) -> Result<bool> {

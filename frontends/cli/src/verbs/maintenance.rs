@@ -89,7 +89,7 @@ pub(super) async fn scrub(session: &mut Session, args: ScrubArgs) -> Outcome {
     if report.damage.is_empty() {
         text.push_str("; all is well");
     } else {
-        text.push_str(&format!("; {} damaged:", report.damage.len()));
+        text.push_str("; there is damage:");
         report.damage.iter().for_each(|line| text.push_str(&format!("\n  {line}")));
         text.push_str("\nObjects that need what is damaged:");
         report.affected.iter().for_each(|key| text.push_str(&format!("\n  {}", crate::path::show(key.as_bytes()))));

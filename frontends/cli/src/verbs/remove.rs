@@ -3,12 +3,13 @@
 use super::{Session, place};
 use crate::arguments::RmArgs;
 use crate::backend::Backend;
-use crate::failure::{Exit, Failure, Outcome, describe, exit_of};
+use crate::failure::{Exit, Failure, Outcome, describe, exit_of, say};
+use crate::output::key_fields;
 use crate::path::{directory_prefix, show};
 use crate::wire::{DeletedRecord, Item, Operation, Raw, Refusal};
 use bytes::Bytes;
 use futures::stream::StreamExt;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
 
 /// Keys, and directories, that are deleted together.
@@ -28,7 +29,7 @@ pub(super) async fn remove(session: &mut Session, args: RmArgs) -> Outcome {
     let path = || format!("{bucket}/{}", show(&key));
     if key.ends_with(b"/") && args.version.is_none() {
         session.call::<()>(Operation::RemoveDirectory { bucket: bucket.to_string(), path: Raw(key.clone()) }).await?;
-        return session.output.answer(json!({ "path": path(), "existed": true }), "");
+        return session.output.answer(removed_json(&bucket, key), "");
     }
     let operation =
         Operation::Delete { bucket: bucket.to_string(), key: Raw(key.clone()), version: args.version, if_match: None };
@@ -36,9 +37,21 @@ pub(super) async fn remove(session: &mut Session, args: RmArgs) -> Outcome {
     if !deleted.existed {
         return Err(Error::not_found(Subject::Key, format!("there is no object '{}'", path())).into());
     }
-    session
-        .output
-        .answer(json!({ "path": path(), "existed": true, "version": deleted.version, "marker": deleted.marker }), "")
+    let mut json = removed_json(&bucket, key);
+    if let Some(map) = json.as_object_mut() {
+        map.insert("version".into(), json!(deleted.version));
+        map.insert("marker".into(), deleted.marker.into());
+    }
+    session.output.answer(json, "")
+}
+
+fn removed_json(bucket: &BucketPath, key: Bytes) -> Value {
+    let mut map = Map::new();
+    map.insert("path".into(), format!("{bucket}/{}", String::from_utf8_lossy(&key)).into());
+    map.insert("bucket".into(), bucket.to_string().into());
+    key_fields(&mut map, &Raw(key));
+    map.insert("existed".into(), true.into());
+    Value::Object(map)
 }
 
 /// Deletes the object `key`, if there is one, and all below the directory `key`, itself included.
@@ -164,7 +177,7 @@ impl Removal {
     fn failed(&mut self, key: &Raw, error: &Error) {
         let named =
             Error::new(error.kind(), format!("{}/{}: {error}", self.bucket, show(&key.0))).about(error.subject());
-        eprintln!("{}", describe(&named, self.as_json));
+        say(&describe(&named, self.as_json));
         self.failed += 1;
         self.worst = self.worst.or_worse(exit_of(error.kind()));
     }

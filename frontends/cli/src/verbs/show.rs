@@ -63,10 +63,10 @@ fn describe(bucket: &BucketPath, record: &ObjectRecord) -> String {
         line("Device", device.to_string());
     }
     for (name, value) in &record.headers {
-        line("Header", format!("{name}: {}", show(value.as_bytes())));
+        line("Header", show(format!("{name}: {value}").as_bytes()));
     }
     for (name, value) in &record.user {
-        line("Metadata", format!("{name}: {}", show(value.as_bytes())));
+        line("Metadata", show(format!("{name}: {value}").as_bytes()));
     }
     for (name, value) in &record.tags {
         line("Tag", show(format!("{name}={value}").as_bytes()));

@@ -15,7 +15,7 @@ use std::io::ErrorKind as IoKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tombolo_core::{Error, ErrorKind, Result};
+use tombolo_core::{Error, ErrorKind, Result, Subject};
 
 const PIECE_BYTES: usize = 256 << 10;
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -43,7 +43,11 @@ pub(super) async fn put(session: &mut Session, args: PutArgs) -> Outcome {
         None => send_stdin(call, &progress).await,
     };
     progress.finish();
-    let record = stored?;
+    let record = stored.map_err(|error| match error.kind() {
+        // It is the one condition that there is.
+        ErrorKind::Precondition => Error::exists(Subject::Key, format!("'{target}' exists")),
+        _ => error,
+    })?;
     let mut json = object_json(&target.bucket.to_string(), &record);
     if !args.token {
         return session.output.answer(json, "");
@@ -59,7 +63,7 @@ fn open(path: &Path) -> Result<std::fs::File> {
     let failed = |e: std::io::Error| {
         let context = format!("'{}' cannot be read", path.display());
         if e.kind() == IoKind::NotFound {
-            Error::not_found(tombolo_core::Subject::Other, format!("there is no file '{}'", path.display()))
+            Error::not_found(Subject::Other, format!("there is no file '{}'", path.display()))
         } else {
             Error::io(context, e)
         }

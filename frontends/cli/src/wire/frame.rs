@@ -52,7 +52,8 @@ pub(crate) fn decode_header(header: [u8; HEADER_BYTES]) -> Result<(u8, usize)> {
         HOLE => length == 8,
         END => length == 0,
         PROGRESS => length == 16,
-        DATA => length <= DATA_BYTES_MAX,
+        // Nothing is said by sending nothing.
+        DATA => (1..=DATA_BYTES_MAX).contains(&length),
         OPERATION | RECORD | DONE | FAILED => length <= JSON_BYTES_MAX,
         _ => return Err(protocol(format!("a message of unknown kind {kind}"))),
     };
@@ -222,6 +223,7 @@ mod tests {
             &[0u8, 0, 0, 0, 0][..],
             &[99, 1, 0, 0, 0, 1],
             &[DATA, 255, 255, 255, 255],
+            &[DATA, 0, 0, 0, 0],
             &[OPERATION, 255, 255, 255, 127],
             &[HOLE, 4, 0, 0, 0, 1, 2, 3, 4],
             &[END, 1, 0, 0, 0, 1],

@@ -9,6 +9,7 @@
 mod conflict;
 mod frame;
 mod link;
+mod message;
 mod operation;
 mod record;
 mod text;
@@ -17,10 +18,11 @@ mod verify;
 pub(crate) use conflict::{ConflictRecord, Take};
 pub(crate) use frame::{Frame, FrameReader, write_frame};
 pub(crate) use link::*;
+pub use message::{MESSAGES, Message, reframe};
 pub(crate) use operation::{Keep, Operation, PutRequest, Refusal, decode, encode, kind_word};
 pub(crate) use record::*;
 pub(crate) use text::{Raw, SecretText};
 pub(crate) use verify::{DifferenceRecord, OutcomeWord, VerifiedRecord};
 
 /// Version of the protocol. Command and daemon come from the same binary, so there is no negotiation.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;

@@ -126,7 +126,7 @@ pub(crate) enum Operation {
         prefix: Raw,
         after: Option<(Raw, Option<String>)>,
     },
-    /// → `DeletedRecord`
+    /// → `DeletedRecord`; what is not there is left alone
     Delete {
         bucket: String,
         key: Raw,
@@ -138,11 +138,13 @@ pub(crate) enum Operation {
         bucket: String,
         keys: Vec<Raw>,
     },
-    /// → `ObjectRecord`
+    /// → `ObjectRecord`; the copy has what POSIX knows of the source, if that is anything
     Copy {
         from: Named,
         bucket: String,
         key: Raw,
+        /// As a rename would: what is there loses this name, and keeps others that it has.
+        replaces: bool,
     },
     Rename {
         bucket: String,
@@ -163,6 +165,8 @@ pub(crate) enum Operation {
         bucket: String,
         existing: Raw,
         to: Raw,
+        /// In place of another file that has the name.
+        replaces: bool,
     },
     SetAttributes {
         bucket: String,
@@ -254,6 +258,8 @@ pub(crate) struct PutRequest {
     pub(crate) tags: BTreeMap<String, String>,
     /// Refuse if the key exists.
     pub(crate) if_absent: bool,
+    /// Store a file of its own where the key is one of several names.
+    pub(crate) unlinks: bool,
 }
 
 /// An error of the engine on its way to the command.

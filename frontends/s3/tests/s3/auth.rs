@@ -66,6 +66,53 @@ async fn presigned_urls_of_the_older_kind_work_until_they_expire() {
     get("wrong", now_s + 60).send().await.refused(403, "SignatureDoesNotMatch");
 }
 
+/// A presigned URL of the older kind signs the parameters that choose another operation, but for those that are there twice.
+#[tokio::test]
+async fn presigned_urls_of_the_older_kind_are_for_one_operation() {
+    let door = Door::open().await;
+    let client = door.client();
+    client.put(&path("k")).body("x").send().await.ok();
+    let expires_s = tombolo_core::Environment::default().clock.now_ns() / 1_000_000_000 + 60;
+    let to_sign = format!("PUT\n\n\n{expires_s}\n{}", path("k"));
+    let signature = base64(&hmac_sha1(client.secret.as_bytes(), to_sign.as_bytes()));
+    let put = || {
+        let request = client.put(&path("k")).sign(Sign::Not).query("AWSAccessKeyId", "LABKEY");
+        request.query("Expires", &expires_s.to_string()).query("Signature", &signature)
+    };
+    let tagging = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>";
+    let twice = put().query("tagging", "").query("tagging", "").body(tagging).send().await;
+    twice.refused(400, "InvalidArgument");
+    assert!(client.get(&path("k")).query("tagging", "").send().await.ok().all("Tag").is_empty());
+    put().body("y").send().await.ok();
+}
+
+/// The door looks at how a request is signed before s3s checks that it is. Spelled so that the door saw no signature and s3s did, or so that the door took a
+/// header for signed that s3s left out, whoever had a URL for one PUT could have any object of its tenant copied to there.
+#[tokio::test]
+async fn no_spelling_of_a_signature_lets_headers_in() {
+    let door = Door::open().await;
+    let client = door.client();
+    client.put(&path("secret")).body("secret").send().await.ok();
+    let copy = |sign: Sign| {
+        let request = client.put(&path("k")).sign(sign).unsigned_header("x-amz-copy-source", "bucket/secret");
+        request.build().into_parts()
+    };
+    let (mut parts, body) = copy(Sign::Query { expires_s: 60 });
+    parts.uri = parts.uri.to_string().replace("X-Amz-", "X%2DAmz-").parse().unwrap();
+    send(door.address, http::Request::from_parts(parts, body)).await.refused(403, "AccessDenied");
+    for name in ["X-Amz-Copy-Source", "\u{e9}"] {
+        let (mut parts, body) = copy(Sign::Header);
+        let signed = parts.headers["authorization"].to_str().unwrap();
+        let signed = signed.replace(", Signature", &format!(";{name}, Signature"));
+        parts.headers.insert("authorization", http::HeaderValue::from_bytes(signed.as_bytes()).unwrap());
+        send(door.address, http::Request::from_parts(parts, body)).await.refused(403, "AccessDenied");
+    }
+    assert_eq!(door.keys().await, ["secret"]);
+    let (mut parts, body) = client.put(&path("k")).sign(Sign::Query { expires_s: 60 }).body("x").build().into_parts();
+    parts.uri = parts.uri.to_string().replace("X-Amz-", "X%2DAmz-").parse().unwrap();
+    send(door.address, http::Request::from_parts(parts, body)).await.ok();
+}
+
 #[tokio::test]
 async fn tenants_do_not_see_each_other() {
     let door = Door::open().await;

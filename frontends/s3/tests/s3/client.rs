@@ -31,9 +31,14 @@ impl Door {
     }
 
     pub async fn with(limits: S3Limits) -> Door {
+        Door::over(OpenOptions::default(), limits).await
+    }
+
+    /// Over a segment that is opened like this.
+    pub async fn over(open: OpenOptions, limits: S3Limits) -> Door {
         let dir = tempfile::tempdir().unwrap();
         let create = CreateOptions { name: "local".into(), cluster: "west".into() };
-        let segment = Segment::create(dir.path().join("data"), create, OpenOptions::default()).await.unwrap();
+        let segment = Segment::create(dir.path().join("data"), create, open).await.unwrap();
         let catalog = segment.catalog();
         for (tenant, key) in [("lab", "LABKEY"), ("other", "OTHERKEY")] {
             let tenant = TenantPath::new("west", tenant).unwrap();

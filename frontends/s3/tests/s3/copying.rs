@@ -1,6 +1,7 @@
 //! CopyObject: directives, conditions, sources in every encoding.
 
 use crate::client::*;
+use tombolo_core::BucketPolicy;
 
 fn copy(client: &Client, to: &str, source: &str) -> Request {
     client.put(&path(to)).header("x-amz-copy-source", source)
@@ -73,6 +74,40 @@ async fn sources_may_be_encoded_in_every_way() {
     copy(&client, "copy", "bucket/plain%2Bkey%20with%20space").send().await.ok();
     copy(&client, "copy", "bucket/missing").send().await.refused(404, "NoSuchKey");
     copy(&client, "copy", "missing-bucket/k").send().await.refused(404, "NoSuchBucket");
+}
+
+/// Buckets that other doors made are read under names that S3 would not give; as the source of a copy such a name was refused.
+#[tokio::test]
+async fn a_source_may_be_in_a_bucket_of_any_name() {
+    let door = Door::open().await;
+    let client = door.client();
+    for name in ["My_Bucket", "ab", "UPPER"] {
+        let bucket = format!("west/lab/{name}").parse().unwrap();
+        door.segment.catalog().create_bucket(&bucket, BucketPolicy::default()).await.unwrap();
+        let at = format!("/{name}/dir/a%20b");
+        client.put(&at).body(name).send().await.ok();
+        for source in [at.as_str(), &at[1..], &encode(format!("{name}/dir/a b").as_bytes(), false)] {
+            copy(&client, "copy", source).send().await.ok();
+            assert_eq!(client.get(&path("copy")).send().await.ok().body, name, "{source}");
+            client.delete(&path("copy")).send().await.ok();
+        }
+        // It is its own source, and not another's of the same key.
+        client.put(&at).header("x-amz-copy-source", &at).send().await.refused(400, "InvalidRequest");
+
+        let id = client.post(&path("parts")).query("uploads", "").send().await.ok().xml("UploadId");
+        let part = client.put(&path("parts")).query("partNumber", "1").query("uploadId", &id);
+        let etag = part.header("x-amz-copy-source", &at).send().await.ok().xml("ETag");
+        let list = format!("<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>");
+        let xml = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+        client.post(&path("parts")).query("uploadId", &id).body(xml).send().await.ok();
+        assert_eq!(client.get(&path("parts")).send().await.ok().body, name);
+    }
+    copy(&client, "copy", "My_Bucket/none").send().await.refused(404, "NoSuchKey");
+    copy(&client, "copy", "Other_Bucket/k").send().await.refused(400, "InvalidBucketName");
+    let other = door.client_of("OTHERKEY");
+    other.put("/others").send().await.ok();
+    let stolen = other.put("/others/k").header("x-amz-copy-source", "My_Bucket/dir/a%20b");
+    stolen.send().await.refused(400, "InvalidBucketName");
 }
 
 #[tokio::test]

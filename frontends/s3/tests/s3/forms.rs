@@ -11,7 +11,7 @@ fn form(secret: &str, fields: &[(&str, &str)], file: &[u8]) -> (String, Vec<u8>)
     let policy = format!(
         r#"{{"expiration":"2099-01-01T00:00:00Z","conditions":[{{"bucket":"{BUCKET}"}},["starts-with","$key","user/"],
         ["starts-with","$success_action_status",""],["starts-with","$success_action_redirect",""],["starts-with","$x-amz-meta-a",""],
-        ["starts-with","$Content-Type","text/"],["starts-with","$x-amz-checksum-crc32",""],["content-length-range",1,1048576],
+        ["starts-with","$Content-Type","text/"],["starts-with","$Expires",""],["starts-with","$x-amz-checksum-crc32",""],["content-length-range",1,1048576],
         {{"x-amz-algorithm":"AWS4-HMAC-SHA256"}},{{"x-amz-credential":"{credential}"}},{{"x-amz-date":"{date}"}}]}}"#
     );
     let policy = base64(policy.as_bytes());
@@ -54,13 +54,15 @@ async fn a_signed_form_stores_its_file() {
     let door = Door::open().await;
     for size in [1usize, 1000, 1 << 20] {
         let content = noise(size, 5);
-        let fields = [("key", "user/${filename}"), ("x-amz-meta-a", "b"), ("Content-Type", "text/html")];
+        let fields =
+            [("key", "user/${filename}"), ("x-amz-meta-a", "b"), ("Content-Type", "text/html"), ("Expires", "0")];
         let reply = post(&door, SECRET, &fields, &content).await;
         assert_eq!(reply.status, 204, "{}", reply.text());
         let get = door.client().get(&path("user/cat.txt")).send().await.ok();
         assert_eq!(get.body, content);
         assert_eq!((get.header("content-type"), get.header("x-amz-meta-a")), (Some("text/html"), Some("b")));
         assert_eq!(reply.header("etag"), get.header("etag"));
+        assert_eq!(get.header("expires"), Some("0"), "it need not be a date");
     }
     let created = post(&door, SECRET, &[("key", "user/a b"), ("success_action_status", "201")], b"x").await;
     assert_eq!(

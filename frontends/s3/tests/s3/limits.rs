@@ -3,6 +3,7 @@
 use crate::client::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tombolo_core::OpenOptions;
 use tombolo_s3::S3Limits;
 
 #[tokio::test]
@@ -135,4 +136,37 @@ async fn a_client_that_does_not_read_its_answer_is_let_go() {
     let stuck = client.get(&path("large")).stuck().await;
     assert_eq!(client.head(&path("large")).send().await.status, 200);
     drop(stuck);
+}
+
+/// P12: uploads whose clients stood still kept all memory for contents on their way in, and others waited until they were let go.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_stand_still_hold_up_nobody_else() {
+    let minutes = std::time::Duration::from_secs(600);
+    let open = OpenOptions { write_buffer_bytes: 8 << 20, ..Default::default() };
+    let door = Door::over(open, S3Limits { body_timeout: minutes, ..Default::default() }).await;
+    let client = door.client();
+    let content = noise(3 << 20, 1);
+    let (first, rest) = content.split_at(5 << 19);
+    let mut standing = Vec::new();
+    for n in 0..10 {
+        let request = client.put(&path(&format!("standing/{n}"))).hash("UNSIGNED-PAYLOAD").build();
+        let length = content.len();
+        let mut head = format!("PUT {} HTTP/1.1\r\ncontent-length: {length}\r\nconnection: close\r\n", request.uri());
+        for (name, value) in request.headers() {
+            head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
+        }
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+        stream.write_all(first).await.unwrap();
+        standing.push(stream);
+    }
+    let running = client.put(&path("running")).body(noise(16 << 20, 2)).send();
+    tokio::time::timeout(minutes / 10, running).await.unwrap().ok();
+    for (n, mut stream) in standing.into_iter().enumerate() {
+        stream.write_all(rest).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        assert_eq!(client.get(&path(&format!("standing/{n}"))).send().await.ok().body, content);
+    }
 }

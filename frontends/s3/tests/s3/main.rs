@@ -14,6 +14,7 @@ mod chunked;
 mod client;
 mod conditional;
 mod copying;
+mod documents;
 mod forms;
 mod limits;
 mod listing;

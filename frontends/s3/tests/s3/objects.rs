@@ -68,6 +68,45 @@ async fn an_object_comes_back_with_all_that_was_said_about_it() {
     assert_eq!(client.get(&path("plain")).send().await.header("content-type"), Some("binary/octet-stream"));
 }
 
+/// S3 keeps `Expires` as it came and never looks at it; one that is no date was refused.
+#[tokio::test]
+async fn an_expires_that_is_no_date_comes_back_as_it_came() {
+    let door = Door::open().await;
+    let client = door.client();
+    let content = noise(200_000, 1);
+    let sum = crc32(&content);
+    for text in ["0", "Thu, 1 Dec 2026", "Mon, 21 Oct 2015 07:28:00 GMT"] {
+        let put = |key: &str| client.put(&path(key)).header("expires", text);
+        put("plain").body("x").send().await.ok();
+        put("url").sign(Sign::Query { expires_s: 60 }).body("x").send().await.ok();
+        let chunked = put("chunked").body(content.clone()).chunked(65_536, &[("x-amz-checksum-crc32", &sum)]);
+        assert_eq!(chunked.send().await.ok().header("x-amz-checksum-crc32"), Some(sum.as_str()));
+        assert_eq!(client.get(&path("chunked")).send().await.ok().body, content);
+        let copy = put("copy").header("x-amz-copy-source", "bucket/plain");
+        copy.header("x-amz-metadata-directive", "REPLACE").send().await.ok();
+        client.put(&path("kept")).header("x-amz-copy-source", "bucket/plain").send().await.ok();
+        let id = client.post(&path("parts")).query("uploads", "").header("expires", text);
+        let id = id.send().await.ok().xml("UploadId");
+        let part = client.put(&path("parts")).query("partNumber", "1").query("uploadId", &id).body("x");
+        let part = part.send().await.ok();
+        let etag = part.header("etag").unwrap();
+        let list = format!("<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>");
+        let xml = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+        client.post(&path("parts")).query("uploadId", &id).body(xml).send().await.ok();
+        for key in ["plain", "url", "chunked", "copy", "kept", "parts"] {
+            for request in [client.get(&path(key)), client.head(&path(key))] {
+                assert_eq!(request.send().await.ok().header("expires"), Some(text), "{key}");
+            }
+        }
+        let epoch = "Thu, 01 Jan 1970 00:00:00 GMT";
+        for request in [client.get(&path("plain")), client.head(&path("plain"))] {
+            assert_eq!(request.query("response-expires", epoch).send().await.ok().header("expires"), Some(epoch));
+        }
+        put("plain").body("y").hash(&sha256(b"x")).send().await.refused(400, "XAmzContentSHA256Mismatch");
+        put("plain").skew(-3600).send().await.refused(403, "RequestTimeTooSkewed");
+    }
+}
+
 #[tokio::test]
 async fn every_key_of_s3_is_a_key() {
     let door = Door::open().await;

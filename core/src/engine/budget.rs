@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// See the module.
-pub(in crate::engine) struct Budget {
+pub(super) struct Budget {
     limit_bytes: u64,
     used_bytes: AtomicU64,
     freed: Notify,
 }
 
 impl Budget {
-    pub(in crate::engine) fn new(limit_bytes: u64) -> Arc<Budget> {
+    pub(super) fn new(limit_bytes: u64) -> Arc<Budget> {
         Arc::new(Budget { limit_bytes: limit_bytes.max(1), used_bytes: AtomicU64::new(0), freed: Notify::new() })
     }
 
