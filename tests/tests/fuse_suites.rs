@@ -126,22 +126,20 @@ fn fsx_finds_nothing_without_write_back() {
 }
 
 /// fsx has no `FALLOC_FL_ZERO_RANGE`.
-fn zeroed_ranges(options: &str, seeds: std::ops::Range<u32>) {
+fn zeroed_ranges(options: &str, seed: &str) {
     let site = Site::new();
     let mounted = Mounted::start(&site, options);
-    let script = repository().join("tests/clients/ranges.py");
-    for seed in seeds {
-        let file = mounted.point().join(format!("file-{seed}"));
-        run(Command::new("python3").arg(&script).arg(file).args([seed.to_string(), operations()])).success();
-    }
+    let mut command = Command::new("python3");
+    command.arg(repository().join("tests/clients/ranges.py")).arg(mounted.point().join("file"));
+    run(command.args([seed, &operations()])).success();
 }
 
 #[test]
 fn zeroed_ranges_are_zeros_with_write_back() {
-    zeroed_ranges("", 1..3);
+    zeroed_ranges("", "1");
 }
 
 #[test]
 fn zeroed_ranges_are_zeros_without_write_back() {
-    zeroed_ranges("nowriteback", 3..5);
+    zeroed_ranges("nowriteback", "2");
 }

@@ -105,3 +105,21 @@ async fn a_deleted_content_is_wanted_when_it_shows() {
         assert_eq!(wanted.iter().map(|w| w.path.clone().unwrap()).collect::<Vec<_>>(), paths);
     }
 }
+
+/// Who renames a file keeps it, with all that was made of it: the content that was written last shows, though whoever wrote it has deleted it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_outlives_an_edit_and_a_deletion() {
+    let all = Sites::new(2).await;
+    let sites = all.bucket("renamed", 2, &BucketPolicy::default()).await;
+    let (a, b) = (&sites[0], &sites[1]);
+    a.bucket.put("x", "one", PutOptions::default()).await.unwrap();
+    b.pull(a).await;
+    a.bucket.put("x", "two", PutOptions::default()).await.unwrap();
+    a.bucket.delete("x", DeleteOptions::default()).await.unwrap();
+    b.bucket.rename("x", "y").await.unwrap();
+    a.pull(b).await;
+    b.pull(a).await;
+    for site in [a, b] {
+        assert_eq!(site.shows().await.into_iter().collect::<Vec<_>>(), [("y".to_owned(), "two".to_owned())]);
+    }
+}

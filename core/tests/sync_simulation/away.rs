@@ -155,6 +155,18 @@ impl World {
         }
     }
 
+    /// Whether somebody did something about a content, or, not knowing of it, about one that it was put over: who renames a file keeps it with all that was made of it.
+    fn is_touched(&self, known: (usize, String)) -> bool {
+        let mut next = Some(known);
+        while let Some(known) = next {
+            if self.touched.contains(&known) {
+                return true;
+            }
+            next = self.over.get(&known).map(|old| (known.0, old.clone()));
+        }
+        false
+    }
+
     /// What somebody deleted who saw it, and nobody did anything else about, is not back. What one part of the sites deleted another one may never have heard of.
     pub fn check_not_back(
         &self,
@@ -164,7 +176,7 @@ impl World {
     ) -> Result<(), String> {
         let back = shows.iter().find(|(_, label)| {
             let known = (bucket, (*label).clone());
-            self.gone.contains(&known) && !self.copied.contains(&known) && !self.touched.contains(&known)
+            self.gone.contains(&known) && !self.copied.contains(&known) && !self.is_touched(known)
         });
         match back {
             Some((key, label)) if components == 1 => {

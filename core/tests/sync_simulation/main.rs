@@ -71,7 +71,12 @@ fn run(schedule: &Schedule) -> Result<Outcome, Violation> {
     let mut world = runtime.block_on(World::new(schedule));
     // A segment that panics breaks a promise too (P13), and its schedule shrinks like any other.
     let what = match catch_unwind(AssertUnwindSafe(|| runtime.block_on(world.run(schedule)))) {
-        Ok(Ok(())) => return Ok(world.outcome),
+        Ok(Ok(())) => {
+            if variable("TOMBOLO_TRACE").is_some() {
+                println!("{}", world.trace.join("\n"));
+            }
+            return Ok(world.outcome);
+        }
         Ok(Err(what)) => what,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();

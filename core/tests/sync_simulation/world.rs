@@ -43,6 +43,8 @@ pub struct World {
     pub copied: BTreeSet<(usize, String)>,
     /// Contents that something was done about between their being made and taken away: a concurrent deletion may lose against that.
     pub touched: BTreeSet<(usize, String)>,
+    /// What stood where a content was put.
+    pub over: BTreeMap<(usize, String), String>,
     /// Of each content: who made it, and where that one stood then.
     pub made_at: BTreeMap<(usize, String), Dot>,
     /// Diary entries: bucket, site and number; and how far each diary was when it was written.
@@ -112,6 +114,7 @@ impl World {
             gone: BTreeSet::new(),
             copied: BTreeSet::new(),
             touched: BTreeSet::new(),
+            over: BTreeMap::new(),
             made_at: BTreeMap::new(),
             diaries: BTreeMap::new(),
             stood: Vec::new(),
@@ -244,6 +247,11 @@ impl World {
         let at_about: BTreeSet<&String> = about.iter().filter_map(|key| before.get(key)).collect();
         let touched = at_about.iter().filter(|content| remaining.contains(*content));
         self.touched.extend(touched.map(|content| (bucket, (*content).clone())));
+        for (key, old) in about.iter().filter_map(|key| before.get(key).map(|old| (key, old))) {
+            if let Some(new) = after.get(key).filter(|new| *new != old) {
+                self.over.insert((bucket, new.clone()), old.clone());
+            }
+        }
         if self.buckets[bucket].1.conflicts != ConflictPolicy::KeepBoth && !about.is_empty() {
             // One winner shows, and a change of its name decides: whoever lost there is not back when both are to be kept.
             let shown: BTreeSet<&String> = before.values().collect();
