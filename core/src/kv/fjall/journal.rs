@@ -147,7 +147,7 @@ pub enum JournalEnd {
     Damaged(u64),
 }
 
-/// Reads a journal of `length` bytes. For [`cut_torn_end`], and for a fuzzer.
+/// Reads a journal of `length` bytes. For `cut_torn_end`, and for a fuzzer.
 pub fn journal_end(journal: impl Read + Seek, length: u64) -> io::Result<JournalEnd> {
     end_within(journal, length, SEARCH_BYTES_MAX)
 }
