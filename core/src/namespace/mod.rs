@@ -51,6 +51,7 @@ mod wanted;
 mod write;
 
 pub use alias::{is_copy, make_own, make_own_at, node_row, node_row_in};
+pub use attributes::Part;
 pub use bucket_watch::BucketWatch;
 pub use compare::{Comparison, Counterpart, Difference, Held, RANGES_MAX, compare};
 pub use cut::{DeltaLimit, changes_since, has_changes_since};
@@ -78,7 +79,6 @@ pub use replace::{NewContent, recut, replace, rescues};
 pub use replaced::{Lender, Whereabouts, Which, drop_replaced, lender, replaced_content, replaced_prefix};
 pub use resolve::{Resolution, resolve};
 pub use retired::{bucket_rows, reached, retire, take_up};
-pub use attributes::Part;
 pub use rows::{
     AttributesValue, EntryRow, ExplicitDirectory, HistoryRow, MD5_OF_NOTHING, NodeRow, Shown, ShownFile, TagsValue,
     row_commit,
