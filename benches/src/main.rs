@@ -7,6 +7,7 @@
 //! The numbers of a shared machine move by half from one minute to the next; the ratios move much less. So a row without
 //! its reference says nothing, and references alternate with what they are compared to.
 
+mod chunking;
 mod figure;
 mod ingest;
 mod latency;
@@ -51,6 +52,8 @@ enum Bench {
     Reopen(reopen::Options),
     /// An S3 endpoint under load, beside another one.
     S3(s3::Options),
+    /// Averages of content-defined chunks beside each other.
+    Chunking(chunking::Options),
     /// Fills a store and waits to be killed. Part of `reopen`.
     #[command(hide = true)]
     ReopenFill(reopen::FillOptions),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Bench::Memory(options) => memory::run(&arguments.dir, options),
         Bench::Reopen(options) => reopen::run(&arguments.dir, options),
         Bench::S3(options) => s3::run(options),
+        Bench::Chunking(options) => chunking::run(&arguments.dir, options),
         Bench::ReopenFill(options) => reopen::fill(options),
     };
     match result {

@@ -49,6 +49,11 @@ pub enum CatalogValue {
         /// When it was made.
         created_ns: i64,
     },
+    /// What a bucket's deletion knew of it: all up to here is dead.
+    Seen {
+        /// A version vector, as text.
+        vector: String,
+    },
     /// A snapshot of a bucket. The commit that wrote the row is the state it names.
     Snapshot {
         /// When it was taken.
@@ -137,6 +142,11 @@ pub fn user_key(tenant: &TenantPath, name: &str) -> Bytes {
 /// `5 bucket id 0 name`.
 pub fn snapshot_key(bucket: &BucketId, name: &str) -> Bytes {
     key(5, &[&bucket.to_string(), name])
+}
+
+/// `6 cluster 0 tenant 0 bucket 0 bucket id`: with the deletion of a bucket, what it knew.
+pub fn seen_key(path: &BucketPath, bucket: &BucketId) -> Bytes {
+    key(6, &[&path.tenant.cluster, &path.tenant.tenant, &path.bucket, &bucket.to_string()])
 }
 
 /// The prefix of what is below: `level` 1 all clusters, 2 a cluster's tenants, 3 a tenant's buckets, 4 its users, 5 a bucket's snapshots.

@@ -168,8 +168,8 @@ impl BucketPolicy {
         Ok(self.values()?.into_iter().filter(differs).map(|(name, _)| name).collect())
     }
 
-    /// One policy of two that were set apart from each other: each value as it was set last. With each policy comes when its values were set, and when the bucket
-    /// was made. The same whichever comes first; joining a policy with one that it was joined from changes nothing.
+    /// One policy of two that were set apart from each other: each value as it was set last, ours if that was at the same time. With each policy comes when its values
+    /// were set, and when the bucket was made. Joining a policy with one that it was joined from changes nothing.
     pub(crate) fn join(
         (ours, our_times, our_made_ns): (&BucketPolicy, &SetTimes, i64),
         (theirs, their_times, their_made_ns): (&BucketPolicy, &SetTimes, i64),
@@ -181,8 +181,7 @@ impl BucketPolicy {
             let our_ns = our_times.get(&name).copied().unwrap_or(our_made_ns);
             let their_ns = their_times.get(&name).copied().unwrap_or(their_made_ns);
             let other = their_values.get(&name).unwrap_or(&value);
-            let takes_theirs = (their_ns, other.to_string()) > (our_ns, value.to_string());
-            let (value, set_ns) = if takes_theirs { (other.clone(), their_ns) } else { (value, our_ns) };
+            let (value, set_ns) = if their_ns > our_ns { (other.clone(), their_ns) } else { (value, our_ns) };
             if set_ns != made_ns {
                 times.insert(name.clone(), set_ns);
             }

@@ -10,25 +10,29 @@
 use super::catalog::Catalog;
 use super::segment::number_row;
 use super::transact;
+use crate::catalog::{self, CatalogValue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BucketId, SegmentId};
 use crate::kv::{KeyRange, Space};
 use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Txn};
-use crate::register::VersionVector;
+use crate::path::BucketPath;
+use crate::register::{VersionVector, put_varint, take_slice, take_varint};
 use async_recursion::async_recursion as boxed;
 use bytes::{BufMut, Bytes, BytesMut};
 
 const PREFIX: &[u8] = b"buried/";
 
 /// A buried bucket.
-struct Buried {
+pub(super) struct Buried {
     number: BucketNumber,
     id: BucketId,
     /// It can't come back with this number any more.
     is_going: bool,
     /// Whoever deleted it had seen all up to here, and all of that is dead, even where this segment has not heard of it.
     seen: VersionVector,
+    /// Where another segment deleted it: its path, and what it was, should there be something beyond that.
+    was: Option<(BucketPath, CatalogValue)>,
 }
 
 /// `buried/`, bucket (4).
@@ -39,10 +43,25 @@ fn row_of(number: BucketNumber) -> Bytes {
 }
 
 impl Buried {
+    pub(super) fn new(number: BucketNumber, id: &BucketId, seen: &VersionVector) -> Buried {
+        Buried { number, id: *id, is_going: false, seen: seen.clone(), was: None }
+    }
+
+    pub(super) fn was(self, path: &BucketPath, value: Option<CatalogValue>) -> Buried {
+        Buried { was: value.map(|value| (path.clone(), value)), ..self }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut row = self.id.0.to_vec();
         row.push(u8::from(self.is_going));
         self.seen.encode(&mut row);
+        if let Some((path, value)) = &self.was {
+            let path = path.to_string();
+            put_varint(&mut row, path.len() as u64);
+            row.extend_from_slice(path.as_bytes());
+            // Serializing plain strings and numbers does not fail.
+            row.extend(serde_json::to_vec(value).unwrap_or_default());
+        }
         row
     }
 
@@ -54,10 +73,14 @@ impl Buried {
         let mut rest = rest;
         // As it was written before there was a vector.
         let seen = if rest.is_empty() { VersionVector::new() } else { VersionVector::decode(&mut rest)? };
-        if !rest.is_empty() {
-            return Err(unreadable());
-        }
-        Ok(Buried { number, id: BucketId(*id), is_going: *going == 1, seen })
+        let was = if rest.is_empty() {
+            None
+        } else {
+            let length = take_varint(&mut rest)?;
+            let path = std::str::from_utf8(take_slice(&mut rest, length)?).map_err(|_| unreadable())?;
+            Some((path.parse()?, serde_json::from_slice(rest).map_err(|error| unreadable().because(error))?))
+        };
+        Ok(Buried { number, id: BucketId(*id), is_going: *going == 1, seen, was })
     }
 }
 
@@ -66,11 +89,11 @@ pub(super) fn rewrite(key: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>> {
     if key.starts_with(PREFIX) { Ok(Some(Buried::decode(number_of(key)?, row)?.encode())) } else { Ok(None) }
 }
 
-/// Takes a deleted bucket's number away. `is_shared`: other segments may bring it back. All up to `seen` is known to be dead.
-pub(super) fn bury(txn: &mut Txn, id: &BucketId, number: BucketNumber, is_shared: bool, seen: &VersionVector) {
-    txn.delete(Space::Meta, number_row(id).into());
-    let buried = Buried { number, id: *id, is_going: !is_shared, seen: seen.clone() };
-    txn.put(Space::Meta, row_of(number), buried.encode());
+/// Takes a deleted bucket's number away. `is_shared`: other segments may bring it back.
+pub(super) fn bury(txn: &mut Txn, buried: Buried, is_shared: bool) {
+    txn.delete(Space::Meta, number_row(&buried.id).into());
+    let buried = Buried { is_going: !is_shared, ..buried };
+    txn.put(Space::Meta, row_of(buried.number), buried.encode());
 }
 
 /// Gives a bucket that is buried its number again, if it can have it. What others had promised it counts for nothing: as long as it was deleted they were told so.
@@ -175,7 +198,10 @@ impl Catalog {
     pub(super) async fn settle_buried(&self, number: BucketNumber) -> Result<()> {
         let (is_going, _) = transact!(self.0, txn, {
             match txn.read(Space::Meta, &row_of(number)).await? {
-                Some(row) => go(&mut txn, Buried::decode(number, &row)?).await?,
+                Some(row) => {
+                    let buried = Buried::decode(number, &row)?;
+                    !self.comes_back(&mut txn, &buried).await? && go(&mut txn, buried).await?
+                }
                 None => false,
             }
         })?;
@@ -191,6 +217,23 @@ impl Catalog {
         }
         transact!(self.0, txn, { txn.delete(Space::Meta, row_of(number)) })?;
         Ok(())
+    }
+
+    /// Another segment's deletion buried it, and something is in it that this had not seen: a write that was under way then, for one. Nobody can write to it since, so
+    /// that can be told now.
+    async fn comes_back(&self, txn: &mut Txn, buried: &Buried) -> Result<bool> {
+        let Some((path, value)) = buried.was.as_ref().filter(|_| !buried.is_going) else { return Ok(false) };
+        if !self.has_news(txn, buried.number, &buried.seen).await? {
+            return Ok(false);
+        }
+        dig_up(txn, &buried.id).await?;
+        let key = catalog::bucket_key(path);
+        if txn.catalog(key).await?.register.value().is_some() {
+            self.rename(txn, path, &buried.id, Some(value.clone())).await?;
+        } else {
+            self.revive(txn, path, value.clone()).await?;
+        }
+        Ok(true)
     }
 
     async fn erase(&self, space: Space, prefix: &Bytes) -> Result<()> {
@@ -227,7 +270,7 @@ mod tests {
     use crate::{BucketPolicy, DeleteOptions, PutOptions, Segment};
 
     async fn bury_and_crash(segment: &Segment, id: &BucketId, number: BucketNumber, is_shared: bool) -> Result<()> {
-        transact!(segment, txn, { bury(&mut txn, id, number, is_shared, &VersionVector::new()) })?;
+        transact!(segment, txn, { bury(&mut txn, Buried::new(number, id, &VersionVector::new()), is_shared) })?;
         Ok(())
     }
 
@@ -256,8 +299,12 @@ mod tests {
     #[test]
     fn rows_that_cannot_be_read_are_refused() {
         let seen: VersionVector = [crate::register::Dot::new(SegmentId([2; 16]), 300)].into_iter().collect();
-        let whole = Buried { number: 7, id: BucketId([1; 16]), is_going: true, seen: seen.clone() }.encode();
+        let whole = Buried { is_going: true, ..Buried::new(7, &BucketId([1; 16]), &seen) }.encode();
         assert_eq!(Buried::decode(7, &whole).unwrap().seen, seen);
+        let path: BucketPath = "a/b/c".parse().unwrap();
+        let was = Buried::new(7, &BucketId([1; 16]), &seen).was(&path, Some(CatalogValue::Tenant { created_ns: 5 }));
+        let decoded = Buried::decode(7, &was.encode()).unwrap();
+        assert_eq!(decoded.was, Some((path, CatalogValue::Tenant { created_ns: 5 })));
         // As it was before there was a vector.
         assert!(Buried::decode(7, &whole[..17]).unwrap().is_going);
         for bad in [&whole[..16], &[], &whole[..18], &[&whole[..16], &[2]].concat(), &[&whole[..], &[0]].concat()] {

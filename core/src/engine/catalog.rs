@@ -1,6 +1,6 @@
 //! Clusters, tenants, buckets and users.
 
-use super::buried::{bury, dig_up};
+use super::buried::{Buried, bury, dig_up};
 use super::catalog_sync::CATALOG_ID;
 use super::segment::{Segment, number_row, shared_row};
 use super::{Bucket, transact};
@@ -13,7 +13,7 @@ use crate::namespace::{self, Txn};
 use crate::object::{BucketInfo, Secret, UserInfo};
 use crate::path::{BucketPath, TenantPath, check_name};
 use crate::policy::{BucketPolicy, SetTimes};
-use crate::register::{Dot, VersionVector, Write};
+use crate::register::{Dot, Write};
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 
@@ -139,10 +139,13 @@ impl Catalog {
                 );
             }
             let (key, seen) = (catalog::bucket_key(path), namespace::told_in(&mut txn, state.number).await?);
-            take_number(&mut txn, &state.id, state.number, &seen).await?;
-            remove(&mut txn, key.clone(), Subject::Bucket, &path.to_string()).await?;
-            // Whoever hears of this before the deletions of what was in the bucket can tell that they are on their way.
-            txn.edit_catalog(key).await?.register.learn(&seen);
+            take_number(&mut txn, &state.id, Buried::new(state.number, &state.id, &seen)).await?;
+            if txn.read(Space::Meta, &shared_row(&CATALOG_ID)).await?.is_some() {
+                // Whoever hears of this before the deletions of what was in the bucket can tell that they are on their way.
+                let known = CatalogValue::Seen { vector: seen.to_string() };
+                write(&mut txn, catalog::seen_key(path, &state.id), Some(known)).await?;
+            }
+            remove(&mut txn, key, Subject::Bucket, &path.to_string()).await?
         })?;
         state.set_deleted();
         self.0.0.buckets.write().remove(path);
@@ -380,15 +383,10 @@ fn bucket_id(path: &BucketPath, replaces: &[Dot]) -> BucketId {
     BucketId(first_16(hasher.finalize()))
 }
 
-/// Takes a bucket's number away; [`Catalog::settle_buried`] is to follow. All up to `seen` is known to be dead.
-pub(super) async fn take_number(
-    txn: &mut Txn,
-    id: &BucketId,
-    number: BucketNumber,
-    seen: &VersionVector,
-) -> Result<()> {
+/// Takes a bucket's number away; [`Catalog::settle_buried`] is to follow.
+pub(super) async fn take_number(txn: &mut Txn, id: &BucketId, buried: Buried) -> Result<()> {
     let is_shared = txn.read(Space::Meta, &shared_row(id)).await?.is_some();
-    bury(txn, id, number, is_shared, seen);
+    bury(txn, buried, is_shared);
     Ok(())
 }
 
@@ -413,7 +411,7 @@ pub(super) async fn give_number(txn: &mut Txn, id: &BucketId) -> Result<()> {
 
 /// Writes a register of the catalog. `None` removes it: with a tombstone if another segment may have seen it.
 pub(super) async fn write(txn: &mut Txn, key: Bytes, value: Option<CatalogValue>) -> Result<()> {
-    let travels = matches!(key.first(), Some(1..=3));
+    let travels = matches!(key.first(), Some(1..=3 | 6));
     let is_shared = travels && txn.read(Space::Meta, &shared_row(&CATALOG_ID)).await?.is_some();
     if value.is_none() && !is_shared {
         txn.edit_catalog(key).await?.register = Default::default();

@@ -2,10 +2,11 @@
 //! snapshots stay at home.
 //!
 //! Two rules beside those of a register. A bucket that holds something outlives a concurrent deletion, and what it is in with it; the segment that has the content
-//! says so by an ordinary write. A bucket is deleted when it is empty, and its tombstone's context says what of the bucket had been seen by then: what lies at or below is
+//! says so by an ordinary write. A bucket is deleted when it is empty, and a row beside its tombstone says what of the bucket was known then: what lies at or below is
 //! dead, be the news of it still on its way. And two buckets that turn out to have one path, which takes a deletion on one side, are both
 //! kept if the deleted one outlives that: the one whose entry was written first goes on under a derived name.
 
+use super::buried::Buried;
 use super::catalog::{self as change, Catalog};
 use super::segment::{number_row, shared_row};
 use super::{Bucket, transact};
@@ -17,11 +18,13 @@ use crate::namespace::keys::BucketNumber;
 use crate::namespace::{self, Txn};
 use crate::object::BucketInfo;
 use crate::path::{BucketPath, NAME_BYTES_MAX, TenantPath, check_name};
-use crate::register::{HybridClock, Register};
+use crate::register::{HybridClock, Register, VersionVector};
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// As it was before deletions said what they knew.
+const FORMAT_WITHOUT_SEEN: u8 = 1;
 /// Stands for the catalog in the rows that say what other segments may have seen.
 pub(super) const CATALOG_ID: BucketId = BucketId([0; 16]);
 
@@ -45,7 +48,7 @@ impl CatalogName {
         Ok(match (key.first(), names.as_slice()) {
             (Some(1), [cluster]) => Some(CatalogName::Cluster(cluster.clone())),
             (Some(2), [cluster, tenant]) => Some(CatalogName::Tenant(TenantPath::new(cluster, tenant)?)),
-            (Some(3), [cluster, tenant, bucket]) => {
+            (Some(3), [cluster, tenant, bucket]) | (Some(6), [cluster, tenant, bucket, _]) => {
                 Some(CatalogName::Bucket(TenantPath::new(cluster, tenant)?.bucket(bucket)?))
             }
             _ => None,
@@ -91,7 +94,7 @@ impl Catalog {
         let view = self.0.store().snapshot().await?;
         let mut out = vec![FORMAT];
         out.extend_from_slice(&own.0);
-        for level in 1..=3 {
+        for level in [1, 2, 3, 6] {
             let prefix = catalog::level_prefix(level, &[]);
             let mut range = KeyRange::prefix(&prefix);
             loop {
@@ -128,7 +131,6 @@ impl Catalog {
         }
         self.share().await?;
         self.0.ledger().observe(latest);
-        self.save_files_of_deleted(&items).await?;
         let (changes, _) = transact!(self.0, txn, {
             let mut changes = CatalogChanges::default();
             let mut merged = Vec::new();
@@ -217,20 +219,6 @@ impl Catalog {
         Ok(())
     }
 
-    /// What was written to open files counts, where a bucket may be about to go.
-    async fn save_files_of_deleted(&self, items: &[Item]) -> Result<()> {
-        for (key, theirs) in items {
-            let Some(CatalogName::Bucket(path)) = CatalogName::of(key)? else { continue };
-            let state = self.0.0.buckets.read().get(&path).cloned();
-            let Some(state) = state else { continue };
-            let stays = matches!(theirs.value(), Some(CatalogValue::Bucket { id, .. }) if *id == state.id.to_string());
-            if !stays {
-                self.0.open_nodes().flush(Some(state.number), 0).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// If that changes anything: what was there, and what is now.
     async fn merge(&self, txn: &mut Txn, key: &Bytes, theirs: &Register<CatalogValue>) -> Result<Option<Merged>> {
         let ours = txn.catalog(key.clone()).await?.register.clone();
@@ -253,7 +241,7 @@ impl Catalog {
         after: Option<CatalogValue>,
         changes: &mut CatalogChanges,
     ) -> Result<()> {
-        let Some(name) = CatalogName::of(key)? else { return Ok(()) };
+        let Some(name) = CatalogName::of(key)?.filter(|_| key.first() != Some(&6)) else { return Ok(()) };
         match name {
             CatalogName::Bucket(path) => self.merged_bucket(txn, key, &path, before, after, changes).await,
             CatalogName::Cluster(cluster) => {
@@ -291,7 +279,7 @@ impl Catalog {
             (None, None) => {}
             (before_id, Some(now)) => {
                 if let Some(old) = before_id.filter(|old| *old != now) {
-                    match self.bury_unless_new(txn, key, &old).await? {
+                    match self.bury_unless_new(txn, path, &old, before.clone()).await? {
                         Some(number) => changes.bury(path, number),
                         None => changes.renamed.push((path.clone(), self.rename(txn, path, &old, before).await?)),
                     }
@@ -301,12 +289,10 @@ impl Catalog {
                 self.revive_above(txn, path).await?;
                 changes.changed.push(path.clone());
             }
-            (Some(old), None) => match self.bury_unless_new(txn, key, &old).await? {
-                Some(number) => changes.bury(path, number),
-                None => {
-                    change::write(txn, key.clone(), before).await?;
-                    self.revive_above(txn, path).await?;
-                }
+            (Some(old), None) => match (self.bury_unless_new(txn, path, &old, before.clone()).await?, before) {
+                (Some(number), _) => changes.bury(path, number),
+                (None, Some(before)) => self.revive(txn, path, before).await?,
+                (None, None) => {}
             },
         }
         Ok(())
@@ -326,17 +312,46 @@ impl Catalog {
         Ok(())
     }
 
-    /// Buries the bucket `id`, of whose deletion the register under `key` tells, and returns its number; `None`: it holds something of which who deleted it
-    /// did not know.
-    async fn bury_unless_new(&self, txn: &mut Txn, key: &Bytes, id: &BucketId) -> Result<Option<BucketNumber>> {
+    /// Buries a bucket that has been deleted, and returns its number; `None`: it holds something of which who deleted it did not know, or was not deleted
+    /// but has lost its path.
+    async fn bury_unless_new(
+        &self,
+        txn: &mut Txn,
+        path: &BucketPath,
+        id: &BucketId,
+        was: Option<CatalogValue>,
+    ) -> Result<Option<BucketNumber>> {
         let number = self.0.bucket_number(id).await?;
-        let seen = txn.catalog(key.clone()).await?.register.context().clone();
-        let has_news = self.has_content(txn, number) && !seen.dominates(&namespace::reached(txn, number).await?);
-        if has_news || self.has_by_itself(id, number).await? {
+        let is_it =
+            |value: &CatalogValue| matches!(value, CatalogValue::Bucket { id: other, .. } if *other == id.to_string());
+        let is_live =
+            txn.catalog(catalog::bucket_key(path)).await?.register.live_values().any(|(_, value)| is_it(value));
+        // Each of those who deleted it says what it knew.
+        let mut seen = VersionVector::new();
+        for (_, value) in txn.catalog(catalog::seen_key(path, id)).await?.register.live_values() {
+            if let CatalogValue::Seen { vector } = value {
+                seen.merge(&vector.parse()?);
+            }
+        }
+        let is_unsaved = self.0.open_nodes().holds_unsaved(number);
+        if is_live || is_unsaved || self.has_news(txn, number, &seen).await? || self.has_by_itself(id, number).await? {
             return Ok(None);
         }
-        change::take_number(txn, id, number, &seen).await?;
+        change::take_number(txn, id, Buried::new(number, id, &seen).was(path, was)).await?;
         Ok(Some(number))
+    }
+
+    /// Whether a bucket holds something, and has changes from beyond `seen`.
+    pub(super) async fn has_news(&self, txn: &mut Txn, number: BucketNumber, seen: &VersionVector) -> Result<bool> {
+        let has_content = self.has_content(txn, number);
+        let snapshot = self.0.store().snapshot().await?;
+        Ok(has_content && namespace::holds_beyond(self.0.ledger(), &snapshot, number, seen).await?)
+    }
+
+    /// A bucket outlives its deletion.
+    pub(super) async fn revive(&self, txn: &mut Txn, path: &BucketPath, value: CatalogValue) -> Result<()> {
+        change::write(txn, catalog::bucket_key(path), Some(value)).await?;
+        self.revive_above(txn, path).await
     }
 
     /// Gives a bucket a number here, if it has none.
@@ -363,7 +378,7 @@ impl Catalog {
         Ok(())
     }
 
-    async fn rename(
+    pub(super) async fn rename(
         &self,
         txn: &mut Txn,
         path: &BucketPath,
@@ -388,7 +403,7 @@ fn decode(exported: &[u8]) -> Result<Vec<Item>> {
     use crate::register::codec::{take_array, take_slice, take_varint};
     let mut input = exported;
     match take_array::<1>(&mut input)? {
-        [FORMAT] => {}
+        [FORMAT | FORMAT_WITHOUT_SEEN] => {}
         [other] => return Err(Error::invalid(format!("a catalog has format {other}; this build reads {FORMAT}"))),
     }
     let sender = SegmentId(take_array(&mut input)?);
@@ -409,6 +424,10 @@ fn decode(exported: &[u8]) -> Result<Vec<Item>> {
                     origin.as_deref().map(SegmentId::from_hex).transpose()?;
                     policy.check()?;
                     3
+                }
+                CatalogValue::Seen { vector } => {
+                    vector.parse::<VersionVector>()?;
+                    6
                 }
                 CatalogValue::User { .. } | CatalogValue::Snapshot { .. } => 0,
             };

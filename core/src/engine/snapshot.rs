@@ -161,7 +161,7 @@ impl Bucket {
                         let write = row.shown_content(file.content, view.rules());
                         let version = write.and_then(|write| Some((write, write.value.clone()?)));
                         let (write, version) = version.ok_or_else(|| Error::damaged("a file has no content"))?;
-                        let attributes = row.attributes.value().map(|a| a.attributes.clone());
+                        let attributes = row.shown_attributes().map(|a| a.attributes.clone());
                         let modified_ns = file.modified_ns;
                         let tags = namespace::tags_of(row, write);
                         let version = namespace::Version { modified_ns, tags, deleted: None, ..version };
@@ -174,7 +174,7 @@ impl Bucket {
                         }
                     }
                     Shown::Directory { explicit, .. } => {
-                        let attributes = row.attributes.value().map(|a| a.attributes.clone());
+                        let attributes = row.shown_attributes().map(|a| a.attributes.clone());
                         let node = match (explicit, row.content.value()) {
                             (Some(_), Some(version)) => {
                                 let new = NewVersion { version: version.clone(), attributes: None, unlinks: false };

@@ -1,22 +1,21 @@
 //! Attributes that two segments change at the same time: a mode here, a time or an extended attribute there. Each part is what was set last, and nobody's part
 //! is lost by another's.
 //!
-//! A value notes when its parts were set. Of several that are live each takes over what the others have newer, in the merge that brings them together, so that
-//! whichever shows says all. That is no change of its own: the same values joined in any order say the same everywhere.
+//! A value notes when its parts were set. Where several are live, what shows is made of all of them whenever it is asked for. Nothing is stored for it, so the same live
+//! values show the same everywhere, however they came.
 
 use super::rows::AttributesValue;
 use crate::object::TimeNs;
 use crate::register::Register;
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// A part of attributes that is set as one. What it was set to last counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Permission bits and the access control list that they are a part of.
-    Mode,
-    /// Owner, group and device number.
-    Owner,
+    /// Permission bits, the access control list that they are a part of, owner, group and device number: a mode is for the owner it was set for.
+    Access,
     /// A modification time set by hand.
     Modified,
     /// An access time set by hand.
@@ -25,16 +24,17 @@ pub enum Part {
     Xattr(String),
 }
 
-/// The extended attribute that belongs to [`Part::Mode`].
+/// The extended attribute that belongs to [`Part::Access`].
 const ACCESS_LIST: &str = "system.posix_acl_access";
 /// The most parts of one node whose times are noted; the oldest go first. Those of extended attributes that were removed would be kept for ever.
-const PARTS_MAX: usize = 64;
+pub(super) const PARTS_MAX: usize = 64;
+/// The most live values that what shows is made of, those that rank highest. Each is what somebody set who had not seen the others.
+const VALUES_MAX: usize = 64;
 
 /// What a part says, for comparing.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(PartialEq, Eq)]
 enum Said<'a> {
-    Mode(Option<u32>, Option<&'a Bytes>),
-    Owner(Option<u32>, Option<u32>, Option<u64>),
+    Access([Option<u32>; 3], Option<u64>, Option<&'a Bytes>),
     Modified(Option<(TimeNs, TimeNs)>),
     Accessed(Option<TimeNs>),
     Xattr(Option<&'a Bytes>),
@@ -44,8 +44,7 @@ impl AttributesValue {
     fn said(&self, part: &Part) -> Said<'_> {
         let a = &self.attributes;
         match part {
-            Part::Mode => Said::Mode(a.mode, a.xattrs.get(ACCESS_LIST)),
-            Part::Owner => Said::Owner(a.uid, a.gid, a.rdev),
+            Part::Access => Said::Access([a.mode, a.uid, a.gid], a.rdev, a.xattrs.get(ACCESS_LIST)),
             Part::Modified => Said::Modified(self.modified_ns),
             Part::Accessed => Said::Accessed(self.accessed_ns),
             Part::Xattr(name) => Said::Xattr(a.xattrs.get(name)),
@@ -55,13 +54,9 @@ impl AttributesValue {
     fn take(&mut self, part: &Part, from: &AttributesValue) {
         let (a, other) = (&mut self.attributes, &from.attributes);
         let xattr = match part {
-            Part::Mode => {
-                a.mode = other.mode;
+            Part::Access => {
+                (a.mode, a.uid, a.gid, a.rdev) = (other.mode, other.uid, other.gid, other.rdev);
                 Some(ACCESS_LIST)
-            }
-            Part::Owner => {
-                (a.uid, a.gid, a.rdev) = (other.uid, other.gid, other.rdev);
-                None
             }
             Part::Modified => {
                 self.modified_ns = from.modified_ns;
@@ -85,7 +80,8 @@ impl AttributesValue {
         self.set.iter().find(|(noted, _)| noted == part).map_or(0, |(_, time)| *time)
     }
 
-    fn note(&mut self, part: Part, time: TimeNs) {
+    /// A part was set at this time.
+    pub(super) fn note(&mut self, part: Part, time: TimeNs) {
         match self.set.binary_search_by(|(noted, _)| noted.cmp(&part)) {
             Ok(at) => self.set.iter_mut().skip(at).take(1).for_each(|noted| noted.1 = time),
             Err(at) => self.set.insert(at, (part, time)),
@@ -98,7 +94,7 @@ impl AttributesValue {
 
     /// Parts that any of both has, or has had.
     fn parts(&self, other: &AttributesValue) -> BTreeSet<Part> {
-        let mut parts = BTreeSet::from([Part::Mode, Part::Owner, Part::Modified, Part::Accessed]);
+        let mut parts = BTreeSet::from([Part::Access, Part::Modified, Part::Accessed]);
         for value in [self, other] {
             let xattrs = value.attributes.xattrs.keys().filter(|name| *name != ACCESS_LIST);
             parts.extend(xattrs.cloned().map(Part::Xattr));
@@ -116,38 +112,28 @@ impl AttributesValue {
         }
     }
 
-    /// Takes over what `other` has newer; of parts that were set at the same time the one that is higher by some order.
+    /// Takes over what `other` has newer.
     fn join(&mut self, other: &AttributesValue) {
         for part in self.parts(other) {
-            let (ours, theirs) = (self.set_ns(&part), other.set_ns(&part));
-            if (theirs, other.said(&part)) > (ours, self.said(&part)) {
+            let theirs = other.set_ns(&part);
+            if theirs > self.set_ns(&part) {
                 self.take(&part, other);
-                if theirs != 0 {
-                    self.note(part, theirs);
-                }
+                self.note(part, theirs);
             }
         }
         self.changed_ns = self.changed_ns.max(other.changed_ns);
     }
 }
 
-/// Has all live values say the same.
-pub(super) fn join_live(register: &mut Register<AttributesValue>) {
-    if !register.has_conflict() {
-        return;
+/// The attributes that show: each part of the live value in which it was set last, of several that say the same time of the one that ranks highest.
+pub(super) fn shown(register: &Register<AttributesValue>) -> Option<Cow<'_, AttributesValue>> {
+    let mut live = register.live_values().map(|(_, value)| value);
+    let first = live.next()?;
+    let mut shown = Cow::Borrowed(first);
+    for other in live.take(VALUES_MAX - 1) {
+        shown.to_mut().join(other);
     }
-    let mut joined = AttributesValue::default();
-    for (at, (_, value)) in register.live_values().enumerate() {
-        match at {
-            0 => joined = value.clone(),
-            _ => joined.join(value),
-        }
-    }
-    for dot in register.dots() {
-        if let Some(value) = register.value_mut(&dot) {
-            value.clone_from(&joined);
-        }
-    }
+    Some(shown)
 }
 
 #[cfg(test)]
@@ -189,12 +175,12 @@ mod tests {
             let mut other = Register::empty();
             other.local_write(Write { dot, stamp_time: 1, value: Some((*value).clone()) }, &[]);
             register.merge(&other);
-            join_live(&mut register);
         }
-        register.value().unwrap().clone()
+        shown(&register).unwrap().into_owned()
     }
 
     proptest! {
+        /// As long as nobody sets two things at one instant, it does not matter which value ranks highest.
         #[test]
         fn values_that_are_joined_in_any_order_say_the_same(a in edits(), b in edits(), c in edits()) {
             let base = edited(&AttributesValue { changed_ns: 5, ..AttributesValue::default() }, &[(0, 3), (4, 1)], 0);

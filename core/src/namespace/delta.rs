@@ -3,7 +3,6 @@
 //! Deltas are cut in `cut`. Merging is per register (see `register`), so deltas may come in any order, in parts and twice. What shows is derived
 //! anew in the same commit (see `show`), which costs work and memory by what the delta changes.
 
-use super::attributes::join_live;
 use super::keep::{Keeping, keeping_in};
 use super::keys::{self, BucketNumber};
 use super::rows::{AttributesValue, TagsValue};
@@ -157,12 +156,7 @@ async fn merge(
             (is_news, theirs.time_max())
         }
         DeltaRegister::Attributes(node, theirs) => {
-            let register = &mut txn.edit_node(bucket, node).await?.attributes;
-            let is_news = register.merge_where(theirs, dropped);
-            if is_news {
-                join_live(register);
-            }
-            (is_news, theirs.time_max())
+            (txn.edit_node(bucket, node).await?.attributes.merge_where(theirs, dropped), theirs.time_max())
         }
         DeltaRegister::Tags(node, theirs) => {
             (txn.edit_node(bucket, node).await?.tags.merge_where(theirs, dropped), theirs.time_max())

@@ -14,6 +14,7 @@ use crate::register::{Register, Write};
 use crate::tree::{EntryKind, EntryValue, directory_candidates, directory_id};
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
@@ -586,7 +587,7 @@ pub(super) async fn rescue(
         let version = version.ok_or_else(|| Error::not_found(Subject::Key, "the conflict copy is gone"))?;
         // One of several contents becomes a file of its own.
         let version = Version { at: to.clone(), deleted: None, ..version };
-        let attributes = row.attributes.value().cloned();
+        let attributes = row.shown_attributes().map(Cow::into_owned);
         drop_copy(txn, bucket, from, &file, Goes::Rewritten).await?;
         // Whoever has the copy open, or knows its id, goes on with the file.
         let node = if file.is_apart { file.identity(&from.0, &from.1) } else { super::write::fresh_node(txn) };

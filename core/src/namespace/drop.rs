@@ -50,7 +50,7 @@ pub async fn dropped(snapshot: &Arc<dyn Snapshot>, bucket: BucketNumber) -> Resu
     }
 }
 
-/// What is dead at a mark has been dropped here: it is over. `is_all`: but for what [`Dropped::left`] counts nothing was left. That is for another mark, be it at the same
+/// What is dead at a mark has been dropped here: it is over. `is_all`: but for what `Dropped::left` counts nothing was left. That is for another mark, be it at the same
 /// vector.
 pub fn end_mark(txn: &mut Txn, bucket: BucketNumber, mark: &Mark, is_all: bool) {
     if is_all {

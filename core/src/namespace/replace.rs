@@ -1,5 +1,6 @@
 //! Putting a content on a file, whatever its names: what a file system's fsync and close do.
 
+use super::attributes::Part;
 use super::content::{take_losers_of, write_content};
 use super::history::{drop_null_version, trim};
 use super::rows::{AttributesValue, NodeRow, ShownFile};
@@ -15,6 +16,7 @@ use crate::object::{Attributes, Etag, Tags, TimeNs};
 use crate::policy::Versioning;
 use crate::register::{Dot, Write};
 use async_recursion::async_recursion as boxed;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A content to be put on a file. Its bytes are stored.
@@ -118,7 +120,7 @@ async fn rescue(
             if old.deleted.is_none() {
                 retire_current(txn, bucket, &old.at, row, write, policy.versioning).await?;
             }
-            (old.clone(), tags_of(row, write), row.attributes.value().cloned())
+            (old.clone(), tags_of(row, write), row.shown_attributes().map(Cow::into_owned))
         }
         (None, Some((old, attributes))) => {
             let attributes = AttributesValue { attributes, changed_ns: txn.now_ns(), ..AttributesValue::default() };
@@ -214,10 +216,11 @@ async fn set_by_hand(
     time: TimeNs,
     written_ns: TimeNs,
 ) -> Result<()> {
-    let (dot, own) = (txn.dot(), *txn.own());
+    let (dot, own, now) = (txn.dot(), *txn.own(), txn.now_ns());
     let row = txn.edit_node(bucket.number, node).await?;
-    let old = row.attributes.value().cloned().unwrap_or_default();
-    let value = AttributesValue { modified_ns: Some((time, written_ns)), ..old };
+    let old = row.shown_attributes().map(Cow::into_owned).unwrap_or_default();
+    let mut value = AttributesValue { modified_ns: Some((time, written_ns)), ..old };
+    value.note(Part::Modified, now);
     let replaced = row.attributes.dots();
     row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value)), &replaced);
     let names = row.names.clone();

@@ -26,7 +26,7 @@ fn retired_row(id: &BucketId) -> Bytes {
 }
 
 /// The highest change of each segment that the bucket's change index names. Reads all of it.
-pub async fn reached(txn: &Txn, bucket: BucketNumber) -> Result<VersionVector> {
+async fn reached(txn: &Txn, bucket: BucketNumber) -> Result<VersionVector> {
     let (own, prefix) = (*txn.own(), keys::bucket_prefix(bucket));
     let snapshot = txn.ledger().store().snapshot().await?;
     let (mut reached, mut range) = (VersionVector::new(), KeyRange::prefix(&prefix));

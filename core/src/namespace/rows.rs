@@ -2,7 +2,7 @@
 //!
 //! Every row starts with a format byte and the commit that wrote it; snapshots compare the latter (see `view`).
 
-use super::attributes::Part;
+use super::attributes::{PARTS_MAX, Part};
 use super::codec::{Reader, put_bytes, put_varint};
 use super::version::{Version, etag_from_bytes, etag_to_bytes, file_type_from_byte, file_type_to_byte};
 use crate::error::{Error, Result};
@@ -12,6 +12,7 @@ use crate::register::{Dot, Register, Write};
 use crate::tree::{self, EntryKind, EntryValue, Rules};
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The format of rows written by this code. Rows of another format are refused.
@@ -394,6 +395,11 @@ impl NodeRow {
         self.content_of(shown.first()?.0.dot)
     }
 
+    /// The attributes that show.
+    pub fn shown_attributes(&self) -> Option<Cow<'_, AttributesValue>> {
+        super::attributes::shown(&self.attributes)
+    }
+
     /// The value of [`NodeRow::current`].
     pub fn current_version(&self, rules: &Rules) -> Option<&Version> {
         self.current(rules).and_then(|write| write.value.as_ref())
@@ -535,11 +541,10 @@ pub(super) fn encode_attributes(value: &AttributesValue, out: &mut Vec<u8>) {
     }
     for (part, time) in &value.set {
         out.push(match part {
-            Part::Mode => 0,
-            Part::Owner => 1,
-            Part::Modified => 2,
-            Part::Accessed => 3,
-            Part::Xattr(_) => 4,
+            Part::Access => 0,
+            Part::Modified => 1,
+            Part::Accessed => 2,
+            Part::Xattr(_) => 3,
         });
         // Mostly it was not long before the last change, or at it.
         put_varint(out, value.changed_ns.wrapping_sub(*time).cast_unsigned());
@@ -577,15 +582,14 @@ pub(super) fn decode_attributes(bytes: &[u8]) -> Result<AttributesValue> {
         let kind = reader.u8()?;
         let time = changed_ns.wrapping_sub(reader.varint()?.cast_signed());
         let part = match kind {
-            0 => Part::Mode,
-            1 => Part::Owner,
-            2 => Part::Modified,
-            3 => Part::Accessed,
-            4 => Part::Xattr(String::from_utf8_lossy(&reader.bytes()?).into_owned()),
+            0 => Part::Access,
+            1 => Part::Modified,
+            2 => Part::Accessed,
+            3 => Part::Xattr(String::from_utf8_lossy(&reader.bytes()?).into_owned()),
             _ => return Err(Error::damaged("a part of attributes is of an unknown kind")),
         };
-        if set.last().is_some_and(|(last, _)| *last >= part) {
-            return Err(Error::damaged("the parts of attributes are not in order"));
+        if set.last().is_some_and(|(last, _)| *last >= part) || set.len() == PARTS_MAX {
+            return Err(Error::damaged("the parts of attributes are not in order, or too many"));
         }
         set.push((part, time));
     }

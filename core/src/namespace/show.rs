@@ -141,7 +141,7 @@ pub(super) fn shown_file(row: &NodeRow, place: &tree::Place, file: &tree::ShownF
 
 /// When the content that shows for a node was modified: the time that was set by hand, or when it was written.
 fn modified_ns(row: &NodeRow, version: &Version) -> TimeNs {
-    let by_hand = row.attributes.value().and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns);
+    let by_hand = row.shown_attributes().and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns);
     by_hand.map_or(version.modified_ns, |(time, _)| time)
 }
 

@@ -17,6 +17,7 @@ use crate::register::{Dot, Write};
 use crate::tree::{EntryKind, EntryValue};
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
+use std::borrow::Cow;
 
 /// A version to be put under a key; its place and id are filled in by the commit.
 pub struct NewVersion {
@@ -99,7 +100,7 @@ pub async fn put(
             }
             let dot = replace_content(txn, bucket, &file, &row, version.clone()).await?;
             // A time that was set by hand on a version is known by that version's time, which may be this one's.
-            let by_hand = row.attributes.value().and_then(|value| value.modified_ns);
+            let by_hand = row.shown_attributes().and_then(|value| value.modified_ns);
             let by_hand = by_hand.filter(|(_, of)| *of == version.modified_ns).map(|(_, of)| (of, of));
             let attributes = set_attributes(txn, bucket, &file.node, new.attributes, by_hand).await?;
             trim(txn, bucket, &place).await?;
@@ -115,7 +116,7 @@ pub async fn put(
                 if old.content.is_some() {
                     drop_copy(txn, bucket, &place, &old, Goes::Rewritten).await?;
                 } else {
-                    attributes = attributes.or_else(|| row.attributes.value().map(|value| value.attributes.clone()));
+                    attributes = attributes.or_else(|| row.shown_attributes().map(|value| value.attributes.clone()));
                     remove_file(txn, bucket, &place, Leave::History).await?;
                 }
             } else {
@@ -313,7 +314,7 @@ pub async fn set_attributes(
     attributes: Option<Attributes>,
     modified_ns: Option<(TimeNs, TimeNs)>,
 ) -> Result<Attributes> {
-    let old = txn.node(bucket.number, node).await?.attributes.value().cloned();
+    let old = txn.node(bucket.number, node).await?.shown_attributes().map(Cow::into_owned);
     if attributes.is_none() && modified_ns.is_none() {
         return Ok(old.map(|v| v.attributes).unwrap_or_default());
     }
@@ -337,13 +338,12 @@ pub async fn edit_attributes(
     let now = txn.now_ns();
     let (dot, own) = (txn.dot(), *txn.own());
     let row = txn.edit_node(bucket.number, node).await?;
-    let before = row.attributes.value().cloned();
-    let mut value = before.clone().unwrap_or_default();
+    let before = row.shown_attributes().map(Cow::into_owned);
+    let before = before.unwrap_or_default();
+    let mut value = before.clone();
     edit(&mut value);
     value.changed_ns = now.max(value.changed_ns.saturating_add(1));
-    if let Some(before) = before {
-        value.note_changes(&before);
-    }
+    value.note_changes(&before);
     let replaced = row.attributes.dots();
     row.attributes.local_write(Write::pending(dot.slot().unwrap_or_default(), own, Some(value.clone())), &replaced);
     Ok(value)
@@ -484,7 +484,8 @@ pub(super) fn version_id(write: &Write<Version>) -> VersionId {
 pub fn info(key: Bytes, node: NodeId, write: &Write<Version>, row: &NodeRow, is_current: bool) -> Result<ObjectInfo> {
     let version = write.value.as_ref().ok_or_else(|| Error::damaged("a tombstone was taken for a version"))?;
     let id = version_id(write);
-    let attributes = row.attributes.value();
+    let attributes = row.shown_attributes();
+    let attributes = attributes.as_deref();
     let by_hand = attributes.and_then(|a| a.modified_ns).filter(|(_, of)| *of == version.modified_ns && is_current);
     let tags = tags_of(row, write);
     Ok(ObjectInfo {
@@ -524,7 +525,7 @@ pub fn file_info(
 
 /// When the entries of a directory last changed: `moved` as this segment saw it, unless a time was set by hand since; else when it was made.
 pub fn directory_modified_ns(row: &NodeRow, moved: Option<TimeNs>, made: TimeNs) -> TimeNs {
-    let by_hand = row.attributes.value().and_then(|a| a.modified_ns);
+    let by_hand = row.shown_attributes().and_then(|a| a.modified_ns);
     match (by_hand, moved) {
         (Some((time, set)), Some(moved)) if set >= moved => time,
         (Some((time, _)), None) => time,
@@ -562,7 +563,7 @@ pub fn directory_info(
         metadata: Default::default(),
         checksums: Vec::new(),
         tags: Tags::new(),
-        attributes: row.attributes.value().map(|a| a.attributes.clone()).unwrap_or_default(),
+        attributes: row.shown_attributes().map(|a| a.attributes.clone()).unwrap_or_default(),
         part_sizes: Vec::new(),
         links: 1,
         segment: home.map_or(*own, |w| w.dot.segment),

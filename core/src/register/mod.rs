@@ -102,13 +102,6 @@ impl<V> Register<V> {
         self.live.insert(at, write);
     }
 
-    /// Whoever wrote what is live here had seen all up to `seen`, of whatever this register says that it is gone. No change to one that nobody has written.
-    pub fn learn(&mut self, seen: &VersionVector) {
-        if !self.is_empty() {
-            self.context.merge(seen);
-        }
-    }
-
     /// What shows, if anything was ever written: a value, or a tombstone if nothing but tombstones is live.
     pub fn shown(&self) -> Option<&Write<V>> {
         self.live.first()

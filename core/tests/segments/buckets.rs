@@ -14,6 +14,12 @@ async fn put(site: &Site, key: &str) {
     site.bucket.put(key, key.to_owned(), PutOptions::default()).await.unwrap();
 }
 
+async fn set_uid(site: &Site, uid: &str) {
+    let mut policy = site.bucket.info().await.unwrap().policy;
+    policy.set("uid", uid).unwrap();
+    site.bucket.segment().catalog().set_policy(site.bucket.path(), policy).await.unwrap();
+}
+
 async fn empty(site: &Site) {
     for key in site.shows().await.keys() {
         site.bucket.delete(key, DeleteOptions::default()).await.unwrap();
@@ -43,6 +49,10 @@ async fn a_bucket_that_was_emptied_and_deleted_stays_deleted() {
     let all = Sites::new(3).await;
     let sites = filled(&all, "emptied").await;
     let path = sites[0].bucket.path().clone();
+    sites[0].bucket.put("large", vec![7; 100_000], PutOptions::default()).await.unwrap();
+    for site in &sites[1..] {
+        site.pull(&sites[0]).await;
+    }
     empty(&sites[0]).await;
     all.segments[0].catalog().delete_bucket(&path).await.unwrap();
     for _ in 0..2 {
@@ -82,35 +92,91 @@ async fn a_bucket_that_was_made_again_replaces_the_old_one() {
     }
 }
 
+/// How something comes into a bucket that another segment has deleted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum News {
+    Put,
+    /// The policy is a change of the same segment, with a higher number, which comes first.
+    PutAndPolicy,
+    Open,
+    /// It came back by a put, and was deleted once more before that had come.
+    PutAndDeletedAgain,
+}
+
 /// What was written without knowing of the deletion keeps the bucket, an open file too. What the deletion had seen is not kept by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_in_which_something_was_written_meanwhile_outlives_its_deletion() {
     let all = Sites::new(2).await;
-    for is_open in [false, true] {
-        let sites = filled(&all, if is_open { "open" } else { "written" }).await;
+    for news in [News::Put, News::PutAndPolicy, News::Open, News::PutAndDeletedAgain] {
+        let sites = filled(&all, &format!("{news:?}").to_lowercase()).await;
         let path = sites[0].bucket.path().clone();
+        let take = async |to: usize| take_catalog(&all.segments[to], &all.segments[1 - to]).await;
+        if news == News::PutAndPolicy {
+            put(&sites[1], "later").await;
+            set_uid(&sites[1], "7").await;
+            take(0).await;
+        }
         empty(&sites[0]).await;
         all.segments[0].catalog().delete_bucket(&path).await.unwrap();
-        if is_open {
-            let options = FileOptions { write: true, ..FileOptions::default() };
-            let file = sites[1].bucket.open_file("a", options).await.unwrap();
-            file.write_at(0, "edited".into()).await.unwrap();
-            take_catalog(&all.segments[1], &all.segments[0]).await;
-            file.close().await.unwrap();
-        } else {
-            put(&sites[1], "later").await;
-            take_catalog(&all.segments[1], &all.segments[0]).await;
+        match news {
+            News::Open => {
+                let options = FileOptions { write: true, ..FileOptions::default() };
+                let file = sites[1].bucket.open_file("a", options).await.unwrap();
+                file.write_at(0, "edited".into()).await.unwrap();
+                take(1).await;
+                file.close().await.unwrap();
+            }
+            News::PutAndPolicy => take(1).await,
+            News::Put | News::PutAndDeletedAgain => {
+                put(&sites[1], "later").await;
+                take(1).await;
+            }
         }
-        take_catalog(&all.segments[0], &all.segments[1]).await;
+        take(0).await;
+        if news == News::PutAndDeletedAgain {
+            all.segments[0].catalog().delete_bucket(&path).await.unwrap();
+            take(1).await;
+            take(0).await;
+        }
         let back = Site { bucket: all.segments[0].bucket(&path).await.unwrap() };
         for _ in 0..3 {
             back.pull(&sites[1]).await;
             sites[1].pull(&back).await;
         }
-        let expected = if is_open { ("a", "edited") } else { ("later", "later") };
+        let expected = if news == News::Open { ("a", "edited") } else { ("later", "later") };
         let expected = BTreeMap::from([(expected.0.to_owned(), expected.1.to_owned())]);
-        assert_eq!((back.shows().await, sites[1].shows().await), (expected.clone(), expected));
+        assert_eq!((back.shows().await, sites[1].shows().await), (expected.clone(), expected), "{news:?}");
     }
+}
+
+/// A bucket that nobody deleted, and that has lost its path to another, goes on under a derived name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_loses_its_path_is_not_deleted() {
+    let all = Sites::new(2).await;
+    let sites = filled(&all, "path").await;
+    let path = sites[0].bucket.path().clone();
+    empty(&sites[0]).await;
+    let catalog = all.segments[0].catalog();
+    catalog.delete_bucket(&path).await.unwrap();
+    let again = Site { bucket: catalog.create_bucket(&path, BucketPolicy::default()).await.unwrap() };
+    put(&again, "new").await;
+    set_uid(&again, "5").await;
+    // The old one has the later write.
+    put(&sites[1], "later").await;
+    for uid in ["6", "7", "8"] {
+        set_uid(&sites[1], uid).await;
+    }
+    for to in [0, 1, 0, 1] {
+        take_catalog(&all.segments[to], &all.segments[1 - to]).await;
+    }
+    let mut contents = Vec::new();
+    for segment in &all.segments {
+        assert_eq!(names(segment).await.len(), 2);
+        for info in segment.catalog().all_buckets().await.unwrap() {
+            contents.extend(Site { bucket: segment.bucket(&info.path).await.unwrap() }.shows().await.into_keys());
+        }
+    }
+    assert!(["later", "new"].iter().all(|key| contents.contains(&(*key).to_owned())), "{contents:?}");
 }
 
 /// Deleted in two places, each of which had seen what the other had not: what is nowhere new stays away.

@@ -80,8 +80,18 @@ impl Door {
     async fn stale(&self, bucket: u32, change: RowChange) -> Vec<Stale> {
         let known = |node| self.inodes.known(&Target::Node(bucket, node));
         let mut stale = Vec::new();
+        if matches!(change, RowChange::Entry { .. } | RowChange::Everything) {
+            self.inodes.name_changed();
+        }
         match change {
-            RowChange::Entry { origin, .. } | RowChange::Node { origin, .. } if origin == self.origin => {}
+            // The kernel knows what it asked for itself, but not that a file shown beside a directory goes by its own name now.
+            RowChange::Entry { directory, shadowed, origin, .. } if origin == self.origin => {
+                let shadowed = known(directory).map(|parent| (parent, shadowed));
+                if let Some(name) = shadowed.filter(|name| self.inodes.named(name).is_some()) {
+                    self.check_name(name, &mut stale).await;
+                }
+            }
+            RowChange::Node { origin, .. } if origin == self.origin => {}
             RowChange::Entry { directory, name, shadowed, .. } => {
                 if let Some(parent) = known(directory) {
                     let shadowed = Some((parent, shadowed)).filter(|name| self.inodes.named(name).is_some());

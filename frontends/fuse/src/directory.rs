@@ -6,11 +6,12 @@
 
 use crate::caller::{Who, as_caller};
 use crate::door::{Door, EBADF, ENOENT, Outcome, Refusal};
+use crate::inodes::Inodes;
 use crate::target::{Level, Target};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use tombolo_core::engine::fs::{Access, FileAttributes, FileEntry, FileSystem};
+use tombolo_core::engine::fs::{Access, Caller, FileAttributes, FileEntry, FileSystem};
 use tombolo_core::{Error, ErrorKind, FileType, NodeId, Subject};
 
 /// Entries read at once.
@@ -39,6 +40,8 @@ struct Pages {
 }
 
 struct Page {
+    /// [`Inodes::name_changes`](crate::inodes::Inodes::name_changes) before it was read.
+    name_changes: u64,
     index: usize,
     is_last: bool,
     entries: Vec<FileEntry>,
@@ -57,7 +60,13 @@ pub(crate) struct Listed<'a> {
 
 impl Pages {
     /// Brings page `index` in; `None`: the directory ends before it.
-    async fn load(&mut self, files: &FileSystem, node: &NodeId, index: usize) -> Outcome<Option<&Page>> {
+    async fn load(
+        &mut self,
+        inodes: &Inodes,
+        files: &FileSystem,
+        node: &NodeId,
+        index: usize,
+    ) -> Outcome<Option<&Page>> {
         if self.current.as_ref().is_none_or(|page| page.index != index) {
             let before = match index.checked_sub(1) {
                 None => None,
@@ -66,13 +75,14 @@ impl Pages {
                     None => return Ok(None),
                 },
             };
+            let name_changes = inodes.name_changes();
             let page = files.read_directory(None, node, before.as_deref(), PAGE_ENTRIES, false).await?;
             self.starts.truncate(index);
             if let Some(last) = page.entries.last().filter(|_| !page.is_end) {
                 self.starts.push(last.position.clone());
             }
             let is_last = self.starts.len() == index;
-            self.current = Some(Page { index, is_last, entries: page.entries });
+            self.current = Some(Page { name_changes, index, is_last, entries: page.entries });
         }
         Ok(self.current.as_ref())
     }
@@ -164,7 +174,7 @@ impl Door {
         };
         loop {
             let index = at / PAGE_ENTRIES;
-            let Some(page) = pages.load(files, node, index).await? else {
+            let Some(page) = pages.load(&self.inodes, files, node, index).await? else {
                 return Ok(());
             };
             for (place, entry) in page.entries.iter().enumerate().skip(at % PAGE_ENTRIES) {
@@ -175,17 +185,26 @@ impl Door {
                 };
                 let attributes = match plus {
                     false => None,
-                    // As they are now: the page may have been in hand for long.
-                    true => match files.attributes(&entry.node).await {
-                        Ok(attributes) => Some(attributes),
-                        Err(error) if error.subject() == Subject::Node => continue,
-                        Err(error) => return Err(error.into()),
-                    },
+                    true => {
+                        // The page may have been in hand for long, and the kernel takes this for an answer to a lookup.
+                        let now = match page.name_changes == self.inodes.name_changes() {
+                            true => files.attributes(&entry.node).await,
+                            false => files.lookup(&Caller::root(), node, &entry.name).await,
+                        };
+                        match now {
+                            Ok(attributes) => Some(attributes),
+                            Err(error) if error.kind() == ErrorKind::NotFound || error.subject() == Subject::Node => {
+                                continue;
+                            }
+                            Err(error) => return Err(error.into()),
+                        }
+                    }
                 };
-                let target = Target::Node(bucket, entry.node);
+                let there = attributes.as_ref().map_or((entry.node, entry.file_type), |now| (now.node, now.file_type));
+                let target = Target::Node(bucket, there.0);
                 let next = next as u64 + DOTS;
                 let place = (Some(directory.number), &entry.name[..]);
-                if self.show(&target, place, next, entry.file_type, attributes.as_ref(), add) {
+                if self.show(&target, place, next, there.1, attributes.as_ref(), add) {
                     return Ok(());
                 }
             }
@@ -206,12 +225,17 @@ impl Door {
         attributes: Option<&FileAttributes>,
         add: &mut (dyn for<'a> FnMut(&Listed<'a>) -> bool + Send),
     ) -> bool {
-        let number = match attributes {
-            Some(_) => self.inodes.tell(target, parent.map(|parent| (parent, Bytes::copy_from_slice(name)))),
-            None => self.inodes.number(target),
+        let Some(attributes) = attributes else {
+            let number = self.inodes.number(target);
+            return add(&Listed { name, offset, number, kind, attributes: None });
         };
-        let is_full = add(&Listed { name, offset, number, kind, attributes });
-        if is_full && attributes.is_some() {
+        // Counted before the kernel can have it, and forgotten again where there was no room.
+        let number = self.inodes.tell(target, None);
+        let is_full = add(&Listed { name, offset, number, kind, attributes: Some(attributes) });
+        if let Some(parent) = parent.filter(|_| !is_full) {
+            self.inodes.tell(target, Some((parent, Bytes::copy_from_slice(name))));
+        }
+        if is_full || parent.is_some() {
             self.inodes.forget(number, 1);
         }
         is_full

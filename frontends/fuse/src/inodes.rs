@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tombolo_core::NodeId;
 use tombolo_core::engine::fs::file_id;
 
@@ -31,6 +32,7 @@ struct Slot {
 pub(crate) struct Inodes {
     root: Target,
     table: Mutex<Table>,
+    changes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -107,7 +109,17 @@ impl Table {
 
 impl Inodes {
     pub(crate) fn new(root: Target) -> Inodes {
-        Inodes { root, table: Mutex::default() }
+        Inodes { root, table: Mutex::default(), changes: AtomicU64::new(0) }
+    }
+
+    /// A name was made, moved or taken away by whatever door.
+    pub(crate) fn name_changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often [`Inodes::name_changed`] was called. As long as that stays the same, names lead where they led.
+    pub(crate) fn name_changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// What a number stands for; `None`: the kernel has forgotten it, or was never told.
@@ -177,11 +189,13 @@ impl Inodes {
 
     /// The kernel is told to forget a name, or has taken it away itself.
     pub(crate) fn forget_name(&self, name: &Name) {
+        self.name_changed();
         self.table.lock().unname(name);
     }
 
     /// The kernel has moved a name, in place of another.
     pub(crate) fn rename(&self, from: &Name, to: Name) {
+        self.name_changed();
         let mut table = self.table.lock();
         match table.unname(from) {
             Some(number) => table.name(to, number),
@@ -193,6 +207,7 @@ impl Inodes {
 
     /// The kernel has exchanged two names.
     pub(crate) fn exchange(&self, one: Name, other: Name) {
+        self.name_changed();
         let mut table = self.table.lock();
         let (of_one, of_other) = (table.unname(&one), table.unname(&other));
         of_one.into_iter().for_each(|number| table.name(other.clone(), number));

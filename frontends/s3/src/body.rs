@@ -93,6 +93,8 @@ pub(crate) struct GuardBody<B> {
     permit: Option<OwnedSemaphorePermit>,
     fault: Fault,
     leftover: Leftover<B>,
+    /// It has no bytes, and should have.
+    is_refused: bool,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
@@ -112,11 +114,10 @@ impl<B: Body<Data = Bytes> + Unpin> GuardBody<B> {
             permit: None,
             fault,
             leftover,
+            is_refused: false,
         };
-        if body.is_over() {
-            // Nobody may ask for the bytes of an empty body. What is wrong with it is in the fault.
-            let _ = body.verify();
-        }
+        // Nobody may ask for the bytes of an empty body. What is wrong with it is in the fault.
+        body.is_refused = body.is_over() && body.verify().is_err();
         body
     }
 
@@ -234,6 +235,9 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
         let this = self.get_mut();
+        if std::mem::take(&mut this.is_refused) {
+            return Poll::Ready(Some(Err(Box::new(Refused))));
+        }
         loop {
             ready!(this.poll_budget(context));
             if let Some(piece) = this.out.pop_front() {
@@ -264,7 +268,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.digest.is_none() && self.is_over()
+        self.digest.is_none() && self.is_over() && !self.is_refused
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -335,8 +335,11 @@ fn rechunker(headers: &HeaderMap, limits: &S3Limits) -> S3Result<Option<(Rechunk
     Ok(Some((Rechunker::new(mode, decoded, limits.signed_chunk_bytes_max, &announced), decoded)))
 }
 
+/// As s3s reads a path, which decodes it first.
 fn has_key(parts: &Parts) -> bool {
-    parts.uri.path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty())
+    let path: Vec<u8> = percent_decode_str(parts.uri.path()).collect();
+    let path = path.strip_prefix(b"/").unwrap_or(&path);
+    path.iter().position(|byte| *byte == b'/').is_some_and(|slash| slash + 1 < path.len())
 }
 
 /// Whether the body is a document that s3s reads whole, and not the content of an object or a part.
@@ -384,17 +387,21 @@ fn check_signature_shape(headers: &HeaderMap, query: &str) -> S3Result<()> {
         return Ok(());
     };
     let malformed = |message: &'static str| refuse(S3ErrorCode::AuthorizationHeaderMalformed, message);
-    let fields = authorization.strip_prefix("AWS4-HMAC-SHA256").ok_or_else(|| {
+    let fields = authorization.strip_prefix("AWS4-HMAC-SHA256 ").ok_or_else(|| {
         refuse(S3ErrorCode::InvalidRequest, "Missing or unsupported Authorization header: use AWS4-HMAC-SHA256")
     })?;
+    // s3s reads the same header once more: what it could read otherwise is not let through.
     let field = |name: &str| {
-        fields.split(',').find_map(|field| field.trim().strip_prefix(name).and_then(|rest| rest.strip_prefix('=')))
+        let mut values = fields.split(',').filter_map(|field| {
+            field.trim_start_matches(' ').strip_prefix(name).and_then(|rest| rest.strip_prefix('='))
+        });
+        values.next().filter(|value| values.next().is_none() && !value.contains(|c: char| c.is_whitespace()))
     };
     let credential = field("Credential")
-        .ok_or_else(|| malformed("The authorization header is malformed; it must contain a Credential"))?;
+        .ok_or_else(|| malformed("The authorization header is malformed; it must contain one Credential"))?;
     check_scope(credential, S3ErrorCode::AuthorizationHeaderMalformed)?;
     let signed = field("SignedHeaders")
-        .ok_or_else(|| malformed("The authorization header is malformed; it must contain SignedHeaders"))?;
+        .ok_or_else(|| malformed("The authorization header is malformed; it must contain one SignedHeaders"))?;
     check_signed_headers(headers, signed.split(';'))
 }
 

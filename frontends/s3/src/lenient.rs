@@ -131,9 +131,9 @@ fn without_signature(uri: &Uri) -> Uri {
         return uri.clone();
     };
     let is_kept = |pair: &&str| {
-        let name = pair.split('=').next().unwrap_or("");
-        !pair.get(..6).is_some_and(|head| head.eq_ignore_ascii_case("x-amz-"))
-            && !matches!(name, "AWSAccessKeyId" | "Signature" | "Expires")
+        let name: Vec<u8> = percent_decode_str(pair.split('=').next().unwrap_or("")).collect();
+        !name.get(..6).is_some_and(|head| head.eq_ignore_ascii_case(b"x-amz-"))
+            && !matches!(name.as_slice(), b"AWSAccessKeyId" | b"Signature" | b"Expires")
     };
     let query: Vec<&str> = query.split('&').filter(is_kept).collect();
     let path = format!("{}?{}", uri.path(), query.join("&"));

@@ -346,7 +346,7 @@ impl Loaded {
             hold: Arc::new(Hold { pin, session: None, others: Vec::new() }),
             hole_bytes: version.hole_bytes,
             modified_ns: version.modified_ns,
-            attributes: row.attributes.value().map(|a| a.attributes.clone()).unwrap_or_default(),
+            attributes: row.shown_attributes().map(|a| a.attributes.clone()).unwrap_or_default(),
             former: bucket.state().is_shared().then(|| Arc::new(version.without_bytes())),
             version: dot,
             looked_at,

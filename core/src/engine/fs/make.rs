@@ -174,7 +174,8 @@ impl FileSystem {
             Some(CreateMode::Unchecked) => there.file_type == FileType::Regular,
             Some(CreateMode::Exclusive(verifier)) => {
                 let row = namespace::node_row_in(txn, self.bucket.state(), &there.node).await?;
-                let kept = row.attributes.value().and_then(|value| value.attributes.xattrs.get(VERIFIER));
+                let set = row.shown_attributes();
+                let kept = set.as_deref().and_then(|value| value.attributes.xattrs.get(VERIFIER));
                 kept.is_some_and(|kept| kept[..] == verifier)
             }
             Some(CreateMode::Guarded) | None => false,
@@ -260,7 +261,8 @@ impl FileSystem {
     /// What is made in the directory begins with this access control list.
     async fn default_list(&self, txn: &mut Txn, directory: &NodeId) -> Result<Option<AccessList>> {
         let row = txn.node(self.bucket.state().number, directory).await?;
-        let kept = row.attributes.value().and_then(|value| value.attributes.xattrs.get(acl::DEFAULT));
+        let set = row.shown_attributes();
+        let kept = set.as_deref().and_then(|value| value.attributes.xattrs.get(acl::DEFAULT));
         Ok(kept.and_then(|kept| AccessList::read(kept)))
     }
 

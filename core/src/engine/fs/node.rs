@@ -136,7 +136,8 @@ impl FileSystem {
     pub(super) fn of_rows(&self, node: &NodeId, row: &NodeRow, moved: Option<TimeNs>) -> Option<FileAttributes> {
         let state = self.bucket.state();
         let policy = state.policy();
-        let set = row.attributes.value();
+        let set = row.shown_attributes();
+        let set = set.as_deref();
         let by = |pick: fn(&crate::object::Attributes) -> Option<u32>| set.and_then(|v| pick(&v.attributes));
         let changed_ns = set.map_or(TimeNs::MIN, |v| v.changed_ns);
         let mut attributes = FileAttributes {

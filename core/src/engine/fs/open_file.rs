@@ -410,7 +410,7 @@ impl OpenFile {
         let (mode, _) = transact!(bucket.segment(), txn, {
             bucket.require(&mut txn).await?;
             let row = txn.node(bucket.state().number, &self.body.node).await?;
-            let mut attributes = row.attributes.value().map(|a| a.attributes.clone()).unwrap_or_default();
+            let mut attributes = row.shown_attributes().map(|a| a.attributes.clone()).unwrap_or_default();
             if attributes.mode.is_some_and(is_privileged) && !row.names.is_empty() {
                 attributes.mode = attributes.mode.map(cleared);
                 txn.without_sync();

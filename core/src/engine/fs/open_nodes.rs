@@ -549,6 +549,16 @@ impl Body {
     }
 }
 
+impl OpenNodes {
+    /// Whether something was written to files of a bucket that is no version yet.
+    pub(in crate::engine) fn holds_unsaved(&self, bucket: BucketNumber) -> bool {
+        self.bodies(Some(bucket)).iter().any(|body| {
+            let state = body.state();
+            state.is_unsaved() && !state.is_orphan
+        })
+    }
+}
+
 impl Bucket {
     /// Returns when files that were closed before the call show their contents.
     pub(in crate::engine) async fn settle_files(&self) {

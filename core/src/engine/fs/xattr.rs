@@ -111,7 +111,7 @@ impl FileSystem {
             return list.ok_or_else(|| missing(name));
         }
         let row = self.row_of(node).await?;
-        let set = row.attributes.value().and_then(|value| value.attributes.xattrs.get(name).cloned());
+        let set = row.shown_attributes().and_then(|value| value.attributes.xattrs.get(name).cloned());
         set.or_else(|| self.version_of(&row).and_then(|version| of_object(version, name))).ok_or_else(|| missing(name))
     }
 
@@ -120,7 +120,7 @@ impl FileSystem {
         self.attributes(node).await?;
         let row = self.row_of(node).await?;
         let mut names = Vec::new();
-        if let Some(value) = row.attributes.value() {
+        if let Some(value) = row.shown_attributes() {
             let seen = |name: &&String| needs(name).is_some_and(|(read, _)| read != Need::Root || caller.uid == 0);
             names.extend(value.attributes.xattrs.keys().filter(seen).cloned());
         }
@@ -195,7 +195,8 @@ impl FileSystem {
                 return Err(gone(node));
             }
             let empty = Default::default();
-            let known = row.attributes.value().map_or(&empty, |value| &value.attributes.xattrs);
+            let set = row.shown_attributes();
+            let known = set.as_deref().map_or(&empty, |value| &value.attributes.xattrs);
             match (known.contains_key(name), must_exist) {
                 (true, Some(false)) => {
                     return Err(Error::exists(Subject::Attribute, format!("'{name}' exists")));

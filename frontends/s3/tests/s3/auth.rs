@@ -107,6 +107,24 @@ async fn no_spelling_of_a_signature_lets_headers_in() {
         parts.headers.insert("authorization", http::HeaderValue::from_bytes(signed.as_bytes()).unwrap());
         send(door.address, http::Request::from_parts(parts, body)).await.refused(403, "AccessDenied");
     }
+    // Ways to write the header that would be read once like this and once like that.
+    let doubled = |signed: &str| {
+        let fields = signed.strip_prefix("AWS4-HMAC-SHA256 ").unwrap();
+        let decoy = "Credential=LABKEY/20260101/r/s3/aws4_request,SignedHeaders=host;x-amz-copy-source;x-amz-date;z";
+        [format!("AWS4-HMAC-SHA256,{decoy} {fields}"), format!("AWS4-HMAC-SHA256 {decoy},{fields}")]
+    };
+    let blank = |signed: &str| {
+        [" ", "\t", "\u{a0}"]
+            .map(|blank| signed.replace(", Signature", &format!(";x-amz-copy-source{blank}, Signature")))
+    };
+    let (parts, _) = copy(Sign::Header);
+    let signed = parts.headers["authorization"].to_str().unwrap().to_owned();
+    for bent in doubled(&signed).into_iter().chain(blank(&signed)) {
+        let (mut parts, body) = copy(Sign::Header);
+        parts.headers.insert("authorization", http::HeaderValue::from_bytes(bent.as_bytes()).unwrap());
+        let answer = send(door.address, http::Request::from_parts(parts, body)).await;
+        assert!((400..500).contains(&answer.status), "{bent}: {}", answer.status);
+    }
     assert_eq!(door.keys().await, ["secret"]);
     let (mut parts, body) = client.put(&path("k")).sign(Sign::Query { expires_s: 60 }).body("x").build().into_parts();
     parts.uri = parts.uri.to_string().replace("X-Amz-", "X%2DAmz-").parse().unwrap();

@@ -59,5 +59,9 @@ async fn a_document_that_is_not_there_must_match_too() {
     create(door.client()).await.refused(400, "XAmzContentSHA256Mismatch");
     let stranger = Client { secret: "wrong".into(), ..door.client() };
     create(stranger).await.refused(403, "SignatureDoesNotMatch");
+    // MD5 of one byte, in base64.
+    let create = door.client().put("/second-bucket").header("content-md5", "DMF1ucDxtqgxw5niaXcmYQ==");
+    create.send().await.refused(400, "BadDigest");
+    door.client().head("/second-bucket").send().await.refused(404, "");
     door.client().put("/second-bucket").send().await.ok();
 }
