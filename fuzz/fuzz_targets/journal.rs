@@ -8,8 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const MARK_KEY: &[u8] = b"tombolo: number of this batch and of the last synced one";
 
-fn item(out: &mut Vec<u8>, kind: u8, key: &[u8], value: &[u8]) {
-    out.extend([2, kind, 0]);
+fn item(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    out.extend([2, 0, 0]);
     out.extend(7u64.to_le_bytes());
     out.extend((key.len() as u16).to_le_bytes());
     out.extend([(value.len() as u32).to_le_bytes(); 2].concat());
@@ -22,19 +22,20 @@ fn framed(mut data: &[u8]) -> (Vec<u8>, usize) {
     for number in 1u64.. {
         let [items, synced, rest @ ..] = data else { break };
         let (mut body, mut rest) = (Vec::new(), rest);
-        let count = u32::from(items % 4) + 1;
-        for _ in 1..count {
+        let mut count = 1u32;
+        for _ in 0..items % 4 {
             let [key, value, tail @ ..] = rest else { break };
             let (key, tail) = tail.split_at(tail.len().min(usize::from(key % 8)));
             let (value, tail) = tail.split_at(tail.len().min(usize::from(*value)));
-            item(&mut body, 0, key, value);
+            item(&mut body, key, value);
+            count += 1;
             rest = tail;
         }
         if rest.is_empty() {
             break;
         }
         let mark = [number, number.saturating_sub(1 + u64::from(*synced))].map(u64::to_le_bytes).concat();
-        item(&mut body, 0, MARK_KEY, &mark);
+        item(&mut body, MARK_KEY, &mark);
         out.push(1);
         out.extend(count.to_le_bytes());
         out.extend((number * 8).to_le_bytes());
