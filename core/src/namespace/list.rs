@@ -584,9 +584,11 @@ impl VersionWalk {
         Ok(None)
     }
 
-    /// Goes into the directory whose key was met last.
+    /// Goes into the directory whose key was met last. Not into one that it is in already: directories that were moved into each other at two sites show as a tree, but
+    /// what does not show still leads around.
     async fn enter(&mut self, key: Bytes) -> Result<()> {
-        if let Some(node) = self.view.any_directory(&split(&key).directories).await? {
+        let node = self.view.any_directory(&split(&key).directories).await?;
+        if let Some(node) = node.filter(|node| self.levels.iter().all(|level| level.node != *node)) {
             let names = self.names(node, Bound::Unbounded).await?;
             self.levels.push(VersionLevel { key, node, names });
         }

@@ -296,4 +296,46 @@ mod tests {
         .unwrap();
         assert_eq!(seen.len(), FILES + 2, "with `.` and `..`");
     }
+
+    /// A log that is rotated while its directory is read: the page in hand says that the old file has the name, and the kernel took that for an answer to a lookup, for
+    /// up to a minute.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_name_that_leads_elsewhere_by_now_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { name: "A".into(), cluster: "C".into() };
+        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
+        let path: BucketPath = "C/t/b".parse().unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+        let put = async |key: &str| bucket.put(key, "x", PutOptions::default()).await.unwrap().node;
+        put("early").await;
+        put("log").await;
+        let (follower, _stale) = Follower::new(tokio::runtime::Handle::current());
+        let mounted = MountPath::Bucket(path, Vec::new());
+        let door = Door::open(segment, &mounted, MountOptions::default(), follower).await.unwrap();
+        let root = Who { uid: 0, gid: 0, thread: std::process::id() };
+        let handle = door.open_directory(root, 1).await.unwrap();
+        let mut offset = 0;
+        let mut first = |listed: &Listed<'_>| {
+            let is_full = listed.name == b"log";
+            if !is_full {
+                offset = listed.offset;
+            }
+            is_full
+        };
+        door.list(handle, 0, true, &mut first).await.unwrap();
+        let before = door.inodes.name_changes();
+        bucket.rename("log", "log.1").await.unwrap();
+        let log = put("log").await;
+        while door.inodes.name_changes() < before + 2 {
+            tokio::task::yield_now().await;
+        }
+        let mut told = Vec::new();
+        let mut rest = |listed: &Listed<'_>| {
+            told.push((listed.name.to_vec(), listed.attributes.unwrap().node));
+            false
+        };
+        door.list(handle, offset, true, &mut rest).await.unwrap();
+        assert_eq!(told, [(b"log".to_vec(), log)]);
+    }
 }

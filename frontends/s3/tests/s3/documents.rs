@@ -62,6 +62,6 @@ async fn a_document_that_is_not_there_must_match_too() {
     // MD5 of one byte, in base64.
     let create = door.client().put("/second-bucket").header("content-md5", "DMF1ucDxtqgxw5niaXcmYQ==");
     create.send().await.refused(400, "BadDigest");
-    door.client().head("/second-bucket").send().await.refused(404, "");
+    assert_eq!(door.client().head("/second-bucket").send().await.status, 404);
     door.client().put("/second-bucket").send().await.ok();
 }
