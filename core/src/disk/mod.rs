@@ -19,6 +19,7 @@ mod system;
 pub use faulty::FaultyDisk;
 pub use mapping::Mapping;
 pub use system::SystemDisk;
+pub(crate) use system::write_durably;
 
 use crate::error::Result;
 use std::io::IoSlice;

@@ -171,7 +171,7 @@ impl Segment {
         };
         let text = serde_json::to_vec_pretty(&identity)
             .map_err(|e| Error::new(ErrorKind::Failed, "the identity can't be written").because(e))?;
-        write_durably(dir, IDENTITY_FILE, &text)?;
+        crate::disk::write_durably(dir, IDENTITY_FILE, &text)?;
         let segment = Segment::open_locked(dir, lock, open).await?;
         match segment.catalog().create_cluster(&options.cluster).await {
             Err(error) if error.kind() != ErrorKind::Exists => Err(error),
@@ -553,17 +553,4 @@ fn file_system_bytes(dir: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(dir)
         .map_err(|e| Error::io(format!("the file system of {} can't be looked at", dir.display()), e.into()))?;
     Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
-}
-
-fn write_durably(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let (new, path) = (dir.join(format!("{name}.new")), dir.join(name));
-    let write = || {
-        let mut file = std::fs::File::create(&new)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)?;
-        std::fs::File::open(dir)?.sync_all()
-    };
-    write().map_err(|e| Error::io(format!("{} can't be written", path.display()), e))
 }

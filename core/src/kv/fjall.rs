@@ -15,11 +15,13 @@
 //! * After power loss the journal's end may be torn in a way that fjall refuses to open; `journal` cuts it off first.
 
 mod journal;
+mod mark;
 
 #[doc(hidden)]
 pub use self::journal::{JournalEnd, journal_end};
+#[doc(hidden)]
+pub use self::mark::{MARK_KEY, Mark, MarkKey};
 
-use self::journal::{MARK_KEY, Mark};
 use super::{Batch, Durability, KeyRange, Page, Snapshot, Space, Store, guard_missed};
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -67,6 +69,7 @@ pub struct FjallStore {
     free_bytes_min: u64,
     /// Holds the marks of commits.
     commits: Keyspace,
+    mark_key: MarkKey,
     database: Database,
 }
 
@@ -97,7 +100,8 @@ impl FjallStore {
     /// do not make sense.
     pub fn open(dir: &Path, cache_bytes: usize) -> Result<FjallStore> {
         let cache_bytes = cache_bytes.max(CACHE_BYTES_MIN) as u64;
-        journal::cut_torn_end(dir)?;
+        let mark_key = MarkKey::read(dir)?;
+        journal::cut_torn_end(dir, mark_key.as_ref())?;
         let failed = |error| failure(format!("the metadata store in {} can't be opened", dir.display()), error);
         let database = Database::builder(dir)
             .cache_size(cache_bytes / 2)
@@ -119,7 +123,7 @@ impl FjallStore {
         };
         let file_system_bytes = file_system(dir)?.total_bytes;
         let latest = RwLock::new(Arc::new(View { snapshot: database.snapshot(), spaces: Arc::clone(&spaces) }));
-        Ok(FjallStore {
+        let store = FjallStore {
             dir: dir.to_owned(),
             spaces,
             writer: Mutex::new(Writer { mark: Mark { number, synced: number }, failed: None }),
@@ -127,8 +131,15 @@ impl FjallStore {
             write_buffer_bytes: cache_bytes / 4,
             free_bytes_min: FREE_BYTES_MIN.min(file_system_bytes / FREE_PART_MIN),
             commits,
+            mark_key: mark_key.clone().unwrap_or_else(MarkKey::random),
             database,
-        })
+        };
+        // The key is there only when a synced batch with a tag is: batches before it, which have none, are known to be synced by it.
+        if mark_key.is_none() && !store.lacks_space()? {
+            store.commit_now(&Batch::default(), Durability::Sync)?;
+            store.mark_key.write(dir)?;
+        }
+        Ok(store)
     }
 
     /// With less free space than this on its file system the store refuses commits with [`ErrorKind::NoSpace`], and takes them
@@ -217,6 +228,8 @@ impl FjallStore {
             Durability::Sync => PersistMode::SyncData,
         };
         let mut writes = self.database.batch().durability(Some(mode));
+        // First, so that it is found where the batch begins.
+        writes.insert(&self.commits, MARK_KEY, &mark.encode(&self.mark_key)[..]);
         // fjall orders rows by key and commit, so a key may be in a batch once. Rows are copied: a slice of a request's
         // body must not keep all of the body in the write buffer.
         for (space, key, value) in batch.last_writes() {
@@ -226,7 +239,6 @@ impl FjallStore {
                 None => writes.remove(keyspace, &key[..]),
             }
         }
-        writes.insert(&self.commits, MARK_KEY, &mark.encode()[..]);
         writes.commit().map_err(failed)
     }
 

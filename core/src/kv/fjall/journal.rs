@@ -5,9 +5,12 @@
 //! fjall finds a wrong checksum and refuses to open. So before fjall looks, [`cut_torn_end`] reads the newest journal (older
 //! ones were synced whole) and cuts it behind the last batch before the first bad one.
 //!
-//! That must not hide damage to what was acknowledged. Each batch therefore carries a [`Mark`]: its own number and the
+//! That must not hide damage to what was acknowledged. Each batch therefore begins with a [`Mark`]: its own number and the
 //! number of the last batch known to be synced when it was written. A bad batch that some later one knows to be synced
 //! is damage, and the store doesn't open.
+//!
+//! Batches hold contents as users wrote them, and those may look like batches. Behind a bad one, where nothing says any more where the next begins, only marks count
+//! that the store's own [`MarkKey`] vouches for.
 //!
 //! ```text
 //! journal = batch*, zeros
@@ -18,48 +21,28 @@
 //! All integers are little-endian. This is fjall's disk format 3 (`src/journal/entry.rs` there); an item of another kind (fjall has one
 //! for clearing a keyspace, which this store never does) counts as bad.
 
+use super::mark::{MARK_BYTES, MARK_KEY, Mark, MarkKey};
 use crate::error::{Error, ErrorKind, Result};
-use bytes::Bytes;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
-/// The row in which each batch carries its mark.
-pub(super) const MARK_KEY: &[u8] = b"tombolo: number of this batch and of the last synced one";
-
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
 const START_BYTES: usize = 13;
+const ITEM_BYTES: usize = 21;
+/// A batch of a store with a key up to the end of its mark.
+const MARKED_START_BYTES: usize = START_BYTES + ITEM_BYTES + MARK_KEY.len() + MARK_BYTES;
 const END_MAGIC: &[u8] = b"FJL\x03";
-/// What the search for batches behind a bad one reads at most, in bytes: 16 times a full journal. Contents may look like the beginnings of batches, each of which is to
-/// be read on from; without a bound, time would grow with the square of their number.
+/// What the search for batches behind a bad one reads at most, in bytes: 16 times a full journal. In a store without a key contents may look like the beginnings of
+/// batches, each of which is to be read on from; without a bound, time would grow with the square of their number.
 const SEARCH_BYTES_MAX: u64 = 1 << 30;
-
-/// The place of a batch in the order of commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
-    /// Number of the batch, from 1.
-    pub(super) number: u64,
-    /// Number of the last batch that was synced when this one was written.
-    pub(super) synced: u64,
-}
-
-impl Mark {
-    pub(super) fn encode(self) -> Bytes {
-        [self.number.to_le_bytes(), self.synced.to_le_bytes()].concat().into()
-    }
-
-    pub(super) fn decode(value: &[u8]) -> Option<Mark> {
-        let (number, synced) = value.split_first_chunk()?;
-        Some(Mark { number: u64::from_le_bytes(*number), synced: u64::from_le_bytes(synced.try_into().ok()?) })
-    }
-}
 
 /// Makes the store in `dir` one that fjall opens, whatever moment of a write a crash hit. Fails with
 /// [`ErrorKind::Busy`] if the store is open and with [`ErrorKind::Damaged`] if a batch is bad that was synced.
-pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
+pub(super) fn cut_torn_end(dir: &Path, key: Option<&MarkKey>) -> Result<()> {
     let context = || format!("the journal of the metadata store in {} can't be checked", dir.display());
     let failed = |error| Error::io(context(), error);
     let lock = match OpenOptions::new().read(true).write(true).open(dir.join("lock")) {
@@ -83,7 +66,7 @@ pub(super) fn cut_torn_end(dir: &Path) -> Result<()> {
     };
     let file = File::open(&path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    let end = match journal_end(file, length).map_err(failed)? {
+    let end = match journal_end(file, length, key).map_err(failed)? {
         JournalEnd::Whole => return Ok(()),
         JournalEnd::Torn(end) => end,
         JournalEnd::Damaged(end) => {
@@ -147,12 +130,17 @@ pub enum JournalEnd {
     Damaged(u64),
 }
 
-/// Reads a journal of `length` bytes. For `cut_torn_end`, and for a fuzzer.
-pub fn journal_end(journal: impl Read + Seek, length: u64) -> io::Result<JournalEnd> {
-    end_within(journal, length, SEARCH_BYTES_MAX)
+/// Reads a journal of `length` bytes of a store with `key`. For `cut_torn_end`, and for a fuzzer.
+pub fn journal_end(journal: impl Read + Seek, length: u64, key: Option<&MarkKey>) -> io::Result<JournalEnd> {
+    end_within(journal, length, key, SEARCH_BYTES_MAX)
 }
 
-fn end_within(journal: impl Read + Seek, length: u64, search_bytes_max: u64) -> io::Result<JournalEnd> {
+fn end_within(
+    journal: impl Read + Seek,
+    length: u64,
+    key: Option<&MarkKey>,
+    search_bytes_max: u64,
+) -> io::Result<JournalEnd> {
     let file = BufReader::with_capacity(64 << 10, journal);
     let mut journal = Journal { file, position: 0, end: length, read_bytes: 0 };
     let mut last = None;
@@ -160,7 +148,8 @@ fn end_within(journal: impl Read + Seek, length: u64, search_bytes_max: u64) -> 
         last = Some(batch);
     }
     let end = last.map_or(0, |batch| batch.end);
-    let later = match journal.later_batches(end, last.map_or(0, |batch| batch.seqno), search_bytes_max)? {
+    let starts = Starts { after_seqno: last.map_or(0, |batch| batch.seqno), key };
+    let later = match journal.later_batches(end, &starts, search_bytes_max)? {
         Search::Nothing => return Ok(JournalEnd::Whole),
         Search::Found(later) => later,
         Search::GivenUp => return Ok(JournalEnd::Damaged(end)),
@@ -225,7 +214,7 @@ impl<R: Read + Seek> Journal<R> {
             let Some(found) = self.item(&mut checksum)? else {
                 return Ok(None);
             };
-            mark = found.or(mark);
+            mark = mark.or(found);
         }
         let Some([END, c0, c1, c2, c3, c4, c5, c6, c7, magic @ ..]) = self.array::<13>()? else {
             return Ok(None);
@@ -239,7 +228,7 @@ impl<R: Read + Seek> Journal<R> {
 
     /// Reads an item into `checksum`: `None` if it is not whole, otherwise its mark if it carries one.
     fn item(&mut self, checksum: &mut Xxh3) -> io::Result<Option<Option<Mark>>> {
-        let Some(header) = self.array::<21>()? else {
+        let Some(header) = self.array::<ITEM_BYTES>()? else {
             return Ok(None);
         };
         let [ITEM, _, _, _, _, _, _, _, _, _, _, k0, k1, _, _, _, _, s0, s1, s2, s3] = header else {
@@ -254,8 +243,8 @@ impl<R: Read + Seek> Journal<R> {
         let mut key = vec![0; key_bytes];
         self.read(&mut key)?;
         checksum.update(&key);
-        if key == MARK_KEY && stored_bytes == 16 {
-            let mut value = [0; 16];
+        if key == MARK_KEY && stored_bytes <= MARK_BYTES as u64 {
+            let mut value = vec![0; stored_bytes as usize];
             self.read(&mut value)?;
             checksum.update(&value);
             return Ok(Some(Mark::decode(&value)));
@@ -273,7 +262,7 @@ impl<R: Read + Seek> Journal<R> {
     }
 
     /// Looks at what is at `from` and later.
-    fn later_batches(&mut self, from: u64, after_seqno: u64, search_bytes_max: u64) -> io::Result<Search> {
+    fn later_batches(&mut self, from: u64, starts: &Starts, search_bytes_max: u64) -> io::Result<Search> {
         const WINDOW_BYTES: usize = 256 << 10;
         // Most of the file is what was set aside for later: comparing with this is fast however the program was compiled.
         static ZEROS: [u8; WINDOW_BYTES] = [0; WINDOW_BYTES];
@@ -288,12 +277,12 @@ impl<R: Read + Seek> Journal<R> {
             self.read(window)?;
             // A batch that starts in the last bytes is found by the next window, which begins there.
             let searched =
-                if at + window_bytes as u64 == self.end { window_bytes } else { window_bytes - START_BYTES - 2 };
+                if at + window_bytes as u64 == self.end { window_bytes } else { window_bytes - starts.bytes() };
             let mut next = at + searched as u64;
             if ZEROS.get(..window.len()) != Some(&*window) {
                 let later = later.get_or_insert_with(Later::default);
-                for (offset, start) in window.windows(START_BYTES + 2).enumerate().take(searched) {
-                    if !starts_like_a_batch(start, after_seqno) {
+                for (offset, start) in window.windows(starts.bytes()).enumerate().take(searched) {
+                    if !starts.include(start) {
                         continue;
                     }
                     if self.read_bytes > read_bytes_max {
@@ -302,7 +291,7 @@ impl<R: Read + Seek> Journal<R> {
                     self.seek(at + offset as u64)?;
                     let mut end = None;
                     // Others follow it as a rule.
-                    while let Some(batch) = self.batch()?.filter(|batch| batch.seqno > after_seqno) {
+                    while let Some(batch) = self.batch()?.filter(|batch| batch.seqno > starts.after_seqno) {
                         if let Some(mark) = batch.mark {
                             later.first = later.first.or(Some(mark.number));
                             later.synced = later.synced.max(mark.synced);
@@ -348,20 +337,34 @@ impl<R: Read + Seek> Journal<R> {
     }
 }
 
-/// Whether a batch may start so: cheap to check before it is read whole.
-fn starts_like_a_batch(bytes: &[u8], after_seqno: u64) -> bool {
-    match bytes {
-        [START, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7, ITEM, 0..=4] => {
-            u64::from_le_bytes([*s0, *s1, *s2, *s3, *s4, *s5, *s6, *s7]) > after_seqno
-        }
-        _ => false,
+/// How a batch may start: cheap to check before it is read whole.
+struct Starts<'a> {
+    after_seqno: u64,
+    key: Option<&'a MarkKey>,
+}
+
+impl Starts<'_> {
+    /// How much of a batch is to be looked at.
+    fn bytes(&self) -> usize {
+        if self.key.is_some() { MARKED_START_BYTES } else { START_BYTES + 2 }
+    }
+
+    fn include(&self, bytes: &[u8]) -> bool {
+        let [START, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7, ITEM, 0..=4, rest @ ..] = bytes else {
+            return false;
+        };
+        u64::from_le_bytes([*s0, *s1, *s2, *s3, *s4, *s5, *s6, *s7]) > self.after_seqno
+            && self.key.is_none_or(|key| {
+                let mark = rest.get(ITEM_BYTES - 2..).and_then(|rest| rest.strip_prefix(MARK_KEY));
+                mark.is_some_and(|mark| key.vouches_for(mark))
+            })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::FjallStore;
-    use super::{JournalEnd, MARK_KEY, Mark, end_within, journal_end, newest_journal};
+    use super::{JournalEnd, MARK_KEY, Mark, MarkKey, end_within, journal_end, newest_journal};
     use crate::ErrorKind;
     use crate::kv::{Batch, Durability, Space, Store};
     use bytes::Bytes;
@@ -474,50 +477,118 @@ mod tests {
         put(&store, 1, Durability::Sync).await;
     }
 
-    /// A whole batch of one item, its mark.
-    fn batch(seqno: u64, mark: Mark) -> Vec<u8> {
-        let mut item = vec![super::ITEM, 0, 0];
-        item.extend(0u64.to_le_bytes());
-        item.extend((MARK_KEY.len() as u16).to_le_bytes());
-        item.extend([16u32.to_le_bytes(); 2].concat());
-        item.extend_from_slice(MARK_KEY);
-        item.extend_from_slice(&mark.encode());
-        let mut out = vec![super::START, 1, 0, 0, 0];
+    /// A whole batch: its mark, tagged if there is a key, and perhaps a row with `content`.
+    fn batch(seqno: u64, mark: Mark, key: Option<&MarkKey>, content: &[u8]) -> Vec<u8> {
+        let tagged = mark.encode(&key.cloned().unwrap_or_else(MarkKey::random));
+        let mark = if key.is_some() { &tagged[..] } else { &tagged[..16] };
+        let mut items = Vec::new();
+        for (key, value) in [(MARK_KEY, mark), (b"row", content)] {
+            items.extend([super::ITEM, 0, 0]);
+            items.extend(0u64.to_le_bytes());
+            items.extend((key.len() as u16).to_le_bytes());
+            items.extend([(value.len() as u32).to_le_bytes(); 2].concat());
+            items.extend_from_slice(key);
+            items.extend_from_slice(value);
+        }
+        let mut out = vec![super::START, 2, 0, 0, 0];
         out.extend(seqno.to_le_bytes());
-        out.extend_from_slice(&item);
+        out.extend_from_slice(&items);
         out.push(super::END);
-        out.extend(xxhash_rust::xxh3::xxh3_64(&item).to_le_bytes());
+        out.extend(xxhash_rust::xxh3::xxh3_64(&items).to_le_bytes());
         out.extend_from_slice(super::END_MAGIC);
         out
     }
 
-    fn end_of(journal: &[u8]) -> JournalEnd {
-        journal_end(Cursor::new(journal), journal.len() as u64).unwrap()
+    fn end_of(journal: &[u8], key: Option<&MarkKey>) -> JournalEnd {
+        journal_end(Cursor::new(journal), journal.len() as u64, key).unwrap()
     }
 
     /// Marks are read from a disk: adding one to the highest number that there is ended the process.
     #[test]
     fn the_highest_numbers_are_numbers_too() {
-        let first = batch(1, Mark { number: u64::MAX, synced: 0 });
-        let last = batch(3, Mark { number: 7, synced: u64::MAX });
-        let at = first.len() as u64;
-        assert_eq!(end_of(&[&first[..], &[0; 100]].concat()), JournalEnd::Whole);
-        assert_eq!(end_of(&[&first[..], b"torn", &last[..]].concat()), JournalEnd::Torn(at));
-        assert_eq!(end_of(&[&b"torn"[..], &last].concat()), JournalEnd::Damaged(0));
-        assert_eq!(end_of(&[&b"torn"[..], &first].concat()), JournalEnd::Torn(0));
+        let key = MarkKey::random();
+        for key in [None, Some(&key)] {
+            let first = batch(1, Mark { number: u64::MAX, synced: 0 }, key, b"");
+            let last = batch(3, Mark { number: 7, synced: u64::MAX }, key, b"");
+            let at = first.len() as u64;
+            assert_eq!(end_of(&[&first[..], &[0; 100]].concat(), key), JournalEnd::Whole);
+            assert_eq!(end_of(&[&first[..], b"torn", &last[..]].concat(), key), JournalEnd::Torn(at));
+            assert_eq!(end_of(&[&b"torn"[..], &last].concat(), key), JournalEnd::Damaged(0));
+            assert_eq!(end_of(&[&b"torn"[..], &first].concat(), key), JournalEnd::Torn(0));
+        }
     }
 
-    /// Contents of files lie in the journal as they are. Those that look like one beginning of a batch after the other made a search that took time with the
-    /// square of their number: hours, for a journal of them.
+    /// Contents of files lie in the journal as they are. One that is a batch itself, and claims to know that all was synced, made a store that had lost its power
+    /// while that was written one that does not open.
+    #[test]
+    fn contents_that_look_like_a_batch_are_none() {
+        let key = MarkKey::random();
+        let mark = |number| Mark { number, synced: number - 1 };
+        let first = batch(1, mark(1), Some(&key), b"");
+        let forged = batch(u64::MAX / 2, Mark { number: 1 << 40, synced: 1 << 40 }, Some(&MarkKey::random()), b"");
+        let untagged = batch(u64::MAX / 2, Mark { number: 1 << 40, synced: 1 << 40 }, None, b"");
+        for content in [&forged, &untagged] {
+            let mut torn = batch(3, mark(2), Some(&key), &[&content[..], &[7; 100]].concat());
+            let lost = torn.len() - 50;
+            torn[lost] = 0;
+            let journal = [&first[..], &torn].concat();
+            assert_eq!(end_of(&journal, Some(&key)), JournalEnd::Torn(first.len() as u64));
+            // What is the store's own is found behind it.
+            let third = batch(5, mark(3), Some(&key), b"");
+            let journal = [&journal[..], &third].concat();
+            assert_eq!(end_of(&journal, Some(&key)), JournalEnd::Damaged(first.len() as u64));
+        }
+    }
+
+    /// Those that look like one beginning of a batch after the other made a search that took time with the square of their number: hours, for a journal of them.
     #[test]
     fn a_search_among_false_beginnings_ends() {
         // An item without key and value, whose last bytes are the start of a batch of 65,535 items.
         let item: [u8; 21] = [2, 0, 0, 0, 0, 0, 0, 0, 1, 255, 255, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
-        let end = |items: usize, search_bytes_max: u64| {
+        let key = MarkKey::random();
+        let end = |items: usize, key: Option<&MarkKey>, search_bytes_max: u64| {
             let journal = item.repeat(items);
-            end_within(Cursor::new(&journal), journal.len() as u64, search_bytes_max).unwrap()
+            end_within(Cursor::new(&journal), journal.len() as u64, key, search_bytes_max).unwrap()
         };
-        assert_eq!(end(100, 1 << 20), JournalEnd::Torn(0));
-        assert_eq!(end(10_000, 1 << 20), JournalEnd::Damaged(0), "it can't be told from what was synced");
+        assert_eq!(end(100, None, 1 << 20), JournalEnd::Torn(0));
+        assert_eq!(end(10_000, None, 1 << 20), JournalEnd::Damaged(0), "it can't be told from what was synced");
+        assert_eq!(end(10_000, Some(&key), 1 << 20), JournalEnd::Torn(0), "with a key it can");
+    }
+
+    /// A store that was written before there were keys: what it synced then is told from what it did not.
+    #[tokio::test]
+    async fn a_store_without_a_key_gets_one() {
+        for bad in [None, Some(1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
+            put(&store, 1, Durability::Sync).await;
+            drop(store);
+            let key = dir.path().join("journal.key");
+            let before = std::fs::read(&key).unwrap();
+            std::fs::remove_file(&key).unwrap();
+            drop(FjallStore::open(dir.path(), CACHE_BYTES).unwrap());
+            assert_ne!(std::fs::read(&key).unwrap(), before);
+            if let Some(fill) = bad {
+                lose_page(dir.path(), fill);
+            }
+            match FjallStore::open(dir.path(), CACHE_BYTES) {
+                Ok(store) => assert!(bad.is_none() && has(&store, 1).await),
+                Err(error) => assert!(bad.is_some() && error.kind() == ErrorKind::Damaged, "{error}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_key_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(FjallStore::open(dir.path(), CACHE_BYTES).unwrap());
+        let path = dir.path().join("journal.key");
+        let mut key = std::fs::read(&path).unwrap();
+        key[9] ^= 1;
+        std::fs::write(&path, key).unwrap();
+        let error = FjallStore::open(dir.path(), CACHE_BYTES).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+        std::fs::remove_file(&path).unwrap();
+        FjallStore::open(dir.path(), CACHE_BYTES).unwrap();
     }
 }
