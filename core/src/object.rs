@@ -562,11 +562,15 @@ pub struct ScrubReport {
     pub bytes: u64,
     /// Damaged chunks that were brought from another segment and stored anew.
     pub healed: u64,
-    /// One line for each damage that is left: what, in which pack, at which offset.
+    /// One line for each damage that is left: what, in which pack, at which offset; at most 1,000.
     pub damage: Vec<String>,
+    /// How many lines of damage there would be without that bound.
+    pub damage_count: u64,
     /// Keys (as `cluster/tenant/bucket/key`) whose current version needs a chunk that is damaged or gone; at most 1,000. Chunks of shared
     /// buckets that have not come yet are neither.
     pub affected: Vec<String>,
+    /// How many such keys there are without that bound.
+    pub affected_count: u64,
 }
 
 /// What a garbage collection did.

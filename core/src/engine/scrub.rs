@@ -69,6 +69,7 @@ impl Segment {
                     Ok(()) => report.healed += 1,
                     Err(error) => {
                         damaged.insert(id);
+                        report.damage_count += 1;
                         if report.damage.len() < LINES_MAX {
                             report.damage.push(error.to_string());
                         }
@@ -152,6 +153,8 @@ impl Segment {
                 };
                 if let Err(error) = self.check(&manifest, damaged).await {
                     let line = format!("{bucket}/{}", String::from_utf8_lossy(&key));
+                    report.affected_count += 1;
+                    report.damage_count += 1;
                     if report.affected.len() < LINES_MAX {
                         report.affected.push(line.clone());
                     }

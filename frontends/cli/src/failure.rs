@@ -75,6 +75,36 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// What went wrong in a job of many steps that goes on after errors.
+pub(crate) struct Errors {
+    as_json: bool,
+    pub(crate) count: u64,
+    worst: Exit,
+}
+
+impl Errors {
+    pub(crate) fn new(as_json: bool) -> Errors {
+        Errors { as_json, count: 0, worst: Exit::Done }
+    }
+
+    /// Says what went wrong with `what`; fails if nothing else of the job can succeed either.
+    pub(crate) fn note(&mut self, what: &str, error: &Error) -> Outcome {
+        let named = Error::new(error.kind(), format!("{what}: {error}")).about(error.subject());
+        if is_fatal(error.kind()) {
+            return Err(Failure::Engine(named));
+        }
+        say(&describe(&named, self.as_json));
+        self.count += 1;
+        self.worst = self.worst.or_worse(exit_of(error.kind()));
+        Ok(())
+    }
+
+    /// How the job ends.
+    pub(crate) fn outcome(&self) -> Outcome {
+        if self.worst == Exit::Done { Ok(()) } else { Err(Failure::Reported(self.worst)) }
+    }
+}
+
 /// The exit code for a kind of error.
 pub(crate) fn exit_of(kind: ErrorKind) -> Exit {
     match kind {

@@ -38,8 +38,15 @@ use tombolo_core::{Error, ErrorKind};
 
 /// Runs the command line of this process; gives its exit code.
 pub fn main() -> ExitCode {
-    let cli = match arguments::Cli::try_parse_from(fstab::arguments(std::env::args_os())) {
+    let arguments = fstab::arguments(std::env::args_os());
+    let asks_for_json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let cli = match arguments::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
+        Err(error) if asks_for_json && error.use_stderr() => {
+            let message = error.to_string();
+            Failure::Engine(Error::invalid(message.trim_end().trim_start_matches("error: "))).report(true);
+            return Exit::WrongUsage.into();
+        }
         Err(error) => {
             // Help and the version come this way too. When they can't be printed there is nobody to tell.
             let _ = error.print();

@@ -166,6 +166,9 @@ fn what_is_removed_is_gone() {
         site.run(&["rm", "-r", &path("a")]).ok();
         assert_eq!(site.keys(BUCKET), ["ab"]);
         site.run(&["rm", "-r", &path("a")]).fails(3, "a");
+        // "$BUCKET/$NAME" without a name.
+        site.run(&["rm", "-r", &path("")]).fails(2, "rm -r Test/lab/box");
+        assert_eq!(site.keys(BUCKET), ["ab"]);
         site.run(&["get", &path("none"), site.place("out").to_str().unwrap()]).fails(3, "none");
         assert!(!site.place("out").exists());
         site.run(&["put", site.place("out").to_str().unwrap(), BUCKET]).fails(3, "out");
@@ -196,6 +199,59 @@ fn copies_and_renames() {
         site.run(&["mv", &path("none"), &path("n")]).fails(3, "none");
         site.run(&["cp", &path("none"), &path("n")]).fails(3, "none");
     });
+}
+
+/// An error about one object is no end, and what is there beside a directory of its name is copied with it.
+#[test]
+fn a_tree_is_copied_as_far_as_it_can_be() {
+    both_ways(|site| {
+        for key in ["a", "a/b", "a/c", "a/d"] {
+            site.put(key, key);
+        }
+        assert_eq!(site.json(&["cp", "-r", &path("a"), &path("e")])["copied"], 4);
+        assert_eq!(site.keys(&path("e")), ["e/b", "e/c", "e/d"]);
+        assert_eq!(site.get("e"), "a");
+        site.run(&["rm", &path("e")]).ok();
+        site.run(&["bucket", "create", "Test/lab/tight", "--set", "quota-objects=2"]).ok();
+        let ran = site.run(&["cp", "-r", &path("e"), "Test/lab/tight", "--json"]);
+        let summary: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!((&summary["copied"], &summary["failed"]), (&2.into(), &1.into()));
+        ran.fails(1, "quota");
+        assert_eq!(site.keys("Test/lab/tight").len(), 2);
+        site.run(&["bucket", "create", "Test/lab/empty"]).ok();
+        assert_eq!(site.json(&["cp", "-r", "Test/lab/empty", &path("e")])["copied"], 0);
+    });
+}
+
+#[test]
+fn directories_are_made_and_not_written_over() {
+    both_ways(|site| {
+        assert_eq!(site.json(&["mkdir", &path("d")])["created"], true);
+        site.run(&["mkdir", &path("d")]).fails(1, "exists");
+        assert_eq!(site.json(&["mkdir", "-p", &path("d/")])["created"], false);
+        site.run(&["mkdir", &path("x/y")]).fails(3, "x/y");
+        assert_eq!(site.json(&["mkdir", "-p", &path("x/y")])["created"], true);
+        assert_eq!(site.keys(BUCKET), ["d/", "x/", "x/y/"]);
+        site.put("f", "f");
+        for directory in ["d", "x"] {
+            site.feed(&["put", "-", &path(directory)], b"content").fails(2, "is a directory");
+            site.run(&["cp", &path("f"), &path(directory)]).fails(2, "is a directory");
+        }
+        site.run(&["cp", &path("f"), &path("d/")]).ok();
+        assert_eq!(site.get("d/f"), "f");
+    });
+}
+
+#[test]
+fn wrong_usage_is_json_where_that_is_asked_for() {
+    let site = Site::new();
+    for args in [&["ls", "--no-such-flag", "--json"][..], &["--json", "no-such-verb"]] {
+        let ran = site.run(args);
+        let error: Value = serde_json::from_str(&ran.stderr).unwrap();
+        assert_eq!((error["error"]["kind"].as_str(), ran.code), (Some("invalid"), 2));
+        assert!(error["error"]["message"].as_str().unwrap().contains("no-such"), "{error}");
+    }
+    site.run(&["ls", "--no-such-flag"]).fails(2, "Usage");
 }
 
 #[test]
@@ -244,6 +300,9 @@ fn what_is_not_there_leaves_no_marker() {
         site.run(&["rm", "-r", &path("a")]).ok();
         site.run(&["rm", &path("a/b")]).fails(3, "a/b");
         site.run(&["rm", "-r", &path("a")]).fails(3, "a");
+        // "$BUCKET/$NAME" without a name.
+        site.run(&["rm", "-r", &path("")]).fails(2, "rm -r Test/lab/box");
+        assert_eq!(site.keys(BUCKET), ["ab"]);
         let versions = site.json(&["versions", BUCKET]);
         let keys: Vec<_> = versions.as_array().unwrap().iter().map(|v| (&v["key"], &v["marker"])).collect();
         assert_eq!(keys, [(&"a/b".into(), &true.into()), (&"a/b".into(), &false.into())], "{versions}");
@@ -384,6 +443,7 @@ fn damage_is_named_and_ends_with_5() {
     let report: Value = serde_json::from_slice(&scrub.stdout).unwrap();
     assert!(!report["damage"].as_array().unwrap().is_empty());
     assert_eq!(report["affected"], serde_json::json!([path("large")]));
+    assert_eq!((&report["affected_count"], &report["damage_count"]), (&1.into(), &2.into()));
     site.run(&["put", site.place("large").to_str().unwrap(), &path("again")]).ok();
     assert_eq!(site.json(&["status"])["damaged_chunks"], 0);
     site.run(&["get", &path("large"), to.to_str().unwrap()]).ok();

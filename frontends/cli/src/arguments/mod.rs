@@ -150,11 +150,14 @@ JSON: key, type (file, directory, symlink, … or prefix), size, time, etag; wit
 Examples:
   tombolo rm NewYork/lab/results/draft.txt
   tombolo rm -r NewYork/lab/results/2019        the directory and all below it
+  tombolo rm -r NewYork/lab/results             all that is in the bucket (with a slash at its end it is refused)
   tombolo rm NewYork/lab/results/plan.txt --version 06Tq…
 
 In a bucket that keeps versions, what is deleted stays as an older version below a delete marker.")]
     Rm(RmArgs),
     /// Copy an object, or with -r everything below a path. Content is shared, not copied.
+    ///
+    /// With -r an error about one object is reported, the others are copied, and the command ends with 1.
     Cp(CpArgs),
     /// Rename an object or a directory; a directory in one step, whatever is below it.
     #[command(after_long_help = "\
@@ -164,6 +167,10 @@ Examples:
 
 Between buckets an object is copied (sharing its content) and then deleted; directories move inside one bucket only.")]
     Mv(MvArgs),
+    /// Make a directory, which stays when it is empty.
+    ///
+    /// Objects need none: the directories of their keys are there while they are.
+    Mkdir(MkdirArgs),
     /// List the versions of an object, newest first; of a bucket or a path ending in /, of all objects below.
     #[command(after_long_help = "JSON: version, key, size, segment (its id), time, current, marker, type, etag.")]
     Versions(VersionsArgs),
@@ -429,6 +436,15 @@ pub(crate) struct MvArgs {
     pub(crate) from: OsString,
     /// Its new path; a bucket or a path that ends in / takes the name.
     pub(crate) to: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MkdirArgs {
+    /// The directory.
+    pub(crate) path: OsString,
+    /// Also those above it; and if it is there already, that is no error.
+    #[arg(short, long)]
+    pub(crate) parents: bool,
 }
 
 #[derive(Debug, Args)]

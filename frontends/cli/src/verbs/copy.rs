@@ -1,13 +1,13 @@
 //! `cp` and `mv`
 
+use super::directory::make_directory;
 use super::{Session, named, place};
 use crate::arguments::{CpArgs, MvArgs};
-use crate::failure::Outcome;
+use crate::failure::{Errors, Outcome};
 use crate::output::object_json;
 use crate::path::{base_name, directory_prefix, show};
 use crate::wire::{AttributesRecord, DeletedRecord, Item, Kind, Named, ObjectRecord, Operation, Raw};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde_json::json;
 use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
@@ -21,70 +21,111 @@ pub(super) async fn copy(session: &mut Session, args: CpArgs) -> Outcome {
     }
     let from = place(&args.from)?.object()?;
     let to = place(&args.to)?.target(Some(base_name(&from.key)))?;
+    session.refuse_directory(&to).await?;
     let source = Named { version: args.view.version, snapshot: args.view.snapshot, ..named(&from.bucket, &from.key) };
     let record = copy_object(session, source, &to.bucket, to.key, false).await?;
     session.output.answer(object_json(&to.bucket.to_string(), &record), "")
 }
 
+/// Copies the object FROM, if there is one, and all below the directory FROM.
 async fn copy_tree(session: &mut Session, args: CpArgs) -> Outcome {
     if args.view.version.is_some() {
         return Err(Error::invalid("--version names one object; it can't go with -r").into());
     }
-    let (from, source) = place(&args.from)?.bucket_and_directory()?;
-    let (to, target) = place(&args.to)?.bucket_and_directory()?;
+    let (from, key) = place(&args.from)?.bucket_and_key()?;
+    let (source, (to, target)) = (directory_prefix(&key), place(&args.to)?.bucket_and_directory()?);
     if from == to && target.starts_with(&source) {
         let what = format!("'{to}/{}' is inside '{from}/{}'", show(&target), show(&source));
         return Err(Error::invalid(what).into());
     }
-    let mut listing = session.listing(&from, source.clone(), false, args.view.snapshot.clone());
-    let (mut copied, mut bytes) = (0u64, 0u64);
+    let errors = Errors::new(session.output.is_json());
+    let mut copies = Copies { bucket: from.to_string(), copied: 0, bytes: 0, errors };
+    let snapshot = args.view.snapshot.clone();
+    let mut found = key.is_empty();
+    if let (false, Some(target)) = (key.is_empty() || key.ends_with(b"/"), target.strip_suffix(b"/")) {
+        let at = Named { snapshot: snapshot.clone(), ..named(&from, &key) };
+        match copy_object(session, at, &to, Bytes::copy_from_slice(target), false).await {
+            Ok(record) => {
+                found = true;
+                copies.note(&key, &Ok(()), record.size)?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut listing = session.listing(&from, source.clone(), false, snapshot.clone());
     let mut directories = Vec::new();
+    let shared: &Session = session;
     let mut under_way = FuturesUnordered::new();
     while let Some(page) = listing.next().await? {
         for item in page.items {
             let Item::Object(summary) = item else {
                 continue;
             };
+            found = true;
             let below = summary.key.0.get(source.len()..).unwrap_or_default();
             let key = Bytes::from([&target, below].concat());
             if key.is_empty() {
                 continue;
             }
-            if under_way.len() >= COPIES_IN_FLIGHT {
-                finished(under_way.next().await)?;
+            if under_way.len() >= COPIES_IN_FLIGHT
+                && let Some((key, result, bytes)) = under_way.next().await
+            {
+                copies.note(&key, &result, bytes)?;
             }
-            (copied, bytes) = (copied + 1, bytes + summary.size);
-            let source = Named { snapshot: args.view.snapshot.clone(), ..named(&from, &summary.key.0) };
+            let source = Named { snapshot: snapshot.clone(), ..named(&from, &summary.key.0) };
             if summary.file_type == Kind::Directory {
                 directories.push((source.clone(), key.clone()));
             }
-            under_way.push(copy_one(session, source, &to, key, (summary.file_type, summary.size > 0)));
+            let to = &to;
+            under_way.push(async move {
+                let what = (summary.file_type, summary.size > 0);
+                (summary.key.0, copy_one(shared, source, to, key, what).await, summary.size)
+            });
         }
     }
-    while let Some(result) = under_way.next().await {
-        result?;
+    while let Some((key, result, bytes)) = under_way.next().await {
+        copies.note(&key, &result, bytes)?;
     }
     drop(under_way);
-    let shared: &Session = session;
     let mut finishing = futures::stream::iter(directories)
-        .map(|(from, key)| finish_directory(shared, from, &to, key))
+        .map(|(from, key)| async { (from.key.0.clone(), finish_directory(shared, from, &to, key).await) })
         .buffer_unordered(COPIES_IN_FLIGHT);
-    while let Some(result) = finishing.next().await {
-        result?;
+    while let Some((key, result)) = finishing.next().await {
+        if result.is_err() {
+            copies.note(&key, &result, 0)?;
+        }
     }
     drop(finishing);
-    if copied == 0 {
-        let what = format!("there is nothing below '{from}/{}'", show(&source));
+    if !found {
+        let what = format!("there is nothing at '{from}/{}'", show(&key));
         return Err(Error::not_found(Subject::Key, what).into());
     }
-    session.output.answer(
-        json!({ "copied": copied, "bytes": bytes }),
-        &format!("{copied} objects copied, {}", crate::quantity::size(bytes)),
-    )
+    let mut text = format!("{} objects copied, {}", copies.copied, crate::quantity::size(copies.bytes));
+    let failed = copies.errors.count;
+    if failed > 0 {
+        text.push_str(&format!("; {failed} errors"));
+    }
+    session.output.answer(json!({ "copied": copies.copied, "bytes": copies.bytes, "failed": failed }), &text)?;
+    copies.errors.outcome()
 }
 
-fn finished(result: Option<Result<()>>) -> Result<()> {
-    result.unwrap_or(Ok(()))
+/// What became of the copies of a tree.
+struct Copies {
+    bucket: String,
+    copied: u64,
+    bytes: u64,
+    errors: Errors,
+}
+
+impl Copies {
+    fn note(&mut self, key: &Bytes, result: &Result<()>, bytes: u64) -> Outcome {
+        match result {
+            Ok(()) => (self.copied, self.bytes) = (self.copied + 1, self.bytes + bytes),
+            Err(error) => self.errors.note(&format!("{}/{}", self.bucket, show(key)), error)?,
+        }
+        Ok(())
+    }
 }
 
 async fn copy_one(
@@ -99,31 +140,7 @@ async fn copy_one(
         return copy_object(session, from, to, key, false).await.map(drop);
     }
     let attributes = directory(session, from).await?.attributes;
-    make_directory(session, to, key, attributes).await
-}
-
-/// Makes a directory, and those above it, which may be on their way. What is there stays as it is.
-fn make_directory<'a>(
-    session: &'a Session,
-    to: &'a BucketPath,
-    key: Bytes,
-    attributes: AttributesRecord,
-) -> BoxFuture<'a, Result<()>> {
-    Box::pin(async move {
-        let make = || {
-            let (bucket, path) = (to.to_string(), Raw(key.clone()));
-            session.call::<bool>(Operation::MakeDirectory { bucket, path, attributes: attributes.clone() })
-        };
-        let names = key.strip_suffix(b"/").unwrap_or(&key);
-        let above = names.iter().rposition(|byte| *byte == b'/').map(|at| key.slice(..at + 1));
-        match (make().await, above) {
-            (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
-                make_directory(session, to, above, AttributesRecord::default()).await?;
-                make().await.map(drop)
-            }
-            (made, _) => made.map(drop),
-        }
-    })
+    make_directory(session, to, key, attributes).await.map(drop)
 }
 
 /// Copies an object with what POSIX knows of it. The copy has the tag that its source had.
@@ -164,6 +181,7 @@ pub(super) async fn rename(session: &mut Session, args: MvArgs) -> Outcome {
         session.call::<()>(Operation::Rename { bucket, from, to }).await?;
         return session.output.answer(moved, "");
     }
+    session.refuse_directory(&to).await?;
     let copied = copy_object(session, named(&from.bucket, &from.key), &to.bucket, to.key.clone(), true).await;
     let etag = match copied {
         Ok(record) => record.etag,

@@ -91,12 +91,22 @@ pub(super) async fn scrub(session: &mut Session, args: ScrubArgs) -> Outcome {
     } else {
         text.push_str("; there is damage:");
         report.damage.iter().for_each(|line| text.push_str(&format!("\n  {line}")));
+        text.push_str(&more(report.damage_count, report.damage.len()));
         text.push_str("\nObjects that need what is damaged:");
         report.affected.iter().for_each(|key| text.push_str(&format!("\n  {}", crate::path::show(key.as_bytes()))));
+        text.push_str(&more(report.affected_count, report.affected.len()));
     }
     let is_damaged = !report.damage.is_empty();
     session.output.answer(json!(report), &text)?;
     if is_damaged { Err(Failure::Reported(Exit::Damaged)) } else { Ok(()) }
+}
+
+/// What is left out of a list.
+fn more(count: u64, listed: usize) -> String {
+    match count.saturating_sub(listed as u64) {
+        0 => String::new(),
+        left => format!("\n  and {left} more"),
+    }
 }
 
 pub(super) async fn gc(session: &mut Session) -> Outcome {

@@ -3,6 +3,7 @@
 mod catalog;
 mod conflicts;
 mod copy;
+mod directory;
 mod init;
 mod link;
 mod list;
@@ -23,12 +24,12 @@ use crate::backend::{Backend, Call, Piece};
 use crate::failure::Outcome;
 use crate::output::Output;
 use crate::path::Place;
-use crate::wire::{Named, Operation, Page, Raw};
+use crate::wire::{Kind, Named, ObjectRecord, Operation, Page, Raw};
 use bytes::Bytes;
 use clap::CommandFactory;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use tombolo_core::{BucketPath, Error, Result};
+use tombolo_core::{BucketPath, Error, ErrorKind, ObjectPath, Result};
 
 /// What a verb works with: a segment, and somewhere to print.
 pub(crate) struct Session {
@@ -90,6 +91,7 @@ impl Session {
             Verb::Rm(args) => remove::remove(self, args).await,
             Verb::Cp(args) => copy::copy(self, args).await,
             Verb::Mv(args) => copy::rename(self, args).await,
+            Verb::Mkdir(args) => directory::make(self, args).await,
             Verb::Versions(args) => show::versions(self, args).await,
             Verb::Import(args) => tree::import(self, args).await,
             Verb::Export(args) => tree::export(self, args).await,
@@ -116,6 +118,20 @@ impl Session {
         let (bucket, _) = place.clone().bucket_and_key()?;
         let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
         self.call(Operation::Await { bucket: bucket.to_string(), token, timeout_ms }).await
+    }
+
+    /// Refuses to make an object that would have the name of a directory.
+    async fn refuse_directory(&self, target: &ObjectPath) -> Result<()> {
+        let (bucket, path) = (target.bucket.to_string(), Raw(target.key.clone()));
+        match self.call::<ObjectRecord>(Operation::Stat { bucket, path }).await {
+            Ok(record) if record.file_type == Kind::Directory && !target.key.ends_with(b"/") => {
+                let next = format!("what goes into it is written with a slash at the end: '{target}/'");
+                Err(Error::invalid(format!("'{target}' is a directory; {next}")))
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn listing(&self, bucket: &BucketPath, prefix: Bytes, delimiter: bool, snapshot: Option<String>) -> Listing {

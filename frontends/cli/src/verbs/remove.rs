@@ -3,14 +3,14 @@
 use super::{Session, place};
 use crate::arguments::RmArgs;
 use crate::backend::Backend;
-use crate::failure::{Exit, Failure, Outcome, describe, exit_of, say};
+use crate::failure::{Errors, Outcome};
 use crate::output::key_fields;
 use crate::path::{directory_prefix, show};
 use crate::wire::{DeletedRecord, Item, Operation, Raw, Refusal};
 use bytes::Bytes;
 use futures::stream::StreamExt;
 use serde_json::{Map, Value, json};
-use tombolo_core::{BucketPath, Error, ErrorKind, Result, Subject};
+use tombolo_core::{BucketPath, Error, ErrorKind, Subject};
 
 /// Keys, and directories, that are deleted together.
 const BATCH_KEYS: usize = 1000;
@@ -20,6 +20,11 @@ const REMOVALS_IN_FLIGHT: usize = 32;
 pub(super) async fn remove(session: &mut Session, args: RmArgs) -> Outcome {
     let (bucket, key) = place(&args.path)?.bucket_and_key()?;
     if args.recursive {
+        // What is left of "$BUCKET/$NAME" when there is no name.
+        if key.is_empty() && args.path.as_encoded_bytes().ends_with(b"/") {
+            let next = format!("to empty it: tombolo rm -r {bucket}");
+            return Err(Error::invalid(format!("'{bucket}/' names nothing in the bucket; {next}")).into());
+        }
         return remove_tree(session, &bucket, key).await;
     }
     if key.is_empty() {
@@ -62,10 +67,8 @@ async fn remove_tree(session: &mut Session, bucket: &BucketPath, key: Bytes) -> 
         batch: Vec::new(),
         directories: Vec::new(),
         left: Vec::new(),
-        as_json: session.output.is_json(),
         removed: 0,
-        failed: 0,
-        worst: Exit::Done,
+        errors: Errors::new(session.output.is_json()),
     };
     let mut found = key.is_empty();
     if !key.is_empty() && !key.ends_with(b"/") {
@@ -90,8 +93,8 @@ async fn remove_tree(session: &mut Session, bucket: &BucketPath, key: Bytes) -> 
         let what = format!("there is nothing at '{bucket}/{}'", show(&key));
         return Err(Error::not_found(Subject::Key, what).into());
     }
-    session.output.answer(json!({ "removed": removal.removed, "failed": removal.failed }), "")?;
-    if removal.worst == Exit::Done { Ok(()) } else { Err(Failure::Reported(removal.worst)) }
+    session.output.answer(json!({ "removed": removal.removed, "failed": removal.errors.count }), "")?;
+    removal.errors.outcome()
 }
 
 /// Keys on their way out, in key order: files in batches, a directory when the listing has left it.
@@ -103,14 +106,12 @@ struct Removal {
     directories: Vec<Raw>,
     /// Directories that it has left, to be removed with the next batch.
     left: Vec<Raw>,
-    as_json: bool,
     removed: u64,
-    failed: u64,
-    worst: Exit,
+    errors: Errors,
 }
 
 impl Removal {
-    async fn add(&mut self, key: Raw) -> Result<()> {
+    async fn add(&mut self, key: Raw) -> Outcome {
         while self.directories.last().is_some_and(|directory| !key.0.starts_with(&directory.0)) {
             self.leave().await?;
         }
@@ -122,7 +123,7 @@ impl Removal {
         if self.batch.len() >= BATCH_KEYS { self.flush().await } else { Ok(()) }
     }
 
-    async fn finish(&mut self) -> Result<()> {
+    async fn finish(&mut self) -> Outcome {
         while !self.directories.is_empty() {
             self.leave().await?;
         }
@@ -130,13 +131,13 @@ impl Removal {
     }
 
     /// The listing has left the innermost directory: it can go once what is below it has gone.
-    async fn leave(&mut self) -> Result<()> {
+    async fn leave(&mut self) -> Outcome {
         self.left.extend(self.directories.pop());
         if self.left.len() >= BATCH_KEYS { self.flush().await } else { Ok(()) }
     }
 
     /// Deletes the files of the batch, then the directories that have been left, the deepest first.
-    async fn flush(&mut self) -> Result<()> {
+    async fn flush(&mut self) -> Outcome {
         if !self.batch.is_empty() {
             self.delete_files().await?;
         }
@@ -154,32 +155,28 @@ impl Removal {
                     Ok(()) => self.removed += 1,
                     // It vanished with its last entry.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(error) => self.failed(path, &error),
+                    Err(error) => self.failed(path, &error)?,
                 }
             }
         }
         Ok(())
     }
 
-    async fn delete_files(&mut self) -> Result<()> {
+    async fn delete_files(&mut self) -> Outcome {
         let keys = std::mem::take(&mut self.batch);
         let refusals: Vec<Option<Refusal>> =
             self.backend.call(Operation::DeleteMany { bucket: self.bucket.clone(), keys: keys.clone() }).await?;
         for (key, refusal) in keys.iter().zip(refusals) {
             match refusal {
                 None => self.removed += 1,
-                Some(refusal) => self.failed(key, &refusal.into()),
+                Some(refusal) => self.failed(key, &refusal.into())?,
             }
         }
         Ok(())
     }
 
-    fn failed(&mut self, key: &Raw, error: &Error) {
-        let named =
-            Error::new(error.kind(), format!("{}/{}: {error}", self.bucket, show(&key.0))).about(error.subject());
-        say(&describe(&named, self.as_json));
-        self.failed += 1;
-        self.worst = self.worst.or_worse(exit_of(error.kind()));
+    fn failed(&mut self, key: &Raw, error: &Error) -> Outcome {
+        self.errors.note(&format!("{}/{}", self.bucket, show(&key.0)), error)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) async fn put(session: &mut Session, args: PutArgs) -> Outcome {
     let name = if is_stdin { None } else { args.file.file_name().map(OsStr::as_bytes) };
     let target = place(&args.path)?.target(name)?;
     let file = if is_stdin { None } else { Some(open(&args.file)?) };
+    session.refuse_directory(&target).await?;
     let total = file.as_ref().and_then(|file| file.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len());
     let lower = |pairs: Vec<(String, String)>| pairs.into_iter().map(|(k, v)| (k.to_ascii_lowercase(), v)).collect();
     let request = PutRequest {

@@ -379,7 +379,9 @@ pub(crate) struct ScrubRecord {
     pub(crate) bytes: u64,
     pub(crate) healed: u64,
     pub(crate) damage: Vec<String>,
+    pub(crate) damage_count: u64,
     pub(crate) affected: Vec<String>,
+    pub(crate) affected_count: u64,
 }
 
 impl From<ScrubReport> for ScrubRecord {
@@ -390,7 +392,9 @@ impl From<ScrubReport> for ScrubRecord {
             bytes: report.bytes,
             healed: report.healed,
             damage: report.damage,
+            damage_count: report.damage_count,
             affected: report.affected,
+            affected_count: report.affected_count,
         }
     }
 }
