@@ -267,7 +267,7 @@ impl Catalog {
 mod tests {
     use super::*;
     use crate::engine::fixture;
-    use crate::{BucketPolicy, DeleteOptions, PutOptions, Segment};
+    use crate::{Bucket, BucketPolicy, DeleteOptions, GetOptions, PutOptions, Segment};
 
     async fn bury_and_crash(segment: &Segment, id: &BucketId, number: BucketNumber, is_shared: bool) -> Result<()> {
         transact!(segment, txn, { bury(&mut txn, Buried::new(number, id, &VersionVector::new()), is_shared) })?;
@@ -294,6 +294,41 @@ mod tests {
             assert_eq!(left().await, (0, 0));
         }
         assert_eq!(segment.gc().await.unwrap().chunks_live, 0);
+    }
+
+    async fn bury_for_another(segment: &Segment, bucket: &Bucket, seen: &VersionVector) -> Result<()> {
+        let (state, key) = (bucket.state(), catalog::bucket_key(bucket.path()));
+        transact!(segment, txn, {
+            let was = txn.catalog(key.clone()).await?.register.value().cloned();
+            bury(&mut txn, Buried::new(state.number, &state.id, seen).was(bucket.path(), was), true);
+            crate::engine::catalog::write(&mut txn, key.clone(), None).await?
+        })?;
+        Ok(())
+    }
+
+    /// P1: what was written while the bucket was being buried for another segment's deletion, which did not know of it, was acknowledged, and its rows were about to go.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_bucket_with_something_that_its_deletion_did_not_know_comes_back() {
+        for is_path_taken in [false, true] {
+            let (_dir, segment, bucket) = fixture::bucket(BucketPolicy::default()).await;
+            bucket.changes_since(&VersionVector::new()).await.unwrap();
+            // From now on a bucket that is made again has another id.
+            segment.catalog().export(&|_| true).await.unwrap();
+            bucket.put("known", "x", PutOptions::default()).await.unwrap();
+            let seen = bucket.vector().await.unwrap();
+            bucket.put("news", "x", PutOptions::default()).await.unwrap();
+            let (id, path) = (bucket.state().id, bucket.path().clone());
+            bury_for_another(&segment, &bucket, &seen).await.unwrap();
+            bucket.state().set_deleted();
+            segment.0.buckets.write().remove(&path);
+            if is_path_taken {
+                segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
+            }
+            segment.gc().await.unwrap();
+            let back = segment.catalog().bucket_with_id(&id).await.unwrap();
+            assert_eq!(back.path() == &path, !is_path_taken);
+            back.head("news", GetOptions::default()).await.unwrap();
+        }
     }
 
     #[test]

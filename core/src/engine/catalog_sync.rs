@@ -404,7 +404,11 @@ fn decode(exported: &[u8]) -> Result<Vec<Item>> {
     let mut input = exported;
     match take_array::<1>(&mut input)? {
         [FORMAT | FORMAT_WITHOUT_SEEN] => {}
-        [other] => return Err(Error::invalid(format!("a catalog has format {other}; this build reads {FORMAT}"))),
+        [other] => {
+            return Err(Error::invalid(format!(
+                "a catalog has format {other}; this build reads {FORMAT_WITHOUT_SEEN} and {FORMAT}"
+            )));
+        }
     }
     let sender = SegmentId(take_array(&mut input)?);
     let mut items = Vec::new();

@@ -24,8 +24,8 @@ pub enum Part {
     Xattr(String),
 }
 
-/// The extended attribute that belongs to [`Part::Access`].
-const ACCESS_LIST: &str = "system.posix_acl_access";
+/// The extended attribute with a node's access control list; it belongs to [`Part::Access`].
+pub const ACCESS_LIST: &str = "system.posix_acl_access";
 /// The most parts of one node whose times are noted; the oldest go first. Those of extended attributes that were removed would be kept for ever.
 pub(super) const PARTS_MAX: usize = 64;
 /// The most live values that what shows is made of, those that rank highest. Each is what somebody set who had not seen the others.
@@ -83,7 +83,11 @@ impl AttributesValue {
     /// A part was set at this time.
     pub(super) fn note(&mut self, part: Part, time: TimeNs) {
         match self.set.binary_search_by(|(noted, _)| noted.cmp(&part)) {
-            Ok(at) => self.set.iter_mut().skip(at).take(1).for_each(|noted| noted.1 = time),
+            Ok(at) => {
+                if let Some((_, noted)) = self.set.get_mut(at) {
+                    *noted = time;
+                }
+            }
             Err(at) => self.set.insert(at, (part, time)),
         }
         while self.set.len() > PARTS_MAX {

@@ -51,7 +51,7 @@ mod wanted;
 mod write;
 
 pub use alias::{is_copy, make_own, make_own_at, node_row, node_row_in};
-pub use attributes::Part;
+pub use attributes::{ACCESS_LIST, Part};
 pub use bucket_watch::BucketWatch;
 pub use compare::{Comparison, Counterpart, Difference, Held, RANGES_MAX, compare};
 pub use cut::{DeltaLimit, changes_since, has_changes_since};

@@ -38,6 +38,16 @@ async fn filled(all: &Sites, name: &str) -> Vec<Site> {
     sites
 }
 
+/// Empties a bucket, deletes it, and makes one of its path with something new.
+async fn made_again(site: &Site) -> Site {
+    empty(site).await;
+    let (catalog, path) = (site.bucket.segment().catalog(), site.bucket.path());
+    catalog.delete_bucket(path).await.unwrap();
+    let again = Site { bucket: catalog.create_bucket(path, BucketPolicy::default()).await.unwrap() };
+    put(&again, "new").await;
+    again
+}
+
 async fn names(segment: &Segment) -> Vec<String> {
     segment.catalog().all_buckets().await.unwrap().into_iter().map(|info| info.path.bucket).collect()
 }
@@ -74,11 +84,7 @@ async fn a_bucket_that_was_made_again_replaces_the_old_one() {
     let all = Sites::new(2).await;
     let sites = filled(&all, "again").await;
     let path = sites[0].bucket.path().clone();
-    empty(&sites[0]).await;
-    let catalog = all.segments[0].catalog();
-    catalog.delete_bucket(&path).await.unwrap();
-    let again = Site { bucket: catalog.create_bucket(&path, BucketPolicy::default()).await.unwrap() };
-    put(&again, "new").await;
+    let again = made_again(&sites[0]).await;
     take_catalog(&all.segments[1], &all.segments[0]).await;
     take_catalog(&all.segments[0], &all.segments[1]).await;
     let other = Site { bucket: all.segments[1].bucket(&path).await.unwrap() };
@@ -154,12 +160,7 @@ async fn a_bucket_in_which_something_was_written_meanwhile_outlives_its_deletion
 async fn a_bucket_that_loses_its_path_is_not_deleted() {
     let all = Sites::new(2).await;
     let sites = filled(&all, "path").await;
-    let path = sites[0].bucket.path().clone();
-    empty(&sites[0]).await;
-    let catalog = all.segments[0].catalog();
-    catalog.delete_bucket(&path).await.unwrap();
-    let again = Site { bucket: catalog.create_bucket(&path, BucketPolicy::default()).await.unwrap() };
-    put(&again, "new").await;
+    let again = made_again(&sites[0]).await;
     set_uid(&again, "5").await;
     // The old one has the later write.
     put(&sites[1], "later").await;

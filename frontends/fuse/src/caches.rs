@@ -149,14 +149,11 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
     use crate::inodes::ROOT;
-    use crate::options::MountOptions;
-    use crate::target::MountPath;
     use std::time::Duration;
     use tombolo_core::engine::fs::{FileSystem, SetAttributes};
-    use tombolo_core::{
-        BucketPath, BucketPolicy, CreateOptions, DeleteOptions, NodeId, OpenOptions, PutOptions, Segment,
-    };
+    use tombolo_core::{DeleteOptions, NodeId, PutOptions};
 
     /// More than a watcher may be behind, in commits.
     const MISSED: usize = 1100;
@@ -173,18 +170,9 @@ mod tests {
     /// A door that had fallen behind had the kernel forget attributes, and no name: deleted files stayed there, and files that others had written to kept their sizes.
     #[tokio::test(flavor = "multi_thread")]
     async fn after_falling_behind_the_kernel_is_told_of_all_that_it_was_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "A".into(), cluster: "C".into() };
-        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
-        let path: BucketPath = "C/t/b".parse().unwrap();
-        segment.catalog().create_tenant(&path.tenant).await.unwrap();
-        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
-        for key in ["busy", "gone", "edited", "renamed", "stays/in", "both", "both/in"] {
-            bucket.put(key, "x", PutOptions::default()).await.unwrap();
-        }
-        let (follower, mut queue) = Follower::new(Handle::current());
-        let mounted = MountPath::Bucket(path, Vec::new());
-        let door = Door::open(segment, &mounted, MountOptions::default(), follower).await.unwrap();
+        let (_dir, bucket) = fixture::bucket().await;
+        fixture::put(&bucket, ["busy", "gone", "edited", "renamed", "stays/in", "both", "both/in"]).await;
+        let (door, mut queue) = fixture::door(&bucket).await;
         let mut numbers = Vec::new();
         for name in ["busy", "gone", "edited", "renamed", "stays", "both", "both%~"] {
             numbers.push(door.lookup(ROOT, name.as_bytes()).await.unwrap().unwrap().number);

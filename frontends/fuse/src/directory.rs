@@ -245,29 +245,18 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caches::Follower;
-    use crate::options::MountOptions;
-    use crate::target::MountPath;
+    use crate::fixture;
     use std::collections::BTreeSet;
-    use tombolo_core::{BucketPath, BucketPolicy, CreateOptions, OpenOptions, PutOptions, Segment};
+    use tombolo_core::PutOptions;
 
     /// `rm -rf` of a large directory ended in "not empty": the kernel began without attributes and went on with them, the page was read again, and
     /// as many live entries were passed over as had gone.
     #[tokio::test(flavor = "multi_thread")]
     async fn entries_that_go_while_a_directory_is_read_hide_no_others() {
         const FILES: usize = PAGE_ENTRIES + 100;
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "A".into(), cluster: "C".into() };
-        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
-        let path: BucketPath = "C/t/b".parse().unwrap();
-        segment.catalog().create_tenant(&path.tenant).await.unwrap();
-        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
-        for number in 0..FILES {
-            bucket.put(&format!("{number:04}"), "x", PutOptions::default()).await.unwrap();
-        }
-        let (follower, _stale) = Follower::new(tokio::runtime::Handle::current());
-        let mounted = MountPath::Bucket(path, Vec::new());
-        let door = Door::open(segment, &mounted, MountOptions::default(), follower).await.unwrap();
+        let (_dir, bucket) = fixture::bucket().await;
+        fixture::put(&bucket, (0..FILES).map(|number| format!("{number:04}"))).await;
+        let (door, _stale) = fixture::door(&bucket).await;
         let root = Who { uid: 0, gid: 0, thread: std::process::id() };
         let handle = door.open_directory(root, 1).await.unwrap();
         let mut seen = BTreeSet::new();
@@ -301,18 +290,9 @@ mod tests {
     /// up to a minute.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_name_that_leads_elsewhere_by_now_is_told_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { name: "A".into(), cluster: "C".into() };
-        let segment = Segment::create(dir.path().join("a"), create, OpenOptions::default()).await.unwrap();
-        let path: BucketPath = "C/t/b".parse().unwrap();
-        segment.catalog().create_tenant(&path.tenant).await.unwrap();
-        let bucket = segment.catalog().create_bucket(&path, BucketPolicy::default()).await.unwrap();
-        let put = async |key: &str| bucket.put(key, "x", PutOptions::default()).await.unwrap().node;
-        put("early").await;
-        put("log").await;
-        let (follower, _stale) = Follower::new(tokio::runtime::Handle::current());
-        let mounted = MountPath::Bucket(path, Vec::new());
-        let door = Door::open(segment, &mounted, MountOptions::default(), follower).await.unwrap();
+        let (_dir, bucket) = fixture::bucket().await;
+        fixture::put(&bucket, ["early", "log"]).await;
+        let (door, _stale) = fixture::door(&bucket).await;
         let root = Who { uid: 0, gid: 0, thread: std::process::id() };
         let handle = door.open_directory(root, 1).await.unwrap();
         let mut offset = 0;
@@ -326,7 +306,7 @@ mod tests {
         door.list(handle, 0, true, &mut first).await.unwrap();
         let before = door.inodes.name_changes();
         bucket.rename("log", "log.1").await.unwrap();
-        let log = put("log").await;
+        let log = bucket.put("log", "x", PutOptions::default()).await.unwrap().node;
         while door.inodes.name_changes() < before + 2 {
             tokio::task::yield_now().await;
         }

@@ -19,6 +19,8 @@ mod caller;
 mod data;
 mod directory;
 mod door;
+#[cfg(test)]
+mod fixture;
 mod handles;
 mod inodes;
 mod locks;

@@ -7,7 +7,7 @@ use super::{Access, Caller};
 use bytes::{Buf, BufMut, Bytes};
 
 /// Who may do what with a node.
-pub(super) const ACCESS: &str = "system.posix_acl_access";
+pub(super) const ACCESS: &str = crate::namespace::ACCESS_LIST;
 /// What is made in a directory begins with this.
 pub(super) const DEFAULT: &str = "system.posix_acl_default";
 

@@ -19,23 +19,20 @@ async fn documents_that_do_not_match_their_hashes_are_refused() {
     let tagging = "<Tagging><TagSet><Tag><Key>b</Key><Value>2</Value></Tag></TagSet></Tagging>";
     let parts = format!("<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>");
     let complete = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>");
-    for (request, name, value, xml) in [
-        (client.post(&bucket), "delete", "", delete),
-        (client.post(&bucket), "delete", "", &long),
-        (client.put(&bucket), "versioning", "", versioning),
-        (client.put(&path("k")), "tagging", "", tagging),
-        (client.post(&path("parts")), "uploadId", id.as_str(), &complete),
-    ] {
+    let requests = || {
+        [
+            (client.post(&bucket), "delete", "", delete),
+            (client.post(&bucket), "delete", "", &long),
+            (client.put(&bucket), "versioning", "", versioning),
+            (client.put(&path("k")), "tagging", "", tagging),
+            (client.post(&path("parts")), "uploadId", id.as_str(), &complete),
+        ]
+    };
+    for (request, name, value, xml) in requests() {
         let request = request.query(name, value).body(xml.to_owned());
         request.hash(&sha256(b"something else")).send().await.refused(400, "XAmzContentSHA256Mismatch");
     }
-    for (request, name, value, xml) in [
-        (client.post(&bucket), "delete", "", delete),
-        (client.post(&bucket), "delete", "", &long),
-        (client.put(&bucket), "versioning", "", versioning),
-        (client.put(&path("k")), "tagging", "", tagging),
-        (client.post(&path("parts")), "uploadId", id.as_str(), &complete),
-    ] {
+    for (request, name, value, xml) in requests() {
         let digest = base64(&md5(b"something else"));
         let request = request.query(name, value).header("content-md5", &digest).body(xml.to_owned());
         request.send().await.refused(400, "BadDigest");
