@@ -3,7 +3,7 @@
 use crate::arguments::{Cli, LogFormat, Verb};
 use std::str::FromStr;
 use tombolo_core::{Error, Result};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -15,6 +15,8 @@ pub(crate) fn start(cli: &Cli) -> Result<()> {
     let targets = Targets::from_str(text).map_err(|e| {
         Error::invalid(format!("'{text}' is not a log level: {e}; give error, warn, info, debug or trace"))
     })?;
+    // s3s takes every request that is refused for an error of the server; the S3 door has its own lines. Who names s3s gets them all the same.
+    let targets = if text.contains("s3s") { targets } else { targets.with_target("s3s", LevelFilter::OFF) };
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let layer = match cli.log_format {
         LogFormat::Text => lines.with_filter(targets).boxed(),

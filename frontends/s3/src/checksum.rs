@@ -252,6 +252,24 @@ pub(crate) struct Declared {
     pub(crate) payload: Option<Bytes>,
 }
 
+/// Refuses checksums that nothing here could verify: AWS has more algorithms than s3s 0.14.1 can give back.
+pub(crate) fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
+    let is_known = |name: &str| {
+        let about = ["x-amz-checksum-algorithm", "x-amz-checksum-type", "x-amz-checksum-mode"];
+        about.contains(&name) || Algorithm::ALL.iter().any(|algorithm| algorithm.header() == name)
+    };
+    let trailers = headers.get_all("x-amz-trailer").iter().filter_map(|value| value.to_str().ok());
+    let trailers = trailers.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase());
+    let named = headers.keys().map(|name| name.as_str().to_owned());
+    match named.chain(trailers).find(|name| name.starts_with("x-amz-checksum-") && !is_known(name)) {
+        Some(name) => {
+            let message = format!("A header you provided implies functionality that is not implemented: {name}");
+            Err(refuse(S3ErrorCode::NotImplemented, message))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Declared {
     /// Reads `Content-MD5`, `x-amz-checksum-*`, `x-amz-trailer` and `x-amz-sdk-checksum-algorithm`.
     pub(crate) fn from_headers(headers: &HeaderMap) -> S3Result<Declared> {
@@ -259,6 +277,7 @@ impl Declared {
             let invalid = || refuse(S3ErrorCode::InvalidRequest, format!("Value for {name} header is invalid."));
             headers.get(name).map(|v| v.to_str().map(str::trim).map_err(|_| invalid())).transpose()
         };
+        refuse_unknown(headers)?;
         let mut declared = Declared { md5: content_md5(headers)?, ..Declared::default() };
         for algorithm in Algorithm::ALL {
             if let Some(value) = text(algorithm.header())? {
@@ -473,6 +492,12 @@ mod tests {
             headers(&[("x-amz-sdk-checksum-algorithm", "MD4")]),
         ] {
             assert_eq!(Declared::from_headers(&bad).unwrap_err().code(), &S3ErrorCode::InvalidRequest, "{bad:?}");
+        }
+        for unknown in [
+            headers(&[("x-amz-checksum-md5", "kAFQmDzST7DWlj99KOF/cg==")]),
+            headers(&[("x-amz-trailer", "X-Amz-Checksum-XXHash3")]),
+        ] {
+            assert_eq!(Declared::from_headers(&unknown).unwrap_err().code(), &S3ErrorCode::NotImplemented);
         }
         let bad = headers(&[("content-md5", "AAAA")]);
         assert_eq!(Declared::from_headers(&bad).unwrap_err().code(), &S3ErrorCode::InvalidDigest);

@@ -9,6 +9,7 @@ use crate::checksum::Declared;
 use crate::errors::{custom, refuse};
 use crate::gate::escape;
 use crate::get::show_checksums;
+use crate::host::HostBucket;
 use crate::listing::URL_SET;
 use crate::metadata::{Described, tags_of_header};
 use crate::ops::{Operations, Payload, check_features, show_version};
@@ -82,7 +83,7 @@ pub(crate) async fn post(
     parts: &Parts,
     body: GuardBody<Incoming>,
 ) -> S3Result<Response<Body>> {
-    let bucket_name = bucket_of(parts.uri.path())?;
+    let bucket_name = bucket_of(parts)?;
     let payload = Payload { length: None, ..parts.extensions.get::<Payload>().cloned().unwrap_or_default() };
     let mut reader = FormReader::new(Box::pin(Body::http_body(body)), boundary(&parts.headers)?);
     let fields = reader.fields().await.map_err(|error| payload.fault.take().unwrap_or(error))?;
@@ -118,12 +119,15 @@ pub(crate) async fn post(
     Ok(response)
 }
 
-fn bucket_of(path: &str) -> S3Result<String> {
-    let path = percent_encoding::percent_decode_str(path).decode_utf8();
+fn bucket_of(parts: &Parts) -> S3Result<String> {
+    let path = percent_encoding::percent_decode_str(parts.uri.path()).decode_utf8();
     let path = path.map_err(|_| refuse(S3ErrorCode::InvalidURI, "Couldn't parse the specified URI."))?;
     let name = path.trim_start_matches('/');
+    if let Some(HostBucket(bucket)) = parts.extensions.get().filter(|_| name.is_empty()) {
+        return Ok(bucket.clone());
+    }
     let name = name.strip_suffix('/').unwrap_or(name);
-    if name.is_empty() || name.contains('/') {
+    if parts.extensions.get::<HostBucket>().is_some() || name.is_empty() || name.contains('/') {
         let message = "The specified method is not allowed against this resource.";
         return Err(refuse(S3ErrorCode::MethodNotAllowed, message));
     }

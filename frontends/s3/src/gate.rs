@@ -6,14 +6,16 @@
 
 use crate::auth::Keys;
 use crate::body::{BUDGET_UNIT_BYTES, Fault, Guard, GuardBody, Leftover};
-use crate::checksum::{Declared, content_md5};
+use crate::checksum::{Declared, content_md5, refuse_unknown};
 use crate::errors::refuse;
 use crate::form::{self, unhex};
+use crate::host::{Domains, HostBucket};
 use crate::lenient::Lenient;
 use crate::metadata::keep_expires;
 use crate::ops::{Operations, Payload};
 use crate::options::S3Limits;
 use crate::rechunk::{ChunkMode, Rechunker};
+use crate::requests::{RequestIds, S3Counts};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -24,11 +26,10 @@ use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::validation::NameValidation;
 use s3s::{Body, S3Error, S3ErrorCode, S3Result};
-use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 
 /// The longest life of a presigned URL (SigV4 for S3, "X-Amz-Expires").
@@ -56,13 +57,15 @@ pub(crate) struct Gate {
     service: S3Service,
     operations: Operations,
     keys: Keys,
+    domains: Domains,
     budget: Arc<Semaphore>,
     limits: S3Limits,
     request_ids: RequestIds,
+    counts: Arc<S3Counts>,
 }
 
 impl Gate {
-    pub(crate) fn new(operations: Operations, keys: Keys, limits: S3Limits) -> Gate {
+    pub(crate) fn new(operations: Operations, keys: Keys, domains: Domains, limits: S3Limits) -> Gate {
         let mut config = S3Config::default();
         config.xml_max_body_size = limits.xml_bytes_max;
         let config = Arc::new(StaticConfigProvider::new(Arc::new(config)));
@@ -70,6 +73,9 @@ impl Gate {
             let mut builder = S3ServiceBuilder::new(operations.clone());
             builder.set_config(config.clone());
             builder.set_validation(EngineNames);
+            if !domains.are_none() {
+                builder.set_host(domains.clone());
+            }
             if with_keys {
                 builder.set_auth(keys.clone());
                 builder.set_access(keys.clone());
@@ -88,17 +94,41 @@ impl Gate {
             service,
             operations,
             keys,
+            domains,
             budget: Arc::new(Semaphore::new(budget)),
             limits,
             request_ids: RequestIds::new(),
+            counts: Arc::default(),
         }
     }
 
-    /// Answers one request.
+    pub(crate) fn counts(&self) -> Arc<S3Counts> {
+        self.counts.clone()
+    }
+
+    /// Answers one request, counts it and says so in the log: at level `warn` if it failed through no fault of the client's, else `debug`.
     pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let id = self.request_ids.next();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let began = Instant::now();
+        let response = self.answer(request, &id).await;
+        let response = finish(response, &method, &path, &id);
+        let status = response.status();
+        self.counts.add(status);
+        let (status, ms) = (status.as_u16(), began.elapsed().as_millis() as u64);
+        if status == 500 {
+            tracing::warn!(request_id = %id, %method, path, status, ms, "an S3 request failed");
+        } else {
+            tracing::debug!(request_id = %id, %method, path, status, ms, "an S3 request");
+        }
+        response
+    }
+
+    async fn answer(&self, request: Request<Incoming>, id: &str) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        if let Some(bucket) = self.domains.bucket_of(&parts.headers) {
+            parts.extensions.insert(bucket);
+        }
         let expects_continue = parts.headers.contains_key(header::EXPECT);
         let (fault, leftover) = (Fault::default(), Leftover::default());
         let response = match screen(&parts, &self.limits) {
@@ -154,7 +184,7 @@ impl Gate {
         {
             drain(rest).await;
         }
-        finish(response, &method, &path, &id)
+        response
     }
 }
 
@@ -228,24 +258,6 @@ pub(crate) fn escape(text: &str) -> String {
     })
 }
 
-/// Ids that tell requests apart in logs and answers; not secret.
-struct RequestIds {
-    seed: u64,
-    count: AtomicU64,
-}
-
-impl RequestIds {
-    fn new() -> RequestIds {
-        RequestIds { seed: RandomState::new().build_hasher().finish(), count: AtomicU64::new(0) }
-    }
-
-    fn next(&self) -> String {
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        // An odd factor permutes the numbers, so ids don't repeat.
-        format!("{:016X}", self.seed ^ count.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-}
-
 /// For a fuzzer: the length that a request's head says its content has, or the code of the error that the gate answers with.
 #[doc(hidden)]
 pub fn screen_head(parts: &Parts) -> Result<Option<u64>, String> {
@@ -270,6 +282,7 @@ fn screen(parts: &Parts, limits: &S3Limits) -> S3Result<Screened> {
     let query = parts.uri.query().unwrap_or("");
     check_signature_shape(&parts.headers, query)?;
     check_operation(parts, query)?;
+    refuse_unknown(&parts.headers)?;
     let is_form = parts.method == Method::POST
         && text(&parts.headers, "content-type")
             .is_some_and(|t| t.to_ascii_lowercase().starts_with("multipart/form-data"));
@@ -339,6 +352,9 @@ fn rechunker(headers: &HeaderMap, limits: &S3Limits) -> S3Result<Option<(Rechunk
 fn has_key(parts: &Parts) -> bool {
     let path: Vec<u8> = percent_decode_str(parts.uri.path()).collect();
     let path = path.strip_prefix(b"/").unwrap_or(&path);
+    if parts.extensions.get::<HostBucket>().is_some() {
+        return !path.is_empty();
+    }
     path.iter().position(|byte| *byte == b'/').is_some_and(|slash| slash + 1 < path.len())
 }
 
@@ -474,7 +490,7 @@ fn check_signed_headers<'a>(headers: &HeaderMap, signed: impl Iterator<Item = &'
         .map(|name| name.as_str())
         .filter(|name| name.starts_with("x-amz-") && *name != "x-amz-content-sha256" && !is_signed(name))
         .collect();
-    if !unsigned.is_empty() || !(is_signed("host") || is_signed(":authority")) {
+    if !unsigned.is_empty() || !is_signed("host") {
         let names = if unsigned.is_empty() { "host".to_owned() } else { unsigned.join(", ") };
         let message = format!("There were headers present in the request which were not signed: {names}");
         return Err(refuse(S3ErrorCode::AccessDenied, message));

@@ -8,6 +8,9 @@ use tombolo_core::TenantPath;
 pub struct S3Options {
     /// Serve the buckets of this tenant only. `None`: every tenant's, each to its own keys.
     pub tenant: Option<TenantPath>,
+    /// Requests to a host below one of these domains are for the bucket that the host names (`BUCKET.DOMAIN`, virtual-hosted style); all others have it
+    /// in their path. Without ports.
+    pub domains: Vec<String>,
     /// Bounds on what clients can make the process hold.
     pub limits: S3Limits,
 }

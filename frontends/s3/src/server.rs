@@ -2,8 +2,10 @@
 
 use crate::auth::Keys;
 use crate::gate::Gate;
+use crate::host::Domains;
 use crate::ops::Operations;
 use crate::options::{S3Limits, S3Options};
+use crate::requests::S3Counts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -55,7 +57,8 @@ impl S3Door {
         let keys = Keys::new(&segment, options.tenant);
         let limits = options.limits;
         let operations = Operations { segment, limits: limits.clone() };
-        S3Door { listeners, gate: Arc::new(Gate::new(operations, keys, limits.clone())), limits }
+        let domains = Domains::new(&options.domains);
+        S3Door { listeners, gate: Arc::new(Gate::new(operations, keys, domains, limits.clone())), limits }
     }
 
     /// Where it listens, in the order of the addresses it was bound to.
@@ -66,6 +69,11 @@ impl S3Door {
         let address =
             |l: &TcpListener| l.local_addr().map_err(|e| Error::io("the S3 door does not know its address", e));
         self.listeners.iter().map(address).collect()
+    }
+
+    /// How many requests it has answered; counts on while it serves.
+    pub fn counts(&self) -> Arc<S3Counts> {
+        self.gate.counts()
     }
 
     /// Answers requests until `shutdown` is done, then ends: no new connections, idle ones are closed, requests in

@@ -16,6 +16,10 @@ pub(crate) struct ServeArgs {
     /// Serve S3 on this address. Default when no other door is asked for: 127.0.0.1:9000.
     #[arg(long, value_name = "ADDR")]
     pub(crate) s3: Option<SocketAddr>,
+    /// Take requests to BUCKET.NAME for requests to that bucket (virtual-hosted style); without it buckets are in the path, which most clients must be
+    /// told: "path style". A name without a port, such as s3.example.org; can be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) s3_domain: Vec<String>,
     /// Serve NFS version 3 on this address; mount with port=PORT,mountport=PORT,nolock, or see --nfs-port-mapper.
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:2049")]
     pub(crate) nfs: Option<SocketAddr>,

@@ -47,7 +47,10 @@ impl Daemon {
         let default_s3 = SocketAddr::from((Ipv4Addr::LOCALHOST, S3_PORT));
         let is_default = args.admin.is_none() && args.nfs.is_none() && args.link.is_empty() && args.mount.is_empty();
         let s3 = match args.s3.or_else(|| is_default.then_some(default_s3)) {
-            Some(address) => Some(doors::s3(segment.clone(), address, args.shutdown_timeout, stopped.clone()).await?),
+            Some(address) => {
+                let (domains, drain) = (args.s3_domain.clone(), args.shutdown_timeout);
+                Some(doors::s3(segment.clone(), address, domains, drain, stopped.clone()).await?)
+            }
             None => None,
         };
         let nfs = match args.nfs {
@@ -61,7 +64,9 @@ impl Daemon {
         // It is there without an address, too: it dials the segments that were linked, and any whose code is accepted.
         let links = doors::link(segment.clone(), &args.link).await?;
         let control = ControlDoor::open(segment.dir())?;
-        let metrics = Arc::new(Metrics::new(segment.clone(), links.clone(), control.metrics(), stopped.clone()));
+        let counts = s3.as_ref().and_then(|door| door.counts.clone());
+        let metrics = Metrics::new(segment.clone(), links.clone(), control.metrics(), counts, stopped.clone());
+        let metrics = Arc::new(metrics);
         let admin = match args.admin {
             Some(address) => Some(AdminDoor::bind(address, metrics).await?),
             None => None,

@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tombolo_core::{Result, Segment};
 use tombolo_link::{LinkDoor, SyncStatus};
+use tombolo_s3::S3Counts;
 
 /// Buckets that get figures of their own; labels without bound would burden whoever scrapes.
 const BUCKETS_MAX: usize = 1000;
@@ -23,6 +24,7 @@ pub(super) struct Metrics {
     segment: Segment,
     links: LinkDoor,
     control: Arc<ControlMetrics>,
+    s3: Option<Arc<S3Counts>>,
     stopped: watch::Receiver<bool>,
     started: Instant,
     buckets: Mutex<Option<(Instant, String)>>,
@@ -34,10 +36,11 @@ impl Metrics {
         segment: Segment,
         links: LinkDoor,
         control: Arc<ControlMetrics>,
+        s3: Option<Arc<S3Counts>>,
         stopped: watch::Receiver<bool>,
     ) -> Metrics {
         let (buckets, link_figures) = (Mutex::new(None), Mutex::new(None));
-        Metrics { segment, links, control, stopped, started: Instant::now(), buckets, link_figures }
+        Metrics { segment, links, control, s3, stopped, started: Instant::now(), buckets, link_figures }
     }
 
     /// Whether requests are taken: the segment answers and nobody asked to stop. `Err` says why not.
@@ -76,6 +79,13 @@ impl Metrics {
             ("tombolo_control_failures_total", "Operations of commands that failed.", &self.control.failures),
         ] {
             figure(&mut out, name, help, true, value.load(Ordering::Relaxed) as f64);
+        }
+        if let Some(counts) = &self.s3 {
+            let name = "tombolo_s3_requests_total";
+            head(&mut out, name, "S3 requests that were answered, by the class of the status.", true);
+            for (class, count) in counts.classes() {
+                let _ = writeln!(out, "{name}{{status=\"{class}\"}} {count}");
+            }
         }
         let uptime = self.started.elapsed().as_secs_f64();
         figure(&mut out, "tombolo_uptime_seconds", "Time since the daemon started.", false, uptime);

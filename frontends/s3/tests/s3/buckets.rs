@@ -99,3 +99,48 @@ async fn a_bucket_of_s3_shows_one_object_under_a_key() {
     let bucket = door.segment.bucket(&format!("west/lab/{BUCKET}").parse().unwrap()).await.unwrap();
     assert_eq!(bucket.info().await.unwrap().policy.conflicts, tombolo_core::ConflictPolicy::LastWriterWins);
 }
+
+/// Virtual-hosted style, which most of AWS's SDKs use unless they are told not to.
+#[tokio::test]
+async fn a_host_below_the_domain_names_the_bucket() {
+    let door = Door::open().await;
+    let client = door.client();
+    let hosted = |request: Request| request.header("host", &format!("{BUCKET}.{DOMAIN}:9000"));
+    let (type_, body) = ("text/plain", noise(100_000, 1));
+    hosted(client.put("/dir/key")).header("content-type", type_).body(body.clone()).send().await.ok();
+    let got = client.get(&path("dir/key")).send().await.ok();
+    assert_eq!((got.body, got.header("content-type")), (body.clone(), Some(type_)));
+    assert_eq!(hosted(client.get("/dir/key")).send().await.ok().body, body);
+    assert_eq!(hosted(client.get("/dir/key")).sign(Sign::Query { expires_s: 60 }).send().await.ok().body, body);
+    assert_eq!(hosted(client.get("/")).query("list-type", "2").send().await.ok().all("Key"), ["dir/key"]);
+    let tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>";
+    hosted(client.put("/dir/key")).query("tagging", "").body(tags).send().await.ok();
+    let chunked = hosted(client.put("/chunked")).body(body.clone()).signed_chunks(8192, &[], false);
+    chunked.send().await.ok();
+    let (upload, complete) = (client.post("/parts").query("uploads", ""), client.post("/parts"));
+    let id = hosted(upload).send().await.ok().xml("UploadId");
+    let part = hosted(client.put("/parts")).query("uploadId", &id).query("partNumber", "1").body("part");
+    let etag = part.send().await.ok().header("etag").unwrap().to_owned();
+    let list = format!(
+        "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+    );
+    hosted(complete).query("uploadId", &id).body(list).send().await.ok();
+    let copy = client.put("/copy").header("x-amz-copy-source", &format!("{BUCKET}/parts"));
+    hosted(copy).send().await.ok();
+    assert_eq!(door.keys().await, ["chunked", "copy", "dir/key", "parts"]);
+    // The bucket is the host's: no bucket called "dir", and none of another tenant's.
+    client.get("/dir").send().await.refused(404, "NoSuchBucket");
+    let other = door.client_of("OTHERKEY");
+    hosted(other.get("/dir/key")).send().await.refused(404, "NoSuchBucket");
+    // A host that was not signed would let a captured request be sent to another bucket.
+    hosted(client.get("/dir/key")).sign(Sign::Not).send().await.refused(403, "AccessDenied");
+    // The domain itself, other hosts and addresses have the bucket in the path.
+    for host in [DOMAIN.to_owned(), format!("{DOMAIN}:80"), "elsewhere.example.com".into()] {
+        let listed = client.get(&format!("/{BUCKET}")).header("host", &host).send().await.ok();
+        assert_eq!(listed.all("Key").len(), 4, "{host}");
+    }
+    hosted(client.delete("/copy")).send().await.ok();
+    hosted(client.put("/")).send().await.refused(409, "BucketAlreadyOwnedByYou");
+    client.put("/").header("host", &format!("fresh.{DOMAIN}")).send().await.ok();
+    client.head("/fresh").send().await.ok();
+}

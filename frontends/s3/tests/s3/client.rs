@@ -15,6 +15,8 @@ use tombolo_core::{CreateOptions, Environment, OpenOptions, Secret, Segment, Ten
 use tombolo_s3::{S3Door, S3Limits, S3Options};
 
 pub const BUCKET: &str = "bucket";
+/// Hosts below it name their bucket.
+pub const DOMAIN: &str = "s3.example.org";
 
 /// A segment behind a listening door, with a tenant `west/lab` that has a bucket, and a second tenant.
 pub struct Door {
@@ -46,7 +48,7 @@ impl Door {
             let keys = (key.to_owned(), Secret(format!("secret-of-{key}")));
             catalog.create_user(&tenant, "user", Some(keys)).await.unwrap();
         }
-        let options = S3Options { tenant: None, limits };
+        let options = S3Options { tenant: None, domains: vec![DOMAIN.into()], limits };
         let door = S3Door::bind(segment.clone(), &["127.0.0.1:0".parse().unwrap()], options).await.unwrap();
         let address = door.addresses().unwrap()[0];
         let (stop, stopped) = oneshot::channel::<()>();
@@ -313,7 +315,7 @@ impl Request {
         let date = amz_date(self.skew_s);
         let day = &date[..8];
         let scope = format!("{day}/anywhere/s3/aws4_request");
-        self.headers.insert("host".into(), self.client.address.to_string());
+        self.headers.entry("host".into()).or_insert(self.client.address.to_string());
         let payload = match &self.content {
             Content::Plain { hash } => hash.clone().unwrap_or_else(|| sha256(&self.body)),
             Content::Chunked { trailers, signed, .. } => {

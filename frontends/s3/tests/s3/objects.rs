@@ -275,6 +275,15 @@ async fn checksums_are_verified_kept_and_given_back() {
         client.put(&path("unsigned")).hash("UNSIGNED-PAYLOAD").body(content).send().await.ok();
     }
     assert!(!door.keys().await.contains(&"bad".to_owned()), "a refused upload leaves nothing");
+    // Those that nothing here can verify are not taken as if it could.
+    for name in ["md5", "sha512", "xxhash64", "xxhash3", "xxhash128"] {
+        let name = format!("x-amz-checksum-{name}");
+        let put = client.put(&path("unknown")).body("hello");
+        put.header(&name, "AAAAAAAAAAAAAAAAAAAAAA==").send().await.refused(501, "NotImplemented");
+        let put = client.put(&path("unknown")).body("hello").chunked(5, &[(&name, "AAAAAAAAAAAAAAAAAAAAAA==")]);
+        put.send().await.refused(501, "NotImplemented");
+    }
+    client.head(&path("unknown")).send().await.refused(404, "");
 }
 
 #[tokio::test]
