@@ -566,7 +566,8 @@ pub struct ScrubReport {
     pub damage: Vec<String>,
     /// How many lines of damage there would be without that bound.
     pub damage_count: u64,
-    /// Keys (as `cluster/tenant/bucket/key`) whose current version needs a chunk that is damaged or gone; at most 1,000. Chunks of shared
+    /// Keys (as `cluster/tenant/bucket/key`) whose current version needs a chunk that is damaged or gone, and (with ` (version ID)` behind the key) older versions
+    /// that need one that is damaged; at most 1,000. Chunks of shared
     /// buckets that have not come yet are neither.
     pub affected: Vec<String>,
     /// How many such keys there are without that bound.

@@ -1,8 +1,10 @@
 //! Where a chunk's record is: what the metadata keeps for each chunk.
 
-use super::record::{CHUNK_BYTES_MAX, RECORD_ALIGN};
+use super::pack::ENTRY_BYTES;
+use super::record::{CHUNK_BYTES_MAX, Codec, RECORD_ALIGN, RecordHeader};
 use super::varint;
 use crate::error::{Error, Result};
+use crate::id::ChunkId;
 
 /// First byte of an encoded location.
 const VERSION: u8 = 1;
@@ -21,6 +23,14 @@ pub struct Location {
 }
 
 impl Location {
+    /// What its record and its entry in the pack's index take, in bytes.
+    pub fn pack_bytes(&self) -> u64 {
+        let codec = if self.stored == self.raw { Codec::Raw } else { Codec::Lz4 };
+        let has_tree = RecordHeader::takes_tree(codec, self.raw);
+        let header = RecordHeader { codec, id: ChunkId([0; 32]), raw: self.raw, stored: self.stored, has_tree };
+        header.record_bytes() + ENTRY_BYTES
+    }
+
     /// A version byte and four varints: pack, offset / 8, stored, raw; 9 to 12 bytes as a rule.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16);

@@ -372,6 +372,9 @@ impl Bucket {
         let (stored, sequenced) = loop {
             let (stored, sequenced) = transact!(self.segment, txn, {
                 self.require(&mut txn).await?;
+                // Until it is committed nothing else refers to it, if the source goes meanwhile and so does who asked for the copy.
+                txn.hold(source.held());
+                txn.hold(import.held());
                 let lenders = match is_here {
                     true => Some(Vec::new()),
                     false => match source.lender(&mut txn, self.state.number).await? {

@@ -193,6 +193,17 @@ impl Catalog {
         Ok(())
     }
 
+    /// Where deleted buckets were that other segments have deleted, and their ids.
+    pub(super) async fn buried_paths(&self) -> Result<Vec<(BucketPath, BucketId)>> {
+        let view = self.0.store().snapshot().await?;
+        let mut found = Vec::new();
+        for (key, row) in view.scan(Space::Meta, KeyRange::prefix(PREFIX), usize::MAX, false).await?.rows {
+            let buried = Buried::decode(number_of(&key)?, &row)?;
+            found.extend(buried.was.map(|(path, _)| (path, buried.id)));
+        }
+        Ok(found)
+    }
+
     /// Drops what is left of a deleted bucket, if nobody relies on it: hidden directories, tombstones, what deletions kept, times.
     #[boxed]
     pub(super) async fn settle_buried(&self, number: BucketNumber) -> Result<()> {

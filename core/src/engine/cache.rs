@@ -168,6 +168,7 @@ impl Segment {
         for batch in entries.chunks(BATCH_ROWS) {
             self.drop_rows(batch).await?;
         }
+        self.prove_commits().await?;
         contents.packs().remove_pack(pack)?;
         contents.disk_cache.forget(pack);
         Ok(true)

@@ -21,6 +21,7 @@ use crate::path::{BucketPath, NAME_BYTES_MAX, TenantPath, check_name};
 use crate::register::{HybridClock, Register, VersionVector};
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
+use std::collections::HashSet;
 
 const FORMAT: u8 = 2;
 /// As it was before deletions said what they knew.
@@ -125,6 +126,7 @@ impl Catalog {
     ) -> Result<CatalogChanges> {
         let mut items = decode(exported)?;
         items.retain(|(key, _)| matches!(CatalogName::of(key), Ok(Some(name)) if covers(&name)));
+        let elsewhere = self.uncovered(covers).await?;
         let latest = items.iter().map(|(_, register)| register.time_max()).max().unwrap_or_default();
         if latest > HybridClock::REMOTE_TIME_MAX {
             return Err(Error::invalid("a catalog has stamps from further ahead than any clock can be"));
@@ -135,7 +137,7 @@ impl Catalog {
             let mut changes = CatalogChanges::default();
             let mut merged = Vec::new();
             for (key, theirs) in &items {
-                merged.extend(self.merge(&mut txn, key, theirs).await?);
+                merged.extend(self.merge(&mut txn, key, theirs, &elsewhere).await?);
             }
             // What becomes of what is above depends on what has become of what is below.
             for (key, before, after) in merged.iter().rev() {
@@ -166,6 +168,14 @@ impl Catalog {
             }
         }
         Ok(changes)
+    }
+
+    /// The ids of buckets, deleted ones that may come back among them, at paths that `covers` does not let pass.
+    async fn uncovered(&self, covers: &(dyn Fn(&CatalogName) -> bool + Sync)) -> Result<HashSet<BucketId>> {
+        let is_uncovered = |path: &BucketPath| !covers(&CatalogName::Bucket(path.clone()));
+        let buckets = self.all_buckets().await?.into_iter().map(|info| (info.path, info.id));
+        let buried = self.buried_paths().await?;
+        Ok(buckets.chain(buried).filter(|(path, _)| is_uncovered(path)).map(|(_, id)| id).collect())
     }
 
     /// All buckets, by path.
@@ -219,14 +229,27 @@ impl Catalog {
         Ok(())
     }
 
-    /// If that changes anything: what was there, and what is now.
-    async fn merge(&self, txn: &mut Txn, key: &Bytes, theirs: &Register<CatalogValue>) -> Result<Option<Merged>> {
+    /// If that changes anything: what was there, and what is now. Ids of buckets are no secret: one that is at another path, which who sends this may not see, must not
+    /// be had by saying that it is at this one.
+    async fn merge(
+        &self,
+        txn: &mut Txn,
+        key: &Bytes,
+        theirs: &Register<CatalogValue>,
+        elsewhere: &HashSet<BucketId>,
+    ) -> Result<Option<Merged>> {
         let ours = txn.catalog(key.clone()).await?.register.clone();
         let mut merged = ours.clone();
         if !merged.merge(theirs) {
             return Ok(None);
         }
         let (before, after) = (ours.value().cloned(), merged.value().cloned());
+        if let Some(CatalogValue::Bucket { id, .. }) = &after
+            && elsewhere.contains(&BucketId::from_hex(id)?)
+        {
+            tracing::warn!(path = ?catalog::names(key), %id, "a bucket is said to be one that has another path; that is not taken in");
+            return Ok(None);
+        }
         txn.edit_catalog(key.clone()).await?.register = merged;
         Ok(Some((key.clone(), before, after)))
     }

@@ -518,7 +518,7 @@ mod tests {
             let (contents, session) = (contents.clone(), session.clone());
             std::thread::spawn(move || {
                 contents.keep(&id, raw.len() as u64, &session, |to| {
-                    let location = contents.packs.append(to, &id, raw, Compression::None);
+                    let location = contents.packs.of(to).append(&id, raw, Compression::None);
                     appended.send(()).unwrap();
                     may_go_on.recv().unwrap();
                     location
@@ -553,7 +553,7 @@ mod tests {
             let raw = n.to_be_bytes();
             let id = ChunkId::of(&raw);
             let session = Session::new(&contents, Compression::None);
-            let append = |to| contents.packs.append(to, &id, &raw, Compression::None);
+            let append = |to| contents.packs.of(to).append(&id, &raw, Compression::None);
             contents.keep(&id, raw.len() as u64, &session, append).unwrap();
             let is_committed = Arc::new(AtomicBool::new(false));
             let looking = {

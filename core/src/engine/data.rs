@@ -66,7 +66,7 @@ impl Segment {
     /// The same for chunks that need not stay as long.
     pub fn chunk_import_as(&self, residence: Residence) -> ChunkImport {
         let session = Session::new(self.contents(), Compression::None);
-        ChunkImport { segment: self.clone(), residence, _session: session }
+        ChunkImport { segment: self.clone(), residence, session }
     }
 
     /// [`ChunkImport::import`] of chunks that something here refers to already: a committed version, or a node of its manifest.
@@ -123,10 +123,15 @@ pub struct ChunkImport {
     segment: Segment,
     residence: Residence,
     /// Keeps the marks of what was imported since it began.
-    _session: Arc<Session>,
+    session: Arc<Session>,
 }
 
 impl ChunkImport {
+    /// What keeps what it imported from going: for a transaction that refers to it.
+    pub(super) fn held(&self) -> Arc<dyn std::any::Any + Send + Sync> {
+        self.session.clone()
+    }
+
     /// Verifies all of `chunks` and stores those that are not here, or damaged, as they came. When it returns they and their rows are durable.
     /// Returns how many it stored.
     ///

@@ -25,7 +25,6 @@ use crate::manifest::{Extent, Manifest, Node, NodeStore, Root, Source};
 use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Content, HistoryRow, Hold, Holds, NodeRow, Version};
 use crate::object::GcReport;
-use crate::policy::Compression;
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
@@ -41,12 +40,15 @@ const SMALL_PACKS_MAX: usize = 16;
 const SMALL_PACK_PARTS: u64 = 8;
 /// Rows changed in one commit.
 const BATCH_ROWS: usize = 1024;
+/// The row of [`Space::Meta`] that says when a pack was last removed, in nanoseconds since the epoch, big-endian.
+const COLLECTED_ROW: &[u8] = b"collected";
 
 impl Segment {
     /// Drops what nothing refers to and rewrites packs that are mostly garbage. One at a time; goes on beside readers and writers.
     pub async fn gc(&self) -> Result<GcReport> {
         let _one = self.0.collecting.lock().await;
         self.catalog().settle_what_fits().await?;
+        self.drop_left_past().await?;
         let rows_dropped = match self.drop_acknowledged().await {
             Ok(rows) => rows,
             // The room that this takes is made below.
@@ -60,7 +62,8 @@ impl Segment {
         let _collecting = contents.collecting();
         // What is appended from now on is not looked at.
         contents.packs().seal_active()?;
-        let packs: Vec<_> = contents.packs().packs().into_iter().filter(|p| p.is_sealed).collect();
+        let (packs, others): (Vec<_>, Vec<_>) = contents.packs().packs().into_iter().partition(|p| p.is_sealed);
+        let mut damaged: Vec<_> = others.into_iter().filter(|p| !contents.packs().is_whole(p.number)).collect();
         // What is in these packs is noted by then.
         let this = contents.clone();
         contents.pool.run(move || this.settle_appends()).await?;
@@ -99,12 +102,14 @@ impl Segment {
             }
             let _one = contents.disk_cache.trimming.lock().await;
             match self.empty_pack(pack.number, &mut report).await {
-                Ok(true) => {
+                Ok(Emptied::Yes { moved_bytes }) => {
+                    self.prove_commits().await?;
                     contents.packs().remove_pack(pack.number)?;
                     report.packs_removed += 1;
-                    report.bytes_freed += pack.bytes;
+                    report.bytes_freed += pack.bytes.saturating_sub(moved_bytes);
                 }
-                Ok(false) => {}
+                Ok(Emptied::No) => {}
+                Ok(Emptied::Damaged) => damaged.push(*pack),
                 // No room to rewrite this one, nor those with more in them. What was moved so far is garbage for the next time.
                 Err(error) if error.kind() == ErrorKind::NoSpace => {
                     tracing::warn!(%error, "packs are left unwritten for lack of space");
@@ -113,10 +118,78 @@ impl Segment {
                 Err(error) => return Err(error),
             }
         }
+        self.remove_damaged(&damaged, &mut report).await?;
         let mut totals = self.0.gc_counters.lock();
         totals.chunks_dropped += report.chunks_dropped;
         totals.bytes_freed += report.bytes_freed;
         Ok(report)
+    }
+
+    /// Drops what deletions of snapshots have left that were interrupted, or lacked the room.
+    async fn drop_left_past(&self) -> Result<()> {
+        let buckets = self.bucket_numbers().await?;
+        for id in buckets.values() {
+            let dropped = match self.catalog().bucket_with_id(id).await {
+                Ok(bucket) => bucket.drop_past().await,
+                Err(error) => Err(error),
+            };
+            match dropped {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // The room that this takes is made by the collection.
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    tracing::warn!(%error, "what snapshots have left stays for lack of space");
+                }
+                dropped => dropped?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if a commit has failed: what it said may be in the store's journal, and come back at the next opening with references to chunks that nothing refers to now. A
+    /// pack goes only after this.
+    pub(super) async fn prove_commits(&self) -> Result<()> {
+        let now_ns = self.now_ns();
+        let proof = transact!(self, txn, {
+            txn.put(Space::Meta, Bytes::from_static(COLLECTED_ROW), now_ns.to_be_bytes().to_vec());
+        });
+        match proof {
+            // It was refused, and nothing was written.
+            Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
+            proof => proof.map(drop),
+        }
+    }
+
+    /// Removes those damaged packs that no row leads to any more: all that was in them has been stored anew, or given up.
+    #[boxed]
+    async fn remove_damaged(&self, damaged: &[crate::chunk::PackInfo], report: &mut GcReport) -> Result<()> {
+        let contents = self.contents().clone();
+        let mut left: HashMap<u64, u64> = damaged.iter().map(|pack| (pack.number, pack.bytes)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        // First these: whoever commits the row of one meanwhile has it in the snapshot.
+        for (location, _) in contents.uncommitted.lock().values() {
+            left.remove(&location.pack);
+        }
+        let snapshot = self.store().snapshot().await?;
+        each_row(&snapshot, Space::Chunks, |_, row| {
+            left.remove(&Location::decode(row)?.pack);
+            Ok(())
+        })
+        .await?;
+        for (pack, bytes) in left {
+            self.prove_commits().await?;
+            match contents.packs().remove_pack(pack) {
+                // It was evicted meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => {
+                    removed?;
+                    report.packs_removed += 1;
+                    report.bytes_freed += bytes;
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn count_chunks(&self, snapshot: &Arc<dyn Snapshot>) -> Result<u64> {
@@ -255,7 +328,7 @@ impl Segment {
                 let is_looked_at = numbers.contains(&location.pack) || !self.contents().packs().is_whole(location.pack);
                 if stays(marked.get(&id), &location) || !is_looked_at {
                     report.chunks_live += 1;
-                    *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
+                    *live_bytes.entry(location.pack).or_default() += location.pack_bytes();
                 } else {
                     candidates.push((id, location));
                 }
@@ -291,7 +364,7 @@ impl Segment {
         let broken = |error| Error::new(ErrorKind::Failed, "a collection broke off").because(error);
         let (dropped, alive) = dropping.await.map_err(broken)??;
         for (_, location) in alive {
-            *live_bytes.entry(location.pack).or_default() += u64::from(location.stored);
+            *live_bytes.entry(location.pack).or_default() += location.pack_bytes();
         }
         Ok(dropped)
     }
@@ -317,22 +390,24 @@ impl Segment {
         Ok(dropped.len() as u64)
     }
 
-    /// Moves what is live out of a pack. Returns whether nothing refers to the pack any more.
+    /// Moves what is live out of a pack.
     #[boxed]
-    async fn empty_pack(&self, pack: u64, report: &mut GcReport) -> Result<bool> {
+    async fn empty_pack(&self, pack: u64, report: &mut GcReport) -> Result<Emptied> {
         let contents = self.contents().clone();
         let entries = match contents.packs().entries(pack) {
             Ok(entries) => entries,
-            // A pack whose index is damaged is scrub's business; its rows still tell what is in it. One that is not there was evicted meanwhile.
-            Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => return Ok(false),
+            // A pack whose index is damaged is scrub's business; its rows still tell what is in it.
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(Emptied::Damaged),
+            // It was evicted meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Emptied::No),
             Err(error) => return Err(error),
         };
-        let mut is_rewritten = false;
+        let (mut is_rewritten, mut moved_bytes) = (false, 0);
         for batch in entries.chunks(BATCH_ROWS) {
             let mut moved = Vec::new();
             for (id, location) in batch {
                 if contents.is_uncommitted(id) {
-                    return Ok(false);
+                    return Ok(Emptied::No);
                 }
                 let row = self.store().get(Space::Chunks, &id.0).await?;
                 if row.is_none_or(|row| Location::decode(&row).map_or(true, |now| now != *location)) {
@@ -342,18 +417,19 @@ impl Segment {
                 let copied = contents
                     .pool
                     .run(move || {
-                        let raw = this.packs().read(&id, &old)?;
-                        // As it was stored: what was compressed stays worth compressing.
-                        let compression = if old.stored < old.raw { Compression::Lz4 } else { Compression::None };
-                        this.packs().append(Packs::residence(old.pack), &id, &raw, compression)
+                        let stored = this.packs().read_stored(&id, &old)?;
+                        this.packs().append_stored(Packs::residence(old.pack), &stored)
                     })
                     .await?;
                 match copied {
-                    Ok(new) => moved.push((id, old, new)),
+                    Ok(new) => {
+                        moved_bytes += new.pack_bytes();
+                        moved.push((id, old, new));
+                    }
                     // A damaged chunk is left where it is, to be healed or restored.
                     Err(error) if error.kind() == ErrorKind::Damaged => {
                         contents.damage.note(&[id]).await;
-                        return Ok(false);
+                        return Ok(Emptied::No);
                     }
                     Err(error) => return Err(error),
                 }
@@ -375,8 +451,18 @@ impl Segment {
         if is_rewritten {
             report.packs_rewritten += 1;
         }
-        Ok(true)
+        Ok(Emptied::Yes { moved_bytes })
     }
+}
+
+/// What became of a pack that was to be emptied.
+enum Emptied {
+    /// Nothing refers to it any more; so much of it is elsewhere now.
+    Yes { moved_bytes: u64 },
+    /// Something in it is still being committed, or can't be moved.
+    No,
+    /// What is in it can't be told.
+    Damaged,
 }
 
 /// Whether a chunk stays where it is.
@@ -584,5 +670,96 @@ mod tests {
         let mut affected = segment.scrub(0, |_, _| {}).await.unwrap().affected;
         affected.sort();
         assert_eq!(affected, ["C/t/b/a", "C/t/b/b", "C/t/b/z"]);
+    }
+
+    /// Locations and codecs of all chunks.
+    async fn stored(segment: &Segment) -> Vec<(Location, crate::chunk::Codec)> {
+        let view = segment.store().snapshot().await.unwrap();
+        let rows = view.scan(Space::Chunks, KeyRange::prefix(b""), 10_000, false).await.unwrap().rows;
+        let mut found = Vec::new();
+        for (key, row) in rows {
+            let chunk = segment.export_chunk(&ChunkId::from_slice(&key).unwrap()).await.unwrap().unwrap();
+            found.push((Location::decode(&row).unwrap(), chunk.codec));
+        }
+        found
+    }
+
+    /// What a bucket's policy had compressed well, a collection that moved it compressed less, or not at all.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_moved_stays_compressed_as_it_was() {
+        let policy = BucketPolicy {
+            chunking: Chunking::Fixed(64 << 10),
+            compression: crate::policy::Compression::Zstd,
+            ..BucketPolicy::default()
+        };
+        let (_dir, segment, bucket) = fixture::bucket(policy).await;
+        // Few different bytes in no order: nothing for lz4.
+        let text = |seed| fixture::noise(1 << 20, seed).iter().map(|byte| b'a' + byte % 8).collect::<Vec<_>>();
+        bucket.put("stays", text(1), PutOptions::default()).await.unwrap();
+        bucket.put("goes", text(2), PutOptions::default()).await.unwrap();
+        let before = segment.status().await.unwrap().stored_bytes;
+        assert!(stored(&segment).await.iter().all(|(_, codec)| *codec == crate::chunk::Codec::Zstd));
+        bucket.delete("goes", DeleteOptions::default()).await.unwrap();
+        let report = segment.gc().await.unwrap();
+        assert_eq!((report.packs_rewritten, report.packs_removed), (1, 1));
+        let left = stored(&segment).await;
+        assert!(left.len() == 16 && left.iter().all(|(_, codec)| *codec == crate::chunk::Codec::Zstd));
+        let after = segment.status().await.unwrap().stored_bytes;
+        assert!(after < before * 2 / 3, "{before} then {after}");
+        // What was moved is no room that was made.
+        assert!(report.bytes_freed.abs_diff(before - after) < 4096, "{report:?}: {before} then {after}");
+        let object = bucket.get("stays", GetOptions::default()).await.unwrap();
+        let (mut reader, mut read) = (object.read(0..object.info().size), Vec::new());
+        while let Some(piece) = reader.next().await.unwrap() {
+            read.extend_from_slice(&piece);
+        }
+        assert!(read == text(1));
+    }
+
+    /// Deleting a snapshot was interrupted: nobody else dropped what it alone had kept.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collection_drops_what_a_snapshot_has_left() {
+        let (_dir, segment, bucket) = fixture::bucket(BucketPolicy::default()).await;
+        bucket.put("k", fixture::noise(300_000, 1), PutOptions::default()).await.unwrap();
+        bucket.create_snapshot("s").await.unwrap();
+        bucket.put("k", "short", PutOptions::default()).await.unwrap();
+        assert_eq!(segment.gc().await.unwrap().chunks_dropped, 0);
+        let commit = bucket.snapshot_commit("s").await.unwrap();
+        let take_away = async || -> Result<()> {
+            transact!(segment, txn, {
+                txn.edit_catalog(crate::catalog::snapshot_key(&bucket.state().id, "s")).await?.register =
+                    Default::default();
+            })?;
+            Ok(())
+        };
+        take_away().await.unwrap();
+        segment.ledger().remove_snapshot(bucket.state().number, commit);
+        assert!(segment.gc().await.unwrap().chunks_dropped > 0);
+        assert_eq!(segment.gc().await.unwrap().chunks_live, 0);
+    }
+
+    /// A pack that could not be read was never removed, though nothing led to it any more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_damaged_pack_goes_when_nothing_leads_to_it() {
+        let (dir, segment, bucket) = fixture::bucket(BucketPolicy::default()).await;
+        bucket.put("k", fixture::noise(300_000, 1), PutOptions::default()).await.unwrap();
+        segment.close().await.unwrap();
+        drop((bucket, segment));
+        let packs = dir.path().join("a/packs");
+        let files = || std::fs::read_dir(&packs).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+        let before = files();
+        for pack in &before {
+            let bytes = std::fs::read(pack).unwrap();
+            // Its head: it is no pack that can be opened.
+            std::fs::write(pack, [&[0xff; 64], &bytes[64..]].concat()).unwrap();
+        }
+        let segment = Segment::open(dir.path().join("a"), crate::OpenOptions::default()).await.unwrap();
+        let bucket = segment.bucket(&"C/t/b".parse().unwrap()).await.unwrap();
+        let damaged = segment.contents().packs().packs();
+        assert!(damaged.iter().any(|pack| !pack.is_sealed), "{damaged:?}");
+        assert_eq!(segment.gc().await.unwrap().packs_removed, 0, "something needs it");
+        bucket.delete("k", DeleteOptions::default()).await.unwrap();
+        assert_eq!(segment.gc().await.unwrap().packs_removed, 1);
+        assert!(files().iter().all(|pack| !before.contains(pack)));
     }
 }

@@ -146,7 +146,7 @@ impl Bucket {
             modified_ns: self.segment().now_ns(),
             checksums,
         };
-        self.store_part(key, upload, &info, sealed.content.clone(), &sealed.session).await?;
+        self.store_part(key, upload, &info, sealed.content.clone(), &sealed.session, &[]).await?;
         Ok(info)
     }
 
@@ -157,6 +157,7 @@ impl Bucket {
         info: &PartInfo,
         content: Content,
         session: &Arc<Session>,
+        held: &[Arc<dyn std::any::Any + Send + Sync>],
     ) -> Result<()> {
         let part = blank(
             Metadata::default(),
@@ -174,6 +175,7 @@ impl Bucket {
                 return Err(no_upload(upload));
             }
             txn.put(Space::Uploads, keys::part(number, &upload.0, info.number), encode(&part));
+            held.iter().for_each(|held| txn.hold(held.clone()));
             session.add_rows(&mut txn)
         })?;
         session.committed(rows);
@@ -230,7 +232,8 @@ impl Bucket {
             modified_ns: self.segment().now_ns(),
             checksums: Vec::new(),
         };
-        self.store_part(&key, upload, &info, content, &session).await?;
+        let held = [source.held(), import.held()];
+        self.store_part(&key, upload, &info, content, &session, &held).await?;
         Ok(info)
     }
 

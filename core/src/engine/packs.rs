@@ -5,7 +5,7 @@
 //! has it copied up.
 
 use crate::chunk::{ChunkTree, Location, PackInfo, PackOptions, PackStore, StoredChunk};
-use crate::disk::{Disk, SystemDisk};
+use crate::disk::{Disk, SystemDisk, descriptor_share};
 use crate::error::Result;
 use crate::id::{ChunkId, SegmentId};
 use crate::policy::Compression;
@@ -77,10 +77,12 @@ impl Packs {
             Result::Ok((packs, disk))
         };
         let pack_bytes_max = (cache_bytes / CACHE_PARTS).clamp(*CACHE_PACK_BYTES.start(), *CACHE_PACK_BYTES.end());
-        let small = PackOptions { pack_bytes_max, appending_max: 1, ..PackOptions::default() };
+        let maps_max = descriptor_share(16, 256);
+        let small = PackOptions { pack_bytes_max, maps_max, appending_max: 1, ..PackOptions::default() };
         let pack_bytes_max = (file_system_bytes / FILE_SYSTEM_PARTS).clamp(*PACK_BYTES.start(), *PACK_BYTES.end());
-        let large = PackOptions { pack_bytes_max, ..PackOptions::default() };
-        let (kept, disk) = open(Residence::Kept, large.clone())?;
+        let large = PackOptions { pack_bytes_max, maps_max, ..PackOptions::default() };
+        let kept = PackOptions { maps_max: descriptor_share(4, PackOptions::default().maps_max), ..large.clone() };
+        let (kept, disk) = open(Residence::Kept, kept)?;
         let packs = Packs {
             cached: open(Residence::Cached, small)?.0,
             pinned: open(Residence::Pinned, large)?.0,
@@ -129,16 +131,6 @@ impl Packs {
 
     fn all(&self) -> [&PackStore; 3] {
         Residence::ALL.map(|residence| self.of(residence))
-    }
-
-    pub(crate) fn append(
-        &self,
-        residence: Residence,
-        id: &ChunkId,
-        raw: &[u8],
-        compression: Compression,
-    ) -> Result<Location> {
-        self.of(residence).append(id, raw, compression)
     }
 
     pub(crate) fn append_hashed(

@@ -41,6 +41,11 @@ struct Open {
 }
 
 impl Object {
+    /// What keeps its content from going while it lives: for a transaction that refers to it.
+    pub(super) fn held(&self) -> Arc<dyn std::any::Any + Send + Sync> {
+        self.0.clone()
+    }
+
     /// `source`: the node whose content it was. `pin` must have been taken before a collection could miss the content.
     pub(super) fn new(
         info: ObjectInfo,

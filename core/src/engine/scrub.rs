@@ -1,5 +1,6 @@
 //! Scrub: reads and verifies every chunk at a bounded rate, and says what is damaged and who needs it.
 
+use super::bucket::Bucket;
 use super::contents::LocalNodes;
 use super::pool::received;
 use super::segment::Segment;
@@ -7,9 +8,9 @@ use crate::chunk::Location;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ChunkId;
 use crate::kv::{KeyRange, Space};
-use crate::manifest::{Manifest, Reference};
+use crate::manifest::{Extent, Manifest, Node, NodeStore, Root, Source};
 use crate::namespace::{Content, Shown, View};
-use crate::object::ScrubReport;
+use crate::object::{GetOptions, ListVersionsOptions, ScrubReport, VersionItem};
 use async_recursion::async_recursion as boxed;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::HashSet;
@@ -27,14 +28,16 @@ impl Segment {
     /// in [`Segment::status`] from then on, and is stored anew when it is written again.
     pub async fn scrub(&self, bytes_per_second: u64, mut progress: impl FnMut(u64, u64) + Send) -> Result<ScrubReport> {
         let contents = self.contents().clone();
-        let snapshot = self.store().snapshot().await?;
         let total = contents.packs().stored_bytes();
         let mut report = ScrubReport { packs: contents.packs().packs().len() as u64, ..ScrubReport::default() };
         let mut damaged = HashSet::new();
         let began = Instant::now();
         let mut range = KeyRange::prefix(b"");
         loop {
-            let page = snapshot.scan(Space::Chunks, range, BATCH_ROWS, false).await?;
+            // A view of its own for each page: a slow scrub takes days, and the store keeps all that changes while a view is held.
+            let view = self.store().snapshot().await?;
+            let page = view.scan(Space::Chunks, range, BATCH_ROWS, false).await?;
+            drop(view);
             let mut reads = Vec::with_capacity(page.rows.len());
             for (key, row) in &page.rows {
                 let (id, location) = (ChunkId::from_slice(key)?, Location::decode(row)?);
@@ -102,7 +105,7 @@ impl Segment {
         Ok(())
     }
 
-    /// The keys whose current version needs a chunk that is damaged or not there at all.
+    /// The keys whose current version needs a chunk that is damaged or not there at all, and the older versions that need a damaged one.
     #[boxed]
     async fn find_affected(&self, damaged: &HashSet<ChunkId>, report: &mut ScrubReport) -> Result<()> {
         let catalog = self.catalog();
@@ -115,6 +118,9 @@ impl Segment {
                     };
                     let view = bucket.view(None).await?;
                     self.walk(&view, &info.path.to_string(), damaged, report).await?;
+                    if !damaged.is_empty() {
+                        self.walk_versions(&bucket, damaged, report).await?;
+                    }
                 }
             }
         }
@@ -153,41 +159,104 @@ impl Segment {
                 };
                 if let Err(error) = self.check(&manifest, damaged).await {
                     let line = format!("{bucket}/{}", String::from_utf8_lossy(&key));
-                    report.affected_count += 1;
-                    report.damage_count += 1;
-                    if report.affected.len() < LINES_MAX {
-                        report.affected.push(line.clone());
-                    }
-                    if report.damage.len() < LINES_MAX {
-                        report.damage.push(format!("{line}: {error}"));
-                    }
+                    affected(report, line, &error);
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether all chunks of a manifest are in the index, or may still come, and none is damaged.
-    async fn check(&self, manifest: &Manifest, damaged: &HashSet<ChunkId>) -> Result<()> {
-        let contents = self.contents().clone();
-        let mut chunks = HashSet::new();
-        let nodes = LocalNodes(contents.clone());
-        manifest
-            .for_each_reference(&nodes, &mut |_| false, &mut |reference| {
-                let (Reference::Node(id) | Reference::Chunk(id)) = reference;
-                chunks.insert(id);
-                Ok(())
-            })
-            .await?;
-        for chunk in chunks {
-            if damaged.contains(&chunk) {
-                return Err(Error::damaged(format!("needs the damaged chunk {chunk}")));
+    /// Names the versions of a bucket that don't show, and need what is damaged.
+    async fn walk_versions(&self, bucket: &Bucket, damaged: &HashSet<ChunkId>, report: &mut ScrubReport) -> Result<()> {
+        let (mut after, mut after_version) = (None, None);
+        loop {
+            let options =
+                ListVersionsOptions { after, after_version, limit: BATCH_ROWS, ..ListVersionsOptions::default() };
+            let page = bucket.list_versions(options).await?;
+            for item in &page.items {
+                let VersionItem::Version { summary, version, is_current: false, is_marker: false, .. } = item else {
+                    continue;
+                };
+                let options = GetOptions { version: Some(version.clone()), ..GetOptions::default() };
+                let object = match bucket.get(&summary.key, options).await {
+                    // It has gone meanwhile.
+                    Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
+                    object => object?,
+                };
+                if let Content::Manifest(manifest) = object.content()
+                    && let Err(error) = self.check(manifest, damaged).await
+                {
+                    let path = &bucket.state().path;
+                    let line = format!("{path}/{} (version {version})", String::from_utf8_lossy(&summary.key));
+                    affected(report, line, &error);
+                }
             }
-            match contents.located(&chunk).await {
-                Err(error) if error.kind() != ErrorKind::Offline => return Err(error),
-                _ => {}
+            match page.next {
+                Some((key, version)) => (after, after_version) = (Some(key), version),
+                None => return Ok(()),
             }
         }
-        Ok(())
+    }
+
+    /// Whether all chunks of a manifest are in the index, or may still come, and none is damaged. Memory for its nodes, which are a small part of them. Others made it, and
+    /// may mean harm: a node is walked once, wherever it is referred to.
+    async fn check(&self, manifest: &Manifest, damaged: &HashSet<ChunkId>) -> Result<()> {
+        let contents = self.contents().clone();
+        let nodes = LocalNodes(contents.clone());
+        let located = async |id: &ChunkId| {
+            if damaged.contains(id) {
+                return Err(Error::damaged(format!("needs the damaged chunk {id}")));
+            }
+            match contents.located(id).await {
+                Err(error) if error.kind() != ErrorKind::Offline => Err(error),
+                _ => Ok(()),
+            }
+        };
+        let (mut waiting, mut seen) = (Vec::new(), HashSet::new());
+        let chunks = |extents: &[Extent]| {
+            let chunk = |extent: &Extent| match &extent.source {
+                Source::Chunk { id, .. } => Some(*id),
+                _ => None,
+            };
+            extents.iter().filter_map(chunk).collect::<Vec<_>>()
+        };
+        let mut here = match manifest.root() {
+            Root::Empty => Vec::new(),
+            Root::Extents(extents) => chunks(extents),
+            Root::Tree { id, .. } => {
+                waiting.push(*id);
+                Vec::new()
+            }
+        };
+        loop {
+            for id in std::mem::take(&mut here) {
+                located(&id).await?;
+            }
+            let Some(id) = waiting.pop() else { return Ok(()) };
+            if !seen.insert(id) {
+                continue;
+            }
+            located(&id).await?;
+            match nodes.read_node(&id).await.map(|bytes| Node::decode(&bytes)) {
+                Ok(Ok(Node::Leaf(extents))) => here = chunks(&extents),
+                Ok(Ok(Node::Inner { children, .. })) => waiting.extend(children.iter().rev().map(|child| child.id)),
+                Ok(Err(error)) => return Err(error),
+                // What is below it may still come, too.
+                Err(error) if error.kind() == ErrorKind::Offline => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Notes that something needs what is damaged.
+fn affected(report: &mut ScrubReport, line: String, error: &Error) {
+    report.affected_count += 1;
+    report.damage_count += 1;
+    if report.damage.len() < LINES_MAX {
+        report.damage.push(format!("{line}: {error}"));
+    }
+    if report.affected.len() < LINES_MAX {
+        report.affected.push(line);
     }
 }

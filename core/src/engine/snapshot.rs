@@ -5,7 +5,7 @@ use super::bucket::Bucket;
 use super::catalog::{create, remove};
 use super::transact;
 use crate::catalog::{self, CatalogRow, CatalogValue};
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::NodeId;
 use crate::kv::{KeyRange, Space};
 use crate::namespace::{self, NewVersion, Shown, keys};
@@ -14,6 +14,7 @@ use crate::path::{BucketPath, check_name};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::HashMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// How many files a clone commits in one go.
 const CLONE_BATCH: usize = 256;
@@ -44,15 +45,23 @@ impl Bucket {
     /// Gives a snapshot up, and what only it kept.
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         let commit = self.snapshot_commit(name).await?;
-        transact!(self.segment(), txn, {
-            remove(&mut txn, catalog::snapshot_key(&self.state().id, name), Subject::Snapshot, name).await?
-        })?;
-        self.segment().ledger().remove_snapshot(self.state().number, commit);
+        let (bucket, name) = (self.clone(), name.to_owned());
+        // Whoever asked for it may go away: what is gone must not be kept rows for.
+        let deleting = tokio::spawn(async move {
+            transact!(bucket.segment(), txn, {
+                let key = catalog::snapshot_key(&bucket.state().id, &name);
+                remove(&mut txn, key, Subject::Snapshot, &name).await?
+            })?;
+            bucket.segment().ledger().remove_snapshot(bucket.state().number, commit);
+            Result::Ok(())
+        });
+        let broken = |error| Error::new(ErrorKind::Failed, "deleting a snapshot broke off").because(error);
+        deleting.await.map_err(broken)??;
         self.drop_past().await
     }
 
-    /// Drops kept rows that no snapshot shows. A crash on the way leaves garbage, which the next call finds.
-    async fn drop_past(&self) -> Result<()> {
+    /// Drops kept rows that no snapshot shows. A crash on the way leaves garbage, which the next call finds, or the next collection.
+    pub(super) async fn drop_past(&self) -> Result<()> {
         let prefix = keys::bucket_prefix(self.state().number);
         let mut range = KeyRange::prefix(&prefix);
         loop {
@@ -60,15 +69,19 @@ impl Bucket {
             // After the view: a snapshot that is not among these is later than all rows in it, and needs none of them.
             let left = self.segment().ledger().snapshots(self.state().number);
             let page = view.scan(Space::Past, range, 1024, false).await?;
-            transact!(self.segment(), txn, {
-                for (key, row) in &page.rows {
-                    let (_, _, superseded) = keys::parse_past(key)?;
-                    let written = namespace::row_commit(row)?;
-                    if !left.iter().any(|at| written <= *at && *at < superseded) {
-                        txn.delete(Space::Past, key.clone());
-                    }
+            let mut unseen = Vec::new();
+            for (key, row) in &page.rows {
+                let (_, _, superseded) = keys::parse_past(key)?;
+                let written = namespace::row_commit(row)?;
+                if !left.iter().any(|at| written <= *at && *at < superseded) {
+                    unseen.push(key);
                 }
-            })?;
+            }
+            if !unseen.is_empty() {
+                transact!(self.segment(), txn, {
+                    unseen.iter().for_each(|key| txn.delete(Space::Past, Bytes::clone(key)));
+                })?;
+            }
             match page.rows.last() {
                 Some((last, _)) if page.more => range = KeyRange::prefix_after(&prefix, last.clone()),
                 _ => return Ok(()),
@@ -94,7 +107,7 @@ impl Bucket {
     pub async fn clone_to(&self, target: &BucketPath, prefix: &[u8], snapshot: Option<&str>) -> Result<u64> {
         self.settle_files().await;
         // Rows, and the content they refer to, must stay while they are copied: hold on to a snapshot, and keep collections out.
-        let _collecting = self.segment().0.collecting.lock().await;
+        let collecting = Arc::new(self.segment().0.collecting.clone().lock_owned().await);
         let view = self.view(snapshot).await?;
         let copy = self.segment().catalog().create_bucket(target, (*self.state().policy()).clone()).await?;
         let mut walk = vec![(NodeId::ROOT, Bytes::new(), Bound::Unbounded)];
@@ -124,7 +137,7 @@ impl Bucket {
             if let Some(name) = resume {
                 walk.insert(0, (directory, path, Bound::Excluded(name)));
             }
-            cloned += copy.clone_batch(&view, batch, &mut nodes).await?;
+            cloned += copy.clone_batch(&view, batch, &mut nodes, &collecting).await?;
         }
         Ok(cloned)
     }
@@ -134,6 +147,7 @@ impl Bucket {
         view: &namespace::View,
         batch: Vec<(Bytes, Shown)>,
         nodes: &mut HashMap<NodeId, Bytes>,
+        collecting: &Arc<tokio::sync::OwnedMutexGuard<()>>,
     ) -> Result<u64> {
         let mut cloned = 0;
         let mut rows = Vec::new();
@@ -146,6 +160,8 @@ impl Bucket {
         }
         transact!(self.segment(), txn, {
             cloned = 0;
+            // A collection that began before the commit would not see what it refers to.
+            txn.hold(collecting.clone());
             for (key, shown, row) in &rows {
                 let (directories, name) = namespace::split(key).place();
                 match shown {

@@ -14,6 +14,7 @@ use crate::namespace::{self, Delta, Stay, Txn, Wanted};
 use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// What became of a delta.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub struct Lacking {
     /// In no order that means anything, with the paths under which they will show.
     pub versions: Vec<Wanted>,
     /// Held: also those of versions whose bytes are here already.
-    _pins: Vec<Pin>,
+    _pins: Vec<Arc<Pin>>,
 }
 
 impl std::fmt::Debug for Lacking {
@@ -72,9 +73,9 @@ pub(super) struct Check<'a> {
     bucket: &'a Bucket,
     excused: &'a HashSet<Bytes>,
     /// Versions whose bytes are here, by their keys, until this is dropped.
-    here: HashMap<Bytes, Pin>,
+    here: HashMap<Bytes, Arc<Pin>>,
     lacking: Vec<Wanted>,
-    pins: Vec<Pin>,
+    pins: Vec<Arc<Pin>>,
     /// Whether the last look came to its end.
     has_looked: bool,
     /// Whether a look is all: nothing is to be committed.
@@ -107,7 +108,7 @@ impl<'a> Check<'a> {
                 continue;
             }
             // Before it is looked at: a collection that begins later finds it, and one that is under way spares what is found here.
-            let pin = self.bucket.contents().pin(&version.manifest);
+            let pin = Arc::new(self.bucket.contents().pin(&version.manifest));
             if self.is_here(&version).await? {
                 here.insert(version.key.clone());
                 self.here.insert(version.key, pin);
@@ -120,6 +121,8 @@ impl<'a> Check<'a> {
         if self.is_all || !self.lacking.is_empty() {
             return Err(Error::new(ErrorKind::Offline, "data of this delta is not here"));
         }
+        // Until it is committed nothing else refers to it, also if nobody waits for that any more.
+        self.here.values().for_each(|pin| txn.hold(pin.clone()));
         namespace::leave_out(txn, &here);
         Ok(())
     }

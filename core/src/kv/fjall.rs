@@ -23,6 +23,7 @@ pub use self::journal::{JournalEnd, journal_end};
 pub use self::mark::{MARK_KEY, Mark, MarkKey};
 
 use super::{Batch, Durability, KeyRange, Page, Snapshot, Space, Store, guard_missed};
+use crate::disk::descriptor_share;
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +38,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The most tables kept open; fjall's own default.
+const CACHED_FILES_MAX: usize = 900;
 /// Less than this is not worth a cache.
 const CACHE_BYTES_MIN: usize = 8 << 20;
 /// The longest replay at opening: journals are kept until what they hold is in tables.
@@ -77,8 +80,8 @@ pub struct FjallStore {
 struct Writer {
     /// Of the last commit.
     mark: Mark,
-    /// Why no commit is taken any more.
-    failed: Option<ErrorKind>,
+    /// Whether no commit is taken any more.
+    failed: bool,
 }
 
 /// One keyspace per space, in the order of [`Space::ALL`].
@@ -105,6 +108,7 @@ impl FjallStore {
         let failed = |error| failure(format!("the metadata store in {} can't be opened", dir.display()), error);
         let database = Database::builder(dir)
             .cache_size(cache_bytes / 2)
+            .max_cached_files(Some(descriptor_share(4, CACHED_FILES_MAX)))
             .max_journaling_size(JOURNAL_BYTES_MAX)
             // Inline contents are compressed above this layer, the rest is small.
             .journal_compression(CompressionType::None)
@@ -126,7 +130,7 @@ impl FjallStore {
         let store = FjallStore {
             dir: dir.to_owned(),
             spaces,
-            writer: Mutex::new(Writer { mark: Mark { number, synced: number }, failed: None }),
+            writer: Mutex::new(Writer { mark: Mark { number, synced: number }, failed: false }),
             latest,
             write_buffer_bytes: cache_bytes / 4,
             free_bytes_min: FREE_BYTES_MIN.min(file_system_bytes / FREE_PART_MIN),
@@ -153,8 +157,9 @@ impl FjallStore {
     fn commit_now(&self, batch: &Batch, durability: Durability) -> Result<()> {
         batch.check()?;
         let mut writer = self.writer.lock();
-        if let Some(kind) = writer.failed {
-            return Err(Error::new(kind, format!("an earlier write to {} failed; open it again", self.dir.display())));
+        if writer.failed {
+            let what = format!("an earlier write to {} failed; open it again", self.dir.display());
+            return Err(Error::new(ErrorKind::Failed, what));
         }
         let before = self.latest();
         for (space, key, expected) in &batch.guards {
@@ -188,12 +193,14 @@ impl FjallStore {
                 ));
             }
             Err(error) => {
-                // A background worker doesn't tell why it failed; a full disk explains it.
+                // Not `NoSpace`, whatever the cause: that says that nothing was changed, and this may be in the journal and come back at the next opening. A
+                // background worker doesn't tell why it failed; a full disk explains it.
                 let full = error.kind() == ErrorKind::NoSpace
                     || file_system(&self.dir).is_ok_and(|found| found.free_bytes < self.free_bytes_min);
-                let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Failed };
-                writer.failed = Some(kind);
-                return Err(Error::new(kind, "no more commits until the store is opened again").because(error));
+                writer.failed = true;
+                let why = if full { "the disk is full; " } else { "" };
+                let what = format!("{why}no more commits until the store is opened again");
+                return Err(Error::new(ErrorKind::Failed, what).because(error));
             }
         }
         writer.mark = Mark {

@@ -15,9 +15,8 @@
 //!   whether there are any.
 //! * Calls may come from many tasks at once. No call assumes that the store is in this process.
 //! * A commit that was refused (by a guard, a limit, or a lack of space noticed before anything was written) leaves the store as
-//!   it was. After any other failed commit the store answers every commit with
-//!   [`ErrorKind::Failed`] (or `NoSpace`, if that was the cause) until it is opened again; reads go
-//!   on. What the failed commit itself carried may or may not be there after that.
+//!   it was; [`ErrorKind::NoSpace`] always says that. A commit that fails otherwise fails with [`ErrorKind::Failed`], and so does every later one until
+//!   the store is opened again; reads go on. What the failed commit itself carried may or may not be there after that.
 //! * Embedded stores do their work in the calling thread: a read for as long as a few disk reads take, a
 //!   commit for as long as the disk takes to sync. Commits belong on a thread of their own.
 

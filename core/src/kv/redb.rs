@@ -31,7 +31,7 @@ pub struct RedbStore {
 /// What commits need, one at a time.
 struct Writer {
     /// Why no commit is taken any more.
-    failed: Option<ErrorKind>,
+    failed: bool,
 }
 
 impl RedbStore {
@@ -50,7 +50,7 @@ impl RedbStore {
             DatabaseError::Storage(error) => failure(context(), error),
             error => Error::damaged(context()).because(error),
         })?;
-        let store = RedbStore { path: path.clone(), writer: Mutex::new(Writer { failed: None }), database };
+        let store = RedbStore { path: path.clone(), writer: Mutex::new(Writer { failed: false }), database };
         store.write(&Batch::default())?;
         // The name of a new file must last as well.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io(context(), error))?;
@@ -60,8 +60,11 @@ impl RedbStore {
     fn commit_now(&self, batch: &Batch) -> Result<()> {
         batch.check()?;
         let mut writer = self.writer.lock();
-        if let Some(kind) = writer.failed {
-            return Err(Error::new(kind, format!("an earlier write to {} failed; open it again", self.path.display())));
+        if writer.failed {
+            return Err(Error::new(
+                ErrorKind::Failed,
+                format!("an earlier write to {} failed; open it again", self.path.display()),
+            ));
         }
         if !batch.guards.is_empty() {
             let before = self.view()?;
@@ -75,12 +78,10 @@ impl RedbStore {
         if batch.writes.is_empty() {
             return Ok(());
         }
-        let result = self.write(batch);
-        if let Err(error) = &result {
-            writer.failed =
-                Some(if error.kind() == ErrorKind::NoSpace { ErrorKind::NoSpace } else { ErrorKind::Failed });
-        }
-        result
+        self.write(batch).map_err(|error| {
+            writer.failed = true;
+            Error::new(ErrorKind::Failed, "no more commits until the store is opened again").because(error)
+        })
     }
 
     /// Writes `batch` and makes sure that all tables are there.

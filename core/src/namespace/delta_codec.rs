@@ -74,6 +74,11 @@ impl Delta {
 
     /// Reads what [`Delta::encode`] wrote; also says who wrote it. `Invalid` for a format this build does not know, else `Damaged`.
     pub fn decode(bytes: Bytes) -> Result<(Delta, SegmentId)> {
+        Delta::decode_bounded(bytes, u64::MAX)
+    }
+
+    /// The same of one with at most so many registers: each takes many times its bytes once it is decoded.
+    pub fn decode_bounded(bytes: Bytes, registers_max: u64) -> Result<(Delta, SegmentId)> {
         let mut reader = Reader::new(bytes);
         let format = reader.u8()?;
         if format != FORMAT {
@@ -94,6 +99,9 @@ impl Delta {
         let floor = VersionVector::decode(&mut input)?;
         let mut reader = Reader::new(rest.slice_ref(input));
         let count = reader.varint()?;
+        if count > registers_max {
+            return Err(Error::invalid(format!("a delta of {count} registers; at most {registers_max} are taken")));
+        }
         let mut registers = Vec::new();
         for _ in 0..count {
             registers.push(decode_register(&mut reader, &sender)?);

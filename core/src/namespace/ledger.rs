@@ -145,6 +145,7 @@ struct Group {
     changed: Vec<(Space, Bytes, u32)>,
     buckets: BTreeSet<BucketNumber>,
     directories: Vec<(Bytes, i64)>,
+    snapshots: Vec<(BucketNumber, u64)>,
     commit: u64,
     needs_contents: bool,
     needs_sync: bool,
@@ -468,6 +469,7 @@ impl Ledger {
         }
         if let Some(bucket) = snapshot_of {
             state.snapshots.entry(bucket).or_default().push(sequenced.commit);
+            state.pending.snapshots.push((bucket, sequenced.commit));
         }
         for (space, key, _) in &writes {
             state.recent.insert(row_hash(*space, key), sequenced.commit);
@@ -553,6 +555,9 @@ impl Ledger {
                 let mut state = self.state.lock();
                 for (bucket, delta) in &group.deltas {
                     delta.inverse().apply(state.usage.entry(*bucket).or_default());
+                }
+                for (bucket, commit) in &group.snapshots {
+                    state.snapshots.entry(*bucket).or_default().retain(|at| at != commit);
                 }
                 drop(state);
                 self.published.send_replace(group.commit);

@@ -112,6 +112,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// The name by which a file goes for the time between the two halves of an exchange. Nobody sees it.
+pub(crate) const HALF_WAY: &[u8] = b"\0exchange";
+/// The extended attribute in which Linux keeps what privileges a program has.
+const CAPABILITIES: &str = "security.capability";
+
 /// The origin of a commit that changes nothing that anybody sees: watchers of rows are not told.
 pub const UNSEEN: u32 = u32::MAX;
 

@@ -8,7 +8,7 @@ use super::remove::{Leave, remove_file};
 use super::rows::{AttributesValue, ExplicitDirectory, NodeRow, Shown, ShownFile, TagsValue};
 use super::txn::Txn;
 use super::version::Version;
-use super::{BucketState, Place, is_directory_name, split};
+use super::{BucketState, CAPABILITIES, Place, is_directory_name, split};
 use crate::error::{Error, Result, Subject};
 use crate::id::{NodeId, SegmentId, VersionId};
 use crate::object::{Attributes, Condition, FileType, ObjectInfo, Tags, TimeNs};
@@ -102,7 +102,8 @@ pub async fn put(
             // A time that was set by hand on a version is known by that version's time, which may be this one's.
             let by_hand = row.shown_attributes().and_then(|value| value.modified_ns);
             let by_hand = by_hand.filter(|(_, of)| *of == version.modified_ns).map(|(_, of)| (of, of));
-            let attributes = set_attributes(txn, bucket, &file.node, new.attributes, by_hand).await?;
+            let attributes = new.attributes.or_else(|| unprivileged(&row));
+            let attributes = set_attributes(txn, bucket, &file.node, attributes, by_hand).await?;
             trim(txn, bucket, &place).await?;
             Ok(Stored { node: file.node, dot, version, attributes, links: u32::try_from(row.names.len()).unwrap_or(1) })
         }
@@ -116,7 +117,8 @@ pub async fn put(
                 if old.content.is_some() {
                     drop_copy(txn, bucket, &place, &old, Goes::Rewritten).await?;
                 } else {
-                    attributes = attributes.or_else(|| row.shown_attributes().map(|value| value.attributes.clone()));
+                    let as_before = || row.shown_attributes().map(|value| value.attributes.clone());
+                    attributes = attributes.or_else(|| unprivileged(&row).or_else(as_before));
                     remove_file(txn, bucket, &place, Leave::History).await?;
                 }
             } else {
@@ -132,6 +134,22 @@ pub async fn put(
             Ok(Stored { node, dot, version, attributes, links: 1 })
         }
     }
+}
+
+/// The attributes of a file whose content somebody replaces who says nothing of them, if they give what is executed privileges: without these. As when it is written to
+/// by whoever has no privileges.
+fn unprivileged(row: &NodeRow) -> Option<Attributes> {
+    const SET_UID: u32 = 0o4000;
+    const SET_GID: u32 = 0o2000;
+    const GROUP_EXECUTES: u32 = 0o010;
+    let before = &row.shown_attributes()?.attributes;
+    let mut attributes = before.clone();
+    attributes.mode = attributes.mode.map(|mode| match mode {
+        mode if mode & GROUP_EXECUTES != 0 => mode & !(SET_UID | SET_GID),
+        mode => mode & !SET_UID,
+    });
+    attributes.xattrs.remove(CAPABILITIES);
+    (attributes != *before).then_some(attributes)
 }
 
 /// Makes a file in a directory that shows, at a place where nothing shows.

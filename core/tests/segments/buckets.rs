@@ -243,3 +243,42 @@ async fn policies_that_are_set_in_two_places_are_both_kept() {
     let policy = all.segments[1].bucket(&path).await.unwrap().info().await.unwrap().policy;
     assert_eq!(policy, BucketPolicy { quota_bytes: None, ..expected });
 }
+
+/// Ids of buckets are no secret. Whoever said that a bucket of a path that the link covers is one of another path got that one: to read, to write to, and to delete.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_gives_no_bucket_of_another_path() {
+    let all = Sites::new(2).await;
+    let (own, peer) = (&all.segments[0], &all.segments[1]);
+    let (secret, public): (BucketPath, BucketPath) = ("X/secret/b".parse().unwrap(), "X/public/b".parse().unwrap());
+    for (segment, path) in [(own, &secret), (peer, &public)] {
+        segment.catalog().create_cluster("X").await.unwrap();
+        segment.catalog().create_tenant(&path.tenant).await.unwrap();
+    }
+    let bucket = own.catalog().create_bucket(&secret, BucketPolicy::default()).await.unwrap();
+    bucket.put("k", "secret", PutOptions::default()).await.unwrap();
+    let claimed = peer.catalog().create_bucket(&public, BucketPolicy::default()).await.unwrap();
+    let ids = [claimed.info().await.unwrap().id, bucket.info().await.unwrap().id].map(|id| id.to_string());
+    let covers = |name: &CatalogName| match name {
+        CatalogName::Cluster(_) => true,
+        CatalogName::Tenant(tenant) => tenant.tenant == "public",
+        CatalogName::Bucket(path) => path.tenant.tenant == "public",
+    };
+    let forged = async || {
+        let mut exported = peer.catalog().export(&|_| true).await.unwrap().to_vec();
+        while let Some(at) = exported.windows(ids[0].len()).position(|window| window == ids[0].as_bytes()) {
+            exported[at..at + ids[0].len()].copy_from_slice(ids[1].as_bytes());
+        }
+        exported
+    };
+    own.catalog().import(&forged().await, &covers).await.unwrap();
+    assert_eq!(own.bucket(&public).await.map(drop).unwrap_err().kind(), ErrorKind::NotFound);
+    peer.catalog().delete_bucket(&public).await.unwrap();
+    own.catalog().import(&forged().await, &covers).await.unwrap();
+    own.gc().await.unwrap();
+    own.bucket(&secret).await.unwrap().head("k", GetOptions::default()).await.unwrap();
+    // What else came with it is here, and a bucket that is its own comes.
+    let honest = peer.catalog().create_bucket(&public, BucketPolicy::default()).await.unwrap();
+    let exported = peer.catalog().export(&|_| true).await.unwrap();
+    own.catalog().import(&exported, &covers).await.unwrap();
+    assert_eq!(own.bucket(&public).await.unwrap().info().await.unwrap().id, honest.info().await.unwrap().id);
+}

@@ -592,7 +592,7 @@ impl Filesystem for Adapter {
     fn lseek(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
@@ -600,7 +600,7 @@ impl Filesystem for Adapter {
     ) {
         let door = self.door.clone();
         self.run(async move {
-            answer(reply, door.seek(handle.0, offset, whence).await, |reply, offset| reply.offset(offset));
+            answer(reply, door.seek((number.0, handle.0), offset, whence).await, |reply, offset| reply.offset(offset));
         });
     }
 

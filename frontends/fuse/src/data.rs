@@ -24,13 +24,15 @@ pub(crate) struct OpenHandle {
     pub(crate) file: OpenFile,
     pub(crate) files: FileSystem,
     pub(crate) node: NodeId,
+    /// Whether it may be written to.
+    pub(crate) writes: bool,
     /// Who may hold locks that were taken through it.
     pub(crate) lockers: Mutex<BTreeSet<LockOwner>>,
 }
 
 impl OpenHandle {
-    pub(crate) fn new(file: OpenFile, files: FileSystem, node: NodeId) -> OpenHandle {
-        OpenHandle { file, files, node, lockers: Mutex::default() }
+    pub(crate) fn new(file: OpenFile, files: FileSystem, node: NodeId, writes: bool) -> OpenHandle {
+        OpenHandle { file, files, node, writes, lockers: Mutex::default() }
     }
 }
 
@@ -41,12 +43,12 @@ impl Door {
 
     pub(crate) async fn open_node(&self, who: Who, number: u64, flags: i32) -> Outcome<u64> {
         let flags = open_flags(flags, self.options.writes_back());
-        if flags.write && self.options.read_only {
+        if (flags.write || flags.truncate) && self.options.read_only {
             return Err(Refusal(EROFS));
         }
         let (_, files, node) = self.node(number, EISDIR)?;
         let file = as_caller!(who, caller, files.open(&caller, &node, flags).await)?;
-        Ok(self.files.add(OpenHandle::new(file, files, node)))
+        Ok(self.files.add(OpenHandle::new(file, files, node, flags.write)))
     }
 
     pub(crate) async fn read(&self, handle: u64, offset: u64, length: u32) -> Outcome<Bytes> {
@@ -122,14 +124,19 @@ impl Door {
         Ok(self.open_file(handle)?.file.allocate(mode, offset, length).await?)
     }
 
-    pub(crate) async fn seek(&self, handle: u64, offset: i64, whence: i32) -> Outcome<i64> {
+    /// The kernel asks without having written back what it has of the file, which is data too.
+    pub(crate) async fn seek(&self, (number, handle): (u64, u64), offset: i64, whence: i32) -> Outcome<i64> {
         let to = match whence {
             SEEK_DATA => SeekTo::Data,
             SEEK_HOLE => SeekTo::Hole,
             _ => return Err(Refusal(EINVAL)),
         };
         let offset = u64::try_from(offset).map_err(|_| Refusal(6))?;
-        let found = self.open_file(handle)?.file.seek(offset, to).await?;
+        let open = self.open_file(handle)?;
+        if self.options.writes_back() && self.files.any(|other| other.writes && other.node == open.node) {
+            self.hand_over(number).await;
+        }
+        let found = open.file.seek(offset, to).await?;
         i64::try_from(found).map_err(|_| Refusal(EINVAL))
     }
 

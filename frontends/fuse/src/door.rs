@@ -160,6 +160,11 @@ impl Door {
         self.follower.tell(Stale::Inode(number));
     }
 
+    /// Has the kernel hand over what it has of a file and has not written back, and waits for that.
+    pub(crate) async fn hand_over(&self, number: u64) {
+        self.follower.tell_and_wait(Stale::Inode(number)).await;
+    }
+
     /// What an inode stands for.
     pub(crate) fn target(&self, number: u64) -> Outcome<Target> {
         self.inodes.target(number).ok_or(Refusal(ESTALE))

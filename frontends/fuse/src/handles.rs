@@ -27,6 +27,10 @@ impl<T> Handles<T> {
         self.open.lock().get(&number).cloned()
     }
 
+    pub(crate) fn any(&self, is_it: impl Fn(&T) -> bool) -> bool {
+        self.open.lock().values().any(|thing| is_it(thing))
+    }
+
     pub(crate) fn remove(&self, number: u64) -> Option<Arc<T>> {
         self.open.lock().remove(&number)
     }

@@ -27,6 +27,8 @@ struct Slot {
     lookups: u64,
     /// What leads to it.
     names: Vec<Name>,
+    /// Of a directory that the kernel has removed: it takes nothing in it any more, so the one that is made in its place gets another number, though it is the same node.
+    is_dead: bool,
 }
 
 pub(crate) struct Inodes {
@@ -70,7 +72,7 @@ impl Table {
             return Some(*displaced);
         }
         let number = wanted(target);
-        self.known.get(&number).is_some_and(|slot| slot.target == *target).then_some(number)
+        self.known.get(&number).is_some_and(|slot| slot.target == *target && !slot.is_dead).then_some(number)
     }
 
     /// The number that `target` has or would get.
@@ -127,7 +129,7 @@ impl Inodes {
         if number == ROOT {
             return Some(self.root.clone());
         }
-        self.table.lock().known.get(&number).map(|slot| slot.target.clone())
+        self.table.lock().known.get(&number).filter(|slot| !slot.is_dead).map(|slot| slot.target.clone())
     }
 
     /// The number of `target`, if the kernel knows it.
@@ -156,7 +158,7 @@ impl Inodes {
         if let Some(slot) = table.known.get_mut(&number) {
             slot.lookups += 1;
         } else {
-            table.known.insert(number, Slot { target: target.clone(), lookups: 1, names: Vec::new() });
+            table.known.insert(number, Slot { target: target.clone(), lookups: 1, names: Vec::new(), is_dead: false });
             if number != wanted(target) {
                 table.displaced.insert(target.clone(), number);
             }
@@ -175,7 +177,9 @@ impl Inodes {
         if slot.lookups == 0
             && let Some(slot) = table.known.remove(&number)
         {
-            table.displaced.remove(&slot.target);
+            if table.displaced.get(&slot.target) == Some(&number) {
+                table.displaced.remove(&slot.target);
+            }
             for name in &slot.names {
                 table.named.remove(name);
             }
@@ -191,6 +195,20 @@ impl Inodes {
     pub(crate) fn forget_name(&self, name: &Name) {
         self.name_changed();
         self.table.lock().unname(name);
+    }
+
+    /// The kernel has removed a directory, or put another in its place.
+    pub(crate) fn retire(&self, name: &Name) {
+        self.name_changed();
+        let mut table = self.table.lock();
+        let Some(number) = table.unname(name) else { return };
+        if let Some(slot) = table.known.get_mut(&number) {
+            slot.is_dead = true;
+            let target = slot.target.clone();
+            if table.displaced.get(&target) == Some(&number) {
+                table.displaced.remove(&target);
+            }
+        }
     }
 
     /// The kernel has moved a name, in place of another.
@@ -285,6 +303,29 @@ mod tests {
         assert_eq!(inodes.all_names(), [name("a")]);
         inodes.forget(a, 3);
         assert!(inodes.all_names().is_empty());
+    }
+
+    /// Whoever was in a directory that was removed kept the one that was made in its place from working for all.
+    #[test]
+    fn a_directory_that_is_made_again_has_another_number() {
+        let inodes = Inodes::new(Target::Node(0, NodeId::ROOT));
+        let name = (ROOT, Bytes::from("build"));
+        let tell = || inodes.tell(&node(0, 7), Some(name.clone()));
+        let first = tell();
+        inodes.retire(&name);
+        assert_eq!((inodes.target(first), inodes.known(&node(0, 7))), (None, None));
+        let second = tell();
+        assert_ne!(first, second);
+        assert_eq!((inodes.target(second), inodes.known(&node(0, 7))), (Some(node(0, 7)), Some(second)));
+        inodes.forget(first, 1);
+        assert_eq!((tell(), inodes.named(&name)), (second, Some(second)));
+        inodes.retire(&name);
+        let third = tell();
+        assert!(third != second);
+        inodes.forget(second, 2);
+        assert_eq!(inodes.known(&node(0, 7)), Some(third));
+        inodes.forget(third, 1);
+        assert!(inodes.table.lock().displaced.is_empty() && inodes.all() == [ROOT]);
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Door {
         let node = made.attributes.node;
         let file = as_caller!(who, caller, files.open(&caller, &node, flags).await)?;
         let attributes = if made.is_new { made.attributes } else { file.attributes().await? };
-        let handle = self.files.add(OpenHandle::new(file, files, node));
+        let handle = self.files.add(OpenHandle::new(file, files, node, flags.write));
         Ok((self.tell(bucket, attributes, (parent, name)), handle))
     }
 
@@ -215,7 +215,7 @@ impl Door {
     pub(crate) async fn remove_directory(&self, who: Who, parent: u64, name: &[u8]) -> Outcome<()> {
         let (_, files, directory) = self.node_to_change(parent)?;
         as_caller!(who, caller, files.remove_directory(&caller, &directory, name).await)?;
-        self.inodes.forget_name(&(parent, Bytes::copy_from_slice(name)));
+        self.inodes.retire(&(parent, Bytes::copy_from_slice(name)));
         Ok(())
     }
 
@@ -231,11 +231,20 @@ impl Door {
             RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return Err(Refusal(EINVAL)),
         };
+        let replaces_directory = mode == RenameMode::Replace
+            && self.inodes.named(&(to.0, Bytes::copy_from_slice(to.1))).is_some()
+            && (files.lookup(&Caller::root(), &target, to.1).await)
+                .is_ok_and(|old| old.file_type == FileType::Directory);
         as_caller!(who, caller, files.rename(&caller, (&source, from.1), (&target, to.1), mode).await)?;
         let [from, to] = [from, to].map(|(parent, name)| (parent, Bytes::copy_from_slice(name)));
         match mode {
             RenameMode::Exchange => self.inodes.exchange(from, to),
-            RenameMode::Replace | RenameMode::NoReplace => self.inodes.rename(&from, to),
+            RenameMode::Replace | RenameMode::NoReplace => {
+                if replaces_directory {
+                    self.inodes.retire(&to);
+                }
+                self.inodes.rename(&from, to);
+            }
         }
         Ok(())
     }
@@ -266,7 +275,8 @@ pub(crate) fn open_flags(flags: i32, writeback: bool) -> OpenFlags {
     OpenFlags {
         read: flags & O_ACCMODE != 1 || writeback,
         write,
-        truncate: flags & O_TRUNC != 0 && write,
+        // Also of a file that is opened for reading only: who may write to it has it emptied.
+        truncate: flags & O_TRUNC != 0,
         is_granted: true,
     }
 }

@@ -29,6 +29,8 @@ pub(crate) const WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// A peer that has still to hear of what was deleted here is asked again after this.
 const ASKED_AGAIN: Duration = Duration::from_millis(200);
+/// Who can't take in what it is sent asks no more often than this.
+const ASKED_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Far enough to be never.
 pub(crate) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -303,7 +305,7 @@ async fn probe(
     leads: bool,
     deadline: Instant,
 ) -> std::result::Result<VersionVector, &'static str> {
-    let mut why = "not connected";
+    let (mut why, mut pause) = ("not connected", WAIT_STEP);
     while Instant::now() < deadline {
         if let Some(connected) = hub.peer(peer) {
             let (answer, stands) = oneshot::channel();
@@ -314,7 +316,10 @@ async fn probe(
             tokio::select! {
                 stands = timeout_at(deadline, stands) => match stands {
                     Ok(Ok(vector)) => return Ok(vector),
-                    Ok(Err(_)) => why = "it has not answered, or what it sent could not be taken in",
+                    Ok(Err(_)) => {
+                        why = "it has not answered, or what it sent could not be taken in";
+                        pause = (pause * 2).min(ASKED_AGAIN_MAX);
+                    }
                     Err(_) => why = "it does not answer",
                 },
                 _ = connected.control.closed() => why = "not connected",
@@ -323,7 +328,7 @@ async fn probe(
                 why = "it was away for longer than deletions are remembered, and compares all that it holds";
             }
         }
-        tokio::time::sleep(WAIT_STEP).await;
+        sleep_until(deadline.min(Instant::now() + pause)).await;
     }
     Err(why)
 }

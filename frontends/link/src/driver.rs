@@ -9,8 +9,9 @@ use crate::whole;
 use crate::wire::{self, Body, Packed, Place};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rand::Rng;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,10 +26,15 @@ use tombolo_core::{
 
 /// Registers of one delta, at most.
 const STEP_REGISTERS: usize = 16_384;
+/// Of one that is taken in: a step ends at the end of a commit.
+pub(crate) const REGISTERS_MAX: u64 = 16 * STEP_REGISTERS as u64;
 /// Catalogs are sent this long after they changed, so that many changes are one.
 const CATALOG_DELAY: Duration = Duration::from_millis(20);
 /// Who carries a bucket, and up to where, is told this long after a change of it, so that it is told once for many.
 const CARRIERS_DELAY: Duration = Duration::from_millis(500);
+/// A peer whose catalog could not be taken in is asked for it again after this, and then after twice as long as before, up to a limit.
+const CATALOG_RETRY: Duration = Duration::from_secs(1);
+const CATALOG_RETRY_MAX: Duration = Duration::from_secs(30);
 
 type Probes = HashMap<u64, Asked>;
 
@@ -43,6 +49,8 @@ struct Driver {
     /// Of which peers the sync machine knows that they are connected.
     connected: HashMap<SegmentId, Arc<Peer>>,
     catalog_due: Option<Instant>,
+    /// Peers whose last catalog could not be taken in: when they are asked for it again, and how long after the last time that is.
+    catalog_retries: HashMap<SegmentId, (Instant, Duration)>,
     /// Buckets of which peers are to be told who carries them.
     untold: BTreeSet<BucketId>,
     carriers_due: Option<Instant>,
@@ -65,13 +73,15 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Arrival>) {
         probes: Probes::new(),
         connected: HashMap::new(),
         catalog_due: None,
+        catalog_retries: HashMap::new(),
         untold: BTreeSet::new(),
         carriers_due: None,
         learning: Arc::default(),
     };
     loop {
         let wakes = driver.machine.wakes_at_ms().map(|at| driver.started + Duration::from_millis(at));
-        let due = [wakes, driver.catalog_due, driver.carriers_due].into_iter().flatten().min();
+        let retries = driver.catalog_retries.values().map(|(due, _)| *due).min();
+        let due = [wakes, driver.catalog_due, driver.carriers_due, retries].into_iter().flatten().min();
         tokio::select! {
             received = input.recv() => match received {
                 Some((received, _hold)) => driver.input(received).await,
@@ -156,6 +166,10 @@ impl Driver {
             }
             // A bucket that is new may be one to gather, or to bring.
             self.hub.wanted.notify_one();
+        }
+        let late = self.catalog_retries.iter().filter(|(_, (due, _))| *due <= Instant::now());
+        for peer in late.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.ask_for_catalog(&peer);
         }
         if self.carriers_due.is_some_and(|due| due <= Instant::now()) {
             self.carriers_due = None;
@@ -246,6 +260,8 @@ impl Driver {
     fn disconnected(&mut self, peer: &SegmentId) {
         self.shares.retain(|(id, _), _| id != peer);
         self.connected.remove(peer);
+        // It sends its catalog when it connects.
+        self.catalog_retries.remove(peer);
         crate::gather::disconnected(&self.hub, peer);
         self.handle(Event::Disconnected { peer: *peer });
     }
@@ -328,6 +344,7 @@ impl Driver {
         peer.is_catalog_here.store(imported.is_ok(), Ordering::Relaxed);
         match imported {
             Ok(changes) => {
+                self.catalog_retries.remove(&peer.id);
                 for (from, to) in &changes.renamed {
                     tracing::warn!(%from, %to, peer = peer.name, "two buckets turned out to have one path");
                 }
@@ -336,7 +353,23 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(peer = peer.name, %error, "a catalog was not taken in");
                 self.hub.trouble(&peer.id, format!("its catalog was not taken in: {error}"));
+                let wait = self.catalog_retries.get(&peer.id).map_or(CATALOG_RETRY, |(_, wait)| *wait * 2);
+                let wait = wait.min(CATALOG_RETRY_MAX);
+                self.catalog_retries.insert(peer.id, (Instant::now() + wait, wait));
             }
+        }
+    }
+
+    /// Asks a peer for its catalog again: who is asked where the catalog stands sends it first.
+    fn ask_for_catalog(&mut self, peer: &SegmentId) {
+        let connected = self.connected.get(peer).filter(|peer| self.is_current(peer));
+        match (connected, self.catalog_retries.get_mut(peer)) {
+            (Some(connected), Some((due, _))) => {
+                // Until an answer says otherwise.
+                *due = Instant::now() + CATALOG_RETRY_MAX;
+                connected.say(Body::Probe(Place { nonce: rand::rng().random(), ..Place::default() }));
+            }
+            _ => drop(self.catalog_retries.remove(peer)),
         }
     }
 
@@ -354,7 +387,10 @@ impl Driver {
             let stages = self.hub.whole_patience(path).is_some();
             Terms { sends: link.direction.sends(), receives: link.receives(), stages }
         };
-        let covered = buckets.iter().filter(|info| link.scope.covers(&info.path));
+        // An id that is also at a path which the link does not cover is none of the peer's.
+        let elsewhere = buckets.iter().filter(|info| !link.scope.covers(&info.path)).map(|info| info.id);
+        let elsewhere: HashSet<BucketId> = elsewhere.collect();
+        let covered = buckets.iter().filter(|info| link.scope.covers(&info.path) && !elsewhere.contains(&info.id));
         let covered: BTreeMap<BucketId, Terms> = covered.map(|info| (info.id, terms(&info.path))).collect();
         // The machine remembers lanes of an earlier connection, for status.
         let lanes = self.machine.status().filter(|(_, id, _)| **id == peer.id).map(|(bucket, ..)| *bucket);
@@ -534,7 +570,7 @@ async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector
 
 async fn apply(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: Payload) -> Result<Stance> {
     let Payload { packed, staged, .. } = payload;
-    let (delta, _) = Delta::decode(packed.unpack()?)?;
+    let (delta, _) = Delta::decode_bounded(packed.unpack()?, REGISTERS_MAX)?;
     let bucket = hub.segment.catalog().bucket_with_id(id).await?;
     let before = bucket.position().await?;
     // What it was cut after must be here: else it would show before what it was written after (P7).

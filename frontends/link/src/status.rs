@@ -49,6 +49,8 @@ pub struct LinkStatus {
     pub is_paused: bool,
     /// Whether it is up.
     pub is_connected: bool,
+    /// Whether the last catalog that the peer sent is taken in: without it, buckets that are new there are not known here.
+    pub is_catalog_here: bool,
     /// To where.
     pub connected_to: Option<SocketAddr>,
     /// The last round trip, in milliseconds.
@@ -181,6 +183,7 @@ pub(crate) async fn read(hub: &Arc<Hub>) -> Result<SyncStatus> {
             addresses: link.addresses.clone(),
             is_paused: link.paused,
             is_connected: peer.is_some(),
+            is_catalog_here: peer.as_ref().is_some_and(|peer| peer.is_catalog_here.load(Ordering::Relaxed)),
             connected_to: peer.as_ref().map(|peer| peer.address),
             rtt_ms: peer.as_ref().and_then(|peer| peer.control.rtt_us()).map(|us| us as f64 / 1000.0),
             sent_bytes: traffic.sent_bytes.load(Ordering::Relaxed),

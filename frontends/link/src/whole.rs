@@ -166,7 +166,7 @@ async fn stage_with(hub: &Arc<Hub>, peer: &SegmentId, id: &BucketId, payload: &P
         hub.keep_data(&bucket).await?;
         let lacking = {
             let _look = hub.looking.acquire().await.map_err(|_| gone())?;
-            let (delta, _) = Delta::decode(payload.packed.clone().unpack()?)?;
+            let (delta, _) = Delta::decode_bounded(payload.packed.clone().unpack()?, crate::driver::REGISTERS_MAX)?;
             if !bucket.position().await?.dominates(&delta.from) {
                 // It will be refused.
                 break;

@@ -42,8 +42,8 @@ const LARGE_BYTES: usize = 64 << 10;
 /// A reply on its way out, and what it holds until it is out.
 struct Outgoing {
     reply: Reply,
-    _call: OwnedSemaphorePermit,
-    _memory: Taken,
+    call: OwnedSemaphorePermit,
+    memory: Taken,
 }
 
 /// Serves a connection until its end.
@@ -114,7 +114,7 @@ impl Incoming {
             }
             let call_permit = self.presence.calls.clone().acquire_owned().await;
             let call_permit = call_permit.map_err(|_| Error::from(ErrorKind::BrokenPipe))?;
-            let outgoing = move |reply| Outgoing { reply, _call: call_permit, _memory: memory };
+            let outgoing = move |reply| Outgoing { reply, call: call_permit, memory };
             let call = match rpc::read(record) {
                 Ok(call) => call,
                 Err(Some(refusal)) => {
@@ -264,7 +264,8 @@ impl Writer {
                 } else {
                     data.iter().for_each(|piece| gathered.extend_from_slice(piece));
                     gathered.resize(gathered.len() + padding, 0);
-                    held.push(out);
+                    // What was copied need not stay.
+                    held.push((out.call, out.memory));
                 }
                 next = if gathered.len() < GATHERED_BYTES { outgoing.try_recv().ok() } else { None };
             }

@@ -64,7 +64,8 @@ pub(crate) struct Wanted {
 }
 
 impl Cookies {
-    /// Where to go on behind the cookie; `Err`: there is no such entry any more, or never was one.
+    /// Where to go on behind the cookie. If its entry has gone, and where it was is forgotten, at the beginning: a client that hears of a bad cookie takes it for the
+    /// end of the directory, and who removes entries as it reads them, or copies them, would leave some out without a word.
     async fn position(&self, at: &At, wanted: &Wanted) -> Outcome<Option<Bytes>> {
         let (directory, cookie) = (at.node, wanted.cookie);
         if cookie != 0 && wanted.verifier != VERIFIER {
@@ -86,7 +87,7 @@ impl Cookies {
             }
             match page.entries.last() {
                 Some(last) if !page.is_end => after = Some(last.position.clone()),
-                _ => return Err(Refusal(nfsstat3::NFS3ERR_BAD_COOKIE)),
+                _ => return Ok(None),
             }
         }
     }

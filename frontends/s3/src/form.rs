@@ -83,7 +83,7 @@ pub(crate) async fn post(
     parts: &Parts,
     body: GuardBody<Incoming>,
 ) -> S3Result<Response<Body>> {
-    let bucket_name = bucket_of(parts)?;
+    let bucket_name = bucket_of(parts.uri.path(), parts.extensions.get())?;
     let payload = Payload { length: None, ..parts.extensions.get::<Payload>().cloned().unwrap_or_default() };
     let mut reader = FormReader::new(Box::pin(Body::http_body(body)), boundary(&parts.headers)?);
     let fields = reader.fields().await.map_err(|error| payload.fault.take().unwrap_or(error))?;
@@ -119,15 +119,15 @@ pub(crate) async fn post(
     Ok(response)
 }
 
-fn bucket_of(parts: &Parts) -> S3Result<String> {
-    let path = percent_encoding::percent_decode_str(parts.uri.path()).decode_utf8();
+fn bucket_of(path: &str, host: Option<&HostBucket>) -> S3Result<String> {
+    let path = percent_encoding::percent_decode_str(path).decode_utf8();
     let path = path.map_err(|_| refuse(S3ErrorCode::InvalidURI, "Couldn't parse the specified URI."))?;
     let name = path.trim_start_matches('/');
-    if let Some(HostBucket(bucket)) = parts.extensions.get().filter(|_| name.is_empty()) {
+    if let Some(HostBucket(bucket)) = host.filter(|_| name.is_empty()) {
         return Ok(bucket.clone());
     }
     let name = name.strip_suffix('/').unwrap_or(name);
-    if parts.extensions.get::<HostBucket>().is_some() || name.is_empty() || name.contains('/') {
+    if host.is_some() || name.is_empty() || name.contains('/') {
         let message = "The specified method is not allowed against this resource.";
         return Err(refuse(S3ErrorCode::MethodNotAllowed, message));
     }
@@ -644,10 +644,13 @@ mod tests {
 
     #[test]
     fn paths_and_boundaries_are_read() {
-        assert_eq!(bucket_of("/photos").unwrap(), "photos");
-        assert_eq!(bucket_of("/photos/").unwrap(), "photos");
-        assert_eq!(bucket_of("/photos/key").unwrap_err().code(), &S3ErrorCode::MethodNotAllowed);
-        assert_eq!(bucket_of("/").unwrap_err().code(), &S3ErrorCode::MethodNotAllowed);
+        assert_eq!(bucket_of("/photos", None).unwrap(), "photos");
+        assert_eq!(bucket_of("/photos/", None).unwrap(), "photos");
+        assert_eq!(bucket_of("/photos/key", None).unwrap_err().code(), &S3ErrorCode::MethodNotAllowed);
+        let host = HostBucket("photos".into());
+        assert_eq!(bucket_of("/", Some(&host)).unwrap(), "photos");
+        assert_eq!(bucket_of("/key", Some(&host)).unwrap_err().code(), &S3ErrorCode::MethodNotAllowed);
+        assert_eq!(bucket_of("/", None).unwrap_err().code(), &S3ErrorCode::MethodNotAllowed);
         let headers = |kind: &str| HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]);
         assert_eq!(boundary(&headers("multipart/form-data; boundary=\"a b\"")).unwrap(), b"a b");
         assert_eq!(boundary(&headers("multipart/form-data; charset=x; Boundary=ab")).unwrap(), b"ab");

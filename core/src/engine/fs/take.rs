@@ -11,7 +11,6 @@ use crate::object::FileType;
 use bytes::Bytes;
 
 /// The name of one of two things that change places, for as long as their transaction lasts.
-const HALF_WAY: &[u8] = b"\0exchange";
 
 impl FileSystem {
     /// Takes a name away that is not a directory's. Also tells the node, for doors that keep it open.
@@ -205,7 +204,7 @@ impl FileSystem {
             if as_directory { with_slash(plain) } else { Bytes::copy_from_slice(plain) }
         };
         let (a_is, b_is) = (is_directory(&a_shown), is_directory(&b_shown));
-        let half_way = (a_parent, named(&Bytes::from_static(HALF_WAY), a_is));
+        let half_way = (a_parent, named(&Bytes::from_static(namespace::HALF_WAY), a_is));
         // Neither may end up below itself: the first move of each checks it.
         self.move_entry(txn, (a_parent, a_name.clone()), half_way.clone(), a_is).await?;
         self.move_entry(txn, (b_parent, b_name.clone()), (a_parent, named(&a_name, b_is)), b_is).await?;

@@ -20,33 +20,41 @@ pub(super) async fn run(
     gc_interval: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
-    let work = async {
-        let mut expiry = timer(if upload_expiry.is_zero() { NEVER } else { EXPIRY_INTERVAL });
-        let mut collection = timer(if gc_interval.is_zero() { NEVER } else { gc_interval });
-        let mut sync = timer(SYNC_INTERVAL);
+    // Side by side: a collection takes as long as it takes, and what was written is to be on disk in seconds all the same.
+    let sync = async {
+        let mut timer = timer(SYNC_INTERVAL);
+        loop {
+            timer.tick().await;
+            if let Err(error) = segment.sync().await {
+                tracing::warn!(%error, "what was written is not on disk yet");
+            }
+        }
+    };
+    let expiry = async {
+        let mut timer = timer(if upload_expiry.is_zero() { NEVER } else { EXPIRY_INTERVAL });
+        loop {
+            timer.tick().await;
+            match segment.expire_uploads(upload_expiry).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "uploads that nobody completed are dropped"),
+                Err(error) => tracing::warn!(%error, "old uploads could not be dropped"),
+            }
+        }
+    };
+    let collection = async {
+        let mut timer = timer(if gc_interval.is_zero() { NEVER } else { gc_interval });
         let mut collected = None;
         loop {
-            tokio::select! {
-                _ = sync.tick() => if let Err(error) = segment.sync().await {
-                    tracing::warn!(%error, "what was written is not on disk yet");
-                },
-                _ = expiry.tick() => match segment.expire_uploads(upload_expiry).await {
-                    Ok(0) => {}
-                    Ok(count) => tracing::info!(count, "uploads that nobody completed are dropped"),
-                    Err(error) => tracing::warn!(%error, "old uploads could not be dropped"),
-                },
-                _ = collection.tick() => {
-                    if let Err(error) = collect(&segment, &mut collected).await {
-                        tracing::warn!(%error, "garbage could not be collected");
-                    }
-                }
+            timer.tick().await;
+            if let Err(error) = collect(&segment, &mut collected).await {
+                tracing::warn!(%error, "garbage could not be collected");
             }
         }
     };
     tokio::select! {
         // Collection is resumable, so it may be cut off anywhere.
         _ = stop.wait_for(|stop| *stop) => {}
-        () = work => {}
+        () = async { tokio::join!(sync, expiry, collection); } => {}
     }
 }
 

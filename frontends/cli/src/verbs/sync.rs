@@ -104,7 +104,8 @@ async fn status(session: &mut Session, scope: Scope) -> Outcome {
 /// Whether nothing is known to be missing, and every link that is to bring something is up.
 fn is_complete(links: &[LinkRecord], buckets: &[BucketSyncRecord]) -> bool {
     let receiving = links.iter().filter(|link| link.link.receives());
-    let are_up = receiving.into_iter().all(|link| link.state.as_ref().is_some_and(|state| state.connected));
+    let is_up = |link: &LinkRecord| link.state.as_ref().is_some_and(|state| state.connected && state.catalog_complete);
+    let are_up = receiving.into_iter().all(is_up);
     are_up && buckets.iter().all(|bucket| bucket.names_complete && bucket.data_complete != Some(false))
 }
 

@@ -145,6 +145,7 @@ pub(crate) struct LinkRecord {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LinkState {
     pub(crate) connected: bool,
+    pub(crate) catalog_complete: bool,
     pub(crate) connected_to: Option<String>,
     pub(crate) rtt_ms: Option<f64>,
     pub(crate) sent_bytes: u64,
@@ -164,6 +165,7 @@ impl From<&LinkStatus> for LinkState {
     fn from(status: &LinkStatus) -> Self {
         LinkState {
             connected: status.is_connected,
+            catalog_complete: status.is_catalog_here,
             connected_to: status.connected_to.map(|address| address.to_string()),
             rtt_ms: status.rtt_ms,
             sent_bytes: status.sent_bytes,

@@ -68,6 +68,10 @@ fn tell(notifier: &fuser::Notifier, mut stale: mpsc::Receiver<Stale>) {
     while let Some(stale) = stale.blocking_recv() {
         let told = match &stale {
             Stale::Name(parent, name) => notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name)),
+            Stale::Told(marker) => {
+                marker.is_reached();
+                continue;
+            }
             Stale::Inode(number) => notifier.inval_inode(INodeNo(*number), 0, -1),
             Stale::Part(number, range) => {
                 let (offset, length) = as_told(range);
