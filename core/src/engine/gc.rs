@@ -749,14 +749,14 @@ mod tests {
         let files = || std::fs::read_dir(&packs).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
         let before = files();
         for pack in &before {
-            let bytes = std::fs::read(pack).unwrap();
-            // Its head: it is no pack that can be opened.
-            std::fs::write(pack, [&[0xff; 64], &bytes[64..]].concat()).unwrap();
+            // Its index, which is before a trailer of 64 bytes.
+            let mut bytes = std::fs::read(pack).unwrap();
+            let at = bytes.len() - 100;
+            bytes[at] ^= 1;
+            std::fs::write(pack, bytes).unwrap();
         }
         let segment = Segment::open(dir.path().join("a"), crate::OpenOptions::default()).await.unwrap();
         let bucket = segment.bucket(&"C/t/b".parse().unwrap()).await.unwrap();
-        let damaged = segment.contents().packs().packs();
-        assert!(damaged.iter().any(|pack| !pack.is_sealed), "{damaged:?}");
         assert_eq!(segment.gc().await.unwrap().packs_removed, 0, "something needs it");
         bucket.delete("k", DeleteOptions::default()).await.unwrap();
         assert_eq!(segment.gc().await.unwrap().packs_removed, 1);

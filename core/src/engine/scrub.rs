@@ -8,7 +8,7 @@ use crate::chunk::Location;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ChunkId;
 use crate::kv::{KeyRange, Space};
-use crate::manifest::{Extent, Manifest, Node, NodeStore, Root, Source};
+use crate::manifest::{Child, Extent, Manifest, Node, Root, Source};
 use crate::namespace::{Content, Shown, View};
 use crate::object::{GetOptions, ListVersionsOptions, ScrubReport, VersionItem};
 use async_recursion::async_recursion as boxed;
@@ -223,8 +223,8 @@ impl Segment {
         let mut here = match manifest.root() {
             Root::Empty => Vec::new(),
             Root::Extents(extents) => chunks(extents),
-            Root::Tree { id, .. } => {
-                waiting.push(*id);
+            Root::Tree { id, depth } => {
+                waiting.push((Child { length: manifest.size(), id: *id }, depth.saturating_sub(1)));
                 Vec::new()
             }
         };
@@ -232,15 +232,16 @@ impl Segment {
             for id in std::mem::take(&mut here) {
                 located(&id).await?;
             }
-            let Some(id) = waiting.pop() else { return Ok(()) };
-            if !seen.insert(id) {
+            let Some((child, level)) = waiting.pop() else { return Ok(()) };
+            if !seen.insert(child.id) {
                 continue;
             }
-            located(&id).await?;
-            match nodes.read_node(&id).await.map(|bytes| Node::decode(&bytes)) {
-                Ok(Ok(Node::Leaf(extents))) => here = chunks(&extents),
-                Ok(Ok(Node::Inner { children, .. })) => waiting.extend(children.iter().rev().map(|child| child.id)),
-                Ok(Err(error)) => return Err(error),
+            located(&child.id).await?;
+            match Node::read(&nodes, &child, level).await {
+                Ok(Node::Leaf(extents)) => here = chunks(&extents),
+                Ok(Node::Inner { children, .. }) => {
+                    waiting.extend(children.into_iter().rev().map(|child| (child, level - 1)));
+                }
                 // What is below it may still come, too.
                 Err(error) if error.kind() == ErrorKind::Offline => {}
                 Err(error) => return Err(error),

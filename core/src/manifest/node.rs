@@ -174,7 +174,7 @@ impl Node {
     }
 
     /// Reads the node that `child` stands for, which must be of `level` and cover what `child` says.
-    pub(super) async fn read(store: &dyn NodeStore, child: &Child, level: u8) -> Result<Node> {
+    pub(crate) async fn read(store: &dyn NodeStore, child: &Child, level: u8) -> Result<Node> {
         let id = child.id;
         let node = Node::decode(&store.read_node(&id).await?)
             .map_err(|error| Error::new(error.kind(), format!("manifest node {id} can't be decoded")).because(error))?;

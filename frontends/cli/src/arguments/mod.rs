@@ -658,6 +658,7 @@ mod tests {
             "stat A/b/c/k",
             "cp A/b/c/k A/b/c/l",
             "mv A/b/c/k A/b/c/l",
+            "mkdir A/b/c/d",
             "mount A/b/c d",
             "umount d",
             "snapshot create A/b/c s",
