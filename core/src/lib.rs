@@ -28,8 +28,8 @@ pub use chunk::{Codec, StoredChunk};
 pub use engine::fs::OpenFile;
 pub use engine::{
     Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, ChunkImport, ChunkSource, CreateOptions,
-    FileOptions, Lacking, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, Residence, SealedObject, Segment,
-    SegmentWatch, Token, Whole,
+    FileOptions, Housekeeping, Lacking, Missing, Object, ObjectReader, ObjectWriter, OpenOptions, Residence,
+    SealedObject, Segment, SegmentWatch, Token, Whole,
 };
 pub use env::{Clock, Entropy, Environment};
 pub use error::{Error, ErrorKind, Result, Subject};

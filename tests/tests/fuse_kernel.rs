@@ -9,6 +9,7 @@ use tombolo_tests::content::Content;
 use tombolo_tests::door::{Door, S3Door};
 use tombolo_tests::mount::{BUCKET, KEPT, Mounted};
 use tombolo_tests::server::Site;
+use tombolo_tests::wait;
 
 /// The kernel asks where a file has data without having written back what it has of it. `cp` made holes of what was on its way, and `grep` took such a file for
 /// something else than text.
@@ -103,8 +104,8 @@ fn what_s3_writes_has_no_privileges() {
         fs::write(&path, "old").unwrap();
         run(Command::new("chmod").arg(mode).arg(&path)).success();
         door.put(b"program", Content::new(1, 10), false).unwrap();
-        let status = fs::metadata(&path).unwrap();
-        assert_eq!((status.mode() & 0o7777, status.len()), (after, 10), "{mode}");
+        wait::until("the mount shows what S3 wrote", || (fs::metadata(&path).unwrap().len() == 10).then_some(()));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, after, "{mode}");
         fs::remove_file(&path).unwrap();
     }
 }

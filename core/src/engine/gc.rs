@@ -29,6 +29,8 @@ use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The most chunk ids held at a time: 32 MiB of them.
 const MARKED_MAX: u64 = 1 << 20;
@@ -46,6 +48,11 @@ const COLLECTED_ROW: &[u8] = b"collected";
 impl Segment {
     /// Drops what nothing refers to and rewrites packs that are mostly garbage. One at a time; goes on beside readers and writers.
     pub async fn gc(&self) -> Result<GcReport> {
+        self.gc_slowly(0).await
+    }
+
+    /// [`Segment::gc`] that moves at most so many bytes per second (0: unlimited), but for when the disk is full and what it makes room for waits.
+    pub async fn gc_slowly(&self, bytes_per_second: u64) -> Result<GcReport> {
         let _one = self.0.collecting.lock().await;
         self.catalog().settle_what_fits().await?;
         self.drop_left_past().await?;
@@ -90,6 +97,7 @@ impl Segment {
         let small = packs.iter().filter(|p| p.bytes < small_bytes && !is_cached(p.number)).count();
         // Packs without anything live first: on a full disk they make the room that rewriting the others needs.
         let live_in = |number: u64| live_bytes.get(&number).copied().unwrap_or_default();
+        let mut pace = Pace { bytes_per_second, due: Instant::now() };
         let mut packs = packs;
         packs.sort_by_key(|pack| live_in(pack.number));
         for pack in &packs {
@@ -101,7 +109,7 @@ impl Segment {
                 continue;
             }
             let _one = contents.disk_cache.trimming.lock().await;
-            match self.empty_pack(pack.number, &mut report).await {
+            match self.empty_pack(pack.number, &mut report, &mut pace).await {
                 Ok(Emptied::Yes { moved_bytes }) => {
                     self.prove_commits().await?;
                     contents.packs().remove_pack(pack.number)?;
@@ -392,7 +400,7 @@ impl Segment {
 
     /// Moves what is live out of a pack.
     #[boxed]
-    async fn empty_pack(&self, pack: u64, report: &mut GcReport) -> Result<Emptied> {
+    async fn empty_pack(&self, pack: u64, report: &mut GcReport, pace: &mut Pace) -> Result<Emptied> {
         let contents = self.contents().clone();
         let entries = match contents.packs().entries(pack) {
             Ok(entries) => entries,
@@ -412,6 +420,9 @@ impl Segment {
                 let row = self.store().get(Space::Chunks, &id.0).await?;
                 if row.is_none_or(|row| Location::decode(&row).map_or(true, |now| now != *location)) {
                     continue;
+                }
+                if !contents.is_full() {
+                    pace.keep(location.pack_bytes()).await;
                 }
                 let (this, id, old) = (contents.clone(), *id, *location);
                 let copied = contents
@@ -452,6 +463,25 @@ impl Segment {
             report.packs_rewritten += 1;
         }
         Ok(Emptied::Yes { moved_bytes })
+    }
+}
+
+/// How fast a collection moves what it keeps.
+struct Pace {
+    bytes_per_second: u64,
+    /// When more may be moved.
+    due: Instant,
+}
+
+impl Pace {
+    /// Waits until more may be moved, which is so many bytes.
+    async fn keep(&mut self, bytes: u64) {
+        if self.bytes_per_second == 0 {
+            return;
+        }
+        tokio::time::sleep_until(self.due).await;
+        // Time in which nothing was to be moved is no credit.
+        self.due = self.due.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
     }
 }
 

@@ -209,7 +209,7 @@ fn a_tree_is_copied_as_far_as_it_can_be() {
             site.put(key, key);
         }
         assert_eq!(site.json(&["cp", "-r", &path("a"), &path("e")])["copied"], 4);
-        assert_eq!(site.keys(&path("e")), ["e/b", "e/c", "e/d"]);
+        assert_eq!(site.keys(&path("e")), ["e", "e/b", "e/c", "e/d"]);
         assert_eq!(site.get("e"), "a");
         site.run(&["rm", &path("e")]).ok();
         site.run(&["bucket", "create", "Test/lab/tight", "--set", "quota-objects=2"]).ok();
@@ -229,7 +229,7 @@ fn directories_are_made_and_not_written_over() {
         assert_eq!(site.json(&["mkdir", &path("d")])["created"], true);
         site.run(&["mkdir", &path("d")]).fails(1, "exists");
         assert_eq!(site.json(&["mkdir", "-p", &path("d/")])["created"], false);
-        site.run(&["mkdir", &path("x/y")]).fails(3, "x/y");
+        site.run(&["mkdir", &path("x/y")]).fails(3, "'x/'");
         assert_eq!(site.json(&["mkdir", "-p", &path("x/y")])["created"], true);
         assert_eq!(site.keys(BUCKET), ["d/", "x/", "x/y/"]);
         site.put("f", "f");
@@ -300,9 +300,6 @@ fn what_is_not_there_leaves_no_marker() {
         site.run(&["rm", "-r", &path("a")]).ok();
         site.run(&["rm", &path("a/b")]).fails(3, "a/b");
         site.run(&["rm", "-r", &path("a")]).fails(3, "a");
-        // "$BUCKET/$NAME" without a name.
-        site.run(&["rm", "-r", &path("")]).fails(2, "rm -r Test/lab/box");
-        assert_eq!(site.keys(BUCKET), ["ab"]);
         let versions = site.json(&["versions", BUCKET]);
         let keys: Vec<_> = versions.as_array().unwrap().iter().map(|v| (&v["key"], &v["marker"])).collect();
         assert_eq!(keys, [(&"a/b".into(), &true.into()), (&"a/b".into(), &false.into())], "{versions}");

@@ -211,7 +211,7 @@ Examples:
     /// Read and verify everything stored. Ends with 5 when it finds damage.
     Scrub(ScrubArgs),
     /// Give back the space of what nothing refers to any more.
-    Gc,
+    Gc(GcArgs),
     /// Print a completion script for a shell.
     #[command(after_long_help = "Example:\n  tombolo completions bash > /etc/bash_completion.d/tombolo")]
     Completions {
@@ -531,6 +531,13 @@ pub(crate) struct StatusArgs {
     /// What each bucket holds too.
     #[arg(long)]
     pub(crate) buckets: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Move at most this much per second, while the disk is not full; 0: as fast as it goes.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    pub(crate) rate: u64,
 }
 
 #[derive(Debug, Args)]

@@ -62,6 +62,16 @@ pub(crate) struct ServeArgs {
     /// Collect garbage this often, when anything was written or deleted in between; 0: never.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub(crate) gc_interval: Duration,
+    /// What a collection moves at most per second, while the disk is not full; 0: unlimited.
+    #[arg(long, value_name = "BYTES", default_value = "128M", value_parser = parse_size)]
+    pub(crate) gc_rate: u64,
+    /// Read and verify all that is stored this long after the last time; 0: never. Damage is healed from linked segments where it can be, and shows in the log,
+    /// the metrics and tombolo status.
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+    pub(crate) scrub_interval: Duration,
+    /// What that reads at most per second; 0: unlimited.
+    #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_size)]
+    pub(crate) scrub_rate: u64,
     /// How long to wait for requests under way when shutting down.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) shutdown_timeout: Duration,

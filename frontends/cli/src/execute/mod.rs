@@ -89,7 +89,9 @@ async fn execute(
                 .await?;
             encode(&ScrubRecord::from(report))
         }
-        Operation::Gc => encode(&crate::wire::GcRecord::from(segment.gc().await?)),
+        Operation::Gc { bytes_per_second } => {
+            encode(&crate::wire::GcRecord::from(segment.gc_slowly(bytes_per_second).await?))
+        }
         Operation::Mount { path, point, options } => {
             let hosted = hosted.ok_or_else(|| no_daemon("mounts"))?;
             hosted.mounts.add(segment, &path, Path::new(OsStr::from_bytes(&point.0)), &options).await?;

@@ -2,7 +2,6 @@
 
 use super::admin::AdminDoor;
 use super::credentials::Credentials;
-use super::housekeeping;
 use super::metrics::Metrics;
 use crate::arguments::ServeArgs;
 use crate::control::ControlDoor;
@@ -18,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tombolo_core::{Error, ErrorKind, Result, Segment};
+use tombolo_core::{Error, ErrorKind, Housekeeping, Result, Segment};
 use tombolo_fuse::Mount;
 use tombolo_link::LinkDoor;
 
@@ -34,8 +33,7 @@ pub(crate) struct Daemon {
     admin: Option<AdminDoor>,
     control: ControlDoor,
     mounted: Vec<(String, Arc<Mount>)>,
-    upload_expiry: Duration,
-    gc_interval: Duration,
+    housekeeping: Housekeeping,
     shutdown_timeout: Duration,
     is_mount_only: bool,
 }
@@ -87,8 +85,13 @@ impl Daemon {
             admin,
             control,
             mounted,
-            upload_expiry: args.upload_expiry,
-            gc_interval: args.gc_interval,
+            housekeeping: Housekeeping {
+                upload_expiry: args.upload_expiry,
+                gc_interval: args.gc_interval,
+                gc_bytes_per_second: args.gc_rate,
+                scrub_interval: args.scrub_interval,
+                scrub_bytes_per_second: args.scrub_rate,
+            },
             shutdown_timeout: args.shutdown_timeout,
         })
     }
@@ -181,7 +184,14 @@ impl Daemon {
         serving.spawn(self.hosted.links.clone().serve(link_stopped));
         serving.spawn(self.hosted.mounts.clone().serve(stopped.clone()));
         serving.spawn(self.control.serve(segment.clone(), self.hosted));
-        serving.spawn(housekeeping::run(segment, self.upload_expiry, self.gc_interval, stopped));
+        let (mut stop, housekeeping) = (stopped, self.housekeeping);
+        serving.spawn(async move {
+            tokio::select! {
+                // All of it goes on where it was cut off.
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = segment.keep_house(housekeeping) => {}
+            }
+        });
         Running { serving, stop: self.stop, shutdown_timeout: self.shutdown_timeout, until_unmounted }
     }
 }

@@ -7,7 +7,6 @@
 mod admin;
 mod credentials;
 mod daemon;
-mod housekeeping;
 mod metrics;
 
 pub(crate) use daemon::{Daemon, Running};

@@ -1,7 +1,7 @@
 //! `status`, `scrub` and `gc`
 
 use super::{Session, with_progress};
-use crate::arguments::{ScrubArgs, StatusArgs};
+use crate::arguments::{GcArgs, ScrubArgs, StatusArgs};
 use crate::backend::Backend;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::bucket_json;
@@ -109,8 +109,8 @@ fn more(count: u64, listed: usize) -> String {
     }
 }
 
-pub(super) async fn gc(session: &mut Session) -> Outcome {
-    let report: GcRecord = session.call(Operation::Gc).await?;
+pub(super) async fn gc(session: &mut Session, args: GcArgs) -> Outcome {
+    let report: GcRecord = session.call(Operation::Gc { bytes_per_second: args.rate }).await?;
     let text = format!(
         "{} given back: {} chunks dropped, {} in use, {} packs removed, {} rewritten",
         size(report.bytes_freed),

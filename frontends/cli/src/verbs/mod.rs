@@ -100,7 +100,7 @@ impl Session {
             Verb::Sync(verb) => sync::sync(self, verb).await,
             Verb::Status(args) => maintenance::status(self, args).await,
             Verb::Scrub(args) => maintenance::scrub(self, args).await,
-            Verb::Gc => maintenance::gc(self).await,
+            Verb::Gc(args) => maintenance::gc(self, args).await,
         }
     }
 

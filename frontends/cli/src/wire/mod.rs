@@ -25,4 +25,4 @@ pub(crate) use text::{Raw, SecretText};
 pub(crate) use verify::{DifferenceRecord, OutcomeWord, VerifiedRecord};
 
 /// Version of the protocol. Command and daemon come from the same binary, so there is no negotiation.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;

@@ -22,7 +22,10 @@ pub(crate) enum Operation {
         bytes_per_second: u64,
     },
     /// → `GcRecord`
-    Gc,
+    Gc {
+        /// 0: unlimited.
+        bytes_per_second: u64,
+    },
     /// → `()`; of daemons only
     Mount {
         path: String,

@@ -5,8 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tombolo_core::{CreateOptions, Error, OpenOptions, Result, Secret, Segment, TenantPath};
+use tombolo_core::{CreateOptions, Error, Housekeeping, OpenOptions, Result, Secret, Segment, TenantPath};
 use tombolo_s3::{S3Door, S3Options};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Serves a data directory over S3. Creates the directory, a tenant and a key pair when there are none.
 #[derive(Parser)]
@@ -34,6 +38,11 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // s3s takes every request that is refused for an error of the server.
+    let targets = Targets::new().with_default(LevelFilter::INFO).with_target("s3s", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+    tombolo_core::disk::raise_descriptor_limit();
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -63,6 +72,8 @@ async fn run(arguments: Arguments) -> Result<()> {
             println!("AWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}", user.access_key, secret.0);
         }
     }
+    let keeper = segment.clone();
+    let keeping = tokio::spawn(async move { keeper.keep_house(Housekeeping::default()).await });
     let signals = |kind| signal(kind).map_err(|e| Error::io("signals can't be received", e));
     let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let door = S3Door::bind(segment.clone(), &arguments.listen, S3Options::default()).await?;
@@ -76,5 +87,6 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
     })
     .await;
+    keeping.abort();
     segment.close().await
 }

@@ -283,7 +283,7 @@ async fn checksums_are_verified_kept_and_given_back() {
         let put = client.put(&path("unknown")).body("hello").chunked(5, &[(&name, "AAAAAAAAAAAAAAAAAAAAAA==")]);
         put.send().await.refused(501, "NotImplemented");
     }
-    client.head(&path("unknown")).send().await.refused(404, "");
+    assert_eq!(client.head(&path("unknown")).send().await.status, 404);
 }
 
 #[tokio::test]
