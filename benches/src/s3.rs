@@ -122,7 +122,7 @@ impl Endpoint {
             ("4 KiB PUT", "PUT", &[][..]),
             ("4 KiB GET", "GET", &[]),
             ("4 KiB HEAD", "HEAD", &[]),
-            ("4 KiB ranged GET", "GET", &ranged),
+            ("ranged GET of 1 KiB of 4", "GET", &ranged),
             ("4 KiB DELETE", "DELETE", &[]),
         ] {
             let seconds = self.parallel(options.connections, options.operations, |client, number| {

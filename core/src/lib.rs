@@ -9,7 +9,9 @@
 
 pub mod catalog;
 pub mod chunk;
+mod descriptors;
 pub mod disk;
+mod durable;
 pub mod engine;
 mod env;
 mod error;
@@ -25,6 +27,7 @@ pub mod sync;
 pub mod tree;
 
 pub use chunk::{Codec, StoredChunk};
+pub use descriptors::raise_descriptor_limit;
 pub use engine::fs::OpenFile;
 pub use engine::{
     Bucket, Catalog, CatalogChanges, CatalogName, Change, Changed, ChunkImport, ChunkSource, CreateOptions,

@@ -560,3 +560,29 @@ async fn those_who_wait_for_a_commit_under_way_go_together() {
     assert_eq!(ledger.counters().0, 2);
     ledger.close().await.unwrap();
 }
+
+/// The marker was put where the directory above had gone, with the one that lost its object: no listing of versions led there.
+#[tokio::test]
+async fn a_directory_that_is_an_object_leaves_its_marker() {
+    for versioning in ["on", "suspended"] {
+        let mut policy = BucketPolicy::default();
+        policy.set("versioning", "on").unwrap();
+        let world = world_with(policy.clone()).await;
+        policy.set("versioning", versioning).unwrap();
+        world.segment.catalog().set_policy(world.bucket.path(), policy).await.unwrap();
+        for key in ["d/", "d/e/", "//", "a//b/"] {
+            world.bucket.put(key, "", PutOptions::default()).await.unwrap();
+            world.bucket.delete(key, DeleteOptions::default()).await.unwrap();
+        }
+        let options = ListVersionsOptions { limit: 100, ..ListVersionsOptions::default() };
+        let listed = world.bucket.list_versions(options).await.unwrap().items;
+        let markers: Vec<_> = listed
+            .iter()
+            .filter_map(|item| match item {
+                VersionItem::Version { summary, is_marker: true, is_current: true, .. } => Some(&summary.key[..]),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(markers, [&b"//"[..], b"a//b/", b"d/", b"d/e/"], "{versioning}");
+    }
+}

@@ -12,7 +12,7 @@ use tombolo_core::engine::fs::{
 };
 use tombolo_core::{
     Bucket, BucketPath, BucketPolicy, CreateOptions, DeleteOptions, Error, FileType, GetOptions, ListItem, ListOptions,
-    ListVersionsOptions, NodeId, OpenOptions, PutOptions, Segment, VersionItem, Versioning,
+    NodeId, OpenOptions, PutOptions, Segment, Versioning,
 };
 
 const ENOENT: i32 = 2;
@@ -692,21 +692,4 @@ async fn a_change_of_attributes_does_not_hide_what_others_write() {
     assert!(site.files.set_attributes(&root(), &node, cut, None).await.unwrap().before.is_none());
     is_over.store(true, Ordering::Relaxed);
     writer.await.unwrap();
-}
-
-/// The name that one of them goes by meanwhile was kept as a version of its own, with a delete marker on it.
-#[tokio::test]
-async fn an_exchange_leaves_no_name_behind() {
-    let policy = BucketPolicy { versioning: Versioning::On, ..BucketPolicy::default() };
-    let site = site_with(policy).await;
-    let (a, b) = (site.file(&ROOT, "a").await.node, site.file(&ROOT, "b").await.node);
-    site.files.rename(&root(), (&ROOT, b"a"), (&ROOT, b"b"), RenameMode::Exchange).await.unwrap();
-    assert_eq!((site.look(&ROOT, "a").await.unwrap().node, site.look(&ROOT, "b").await.unwrap().node), (b, a));
-    let options = ListVersionsOptions { limit: 100, ..ListVersionsOptions::default() };
-    let listed = site.bucket.list_versions(options).await.unwrap().items;
-    for item in &listed {
-        let VersionItem::Version { summary, .. } = item else { panic!("{item:?}") };
-        assert!(matches!(&summary.key[..], b"a" | b"b"), "{item:?}");
-    }
-    assert!(listed.len() >= 2);
 }

@@ -23,7 +23,7 @@ fn what_is_not_written_back_is_data() {
     for (number, part) in content.chunks(50_000).enumerate() {
         file.write_all(part).unwrap();
         let end = (number + 1) * 50_000;
-        assert_eq!(rustix::fs::seek(&File::open(&log).unwrap(), rustix::fs::SeekFrom::Hole(0)).unwrap(), end as u64);
+        assert_eq!(rustix::fs::seek(File::open(&log).unwrap(), rustix::fs::SeekFrom::Hole(0)).unwrap(), end as u64);
         let copy = root.join(format!("copy-{number}"));
         run(Command::new("cp").arg("--sparse=auto").arg(&log).arg(&copy)).success();
         assert!(fs::read(&copy).unwrap() == content[..end], "after {end} bytes");

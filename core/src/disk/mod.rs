@@ -12,17 +12,13 @@
 //! * Calls come from many threads at once. Writes of different ranges of one file don't disturb each other.
 //! * Removing a file leaves handles and mappings of it usable.
 
-mod descriptors;
 mod faulty;
 mod mapping;
 mod system;
 
-pub(crate) use descriptors::descriptor_share;
-pub use descriptors::raise_descriptor_limit;
 pub use faulty::FaultyDisk;
 pub use mapping::Mapping;
 pub use system::SystemDisk;
-pub(crate) use system::write_durably;
 
 use crate::error::Result;
 use std::io::IoSlice;

@@ -3,8 +3,8 @@
 use super::{Disk, File, FileInfo, Mapping};
 use crate::error::{Error, Result, Subject};
 use std::fs;
-use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,19 +48,6 @@ impl SystemDisk {
 }
 
 /// Maps an error of the operating system; names that are missing or taken keep their kind.
-/// Writes a small file that is whole or not there, whenever the power fails; nobody but its owner may read it.
-pub(crate) fn write_durably(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let (new, path) = (dir.join(format!("{name}.new")), dir.join(name));
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        fs::File::open(dir)?.sync_all()
-    };
-    write().map_err(|e| Error::io(format!("{} can't be written", path.display()), e))
-}
-
 fn failed(verb: &str, path: &Path, error: io::Error) -> Error {
     let message = format!("cannot {verb} {}", path.display());
     match error.kind() {

@@ -125,7 +125,7 @@ impl Bucket {
         self.alive()?;
         let snapshot = self.segment().store().snapshot().await?;
         let vector = namespace::vector(self.segment().ledger(), &snapshot, self.state().number).await?;
-        namespace::data_vector(&snapshot, self.state().number, &self.segment().id(), &vector).await
+        namespace::data_vector(self.segment().ledger(), &snapshot, self.state().number, &vector).await
     }
 
     /// What concurrent changes left for somebody to decide, in no order that means anything, at most `limit`; `after`: behind that

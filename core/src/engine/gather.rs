@@ -59,7 +59,7 @@ impl Bucket {
         {
             return Ok(None);
         }
-        let data = namespace::data_vector(&snapshot, number, &self.segment().id(), &here.known).await?;
+        let data = namespace::data_vector(self.segment().ledger(), &snapshot, number, &here.known).await?;
         // Numbers of changes of other buckets would never be reached where this is read.
         Ok(Some(namespace::tight(ledger, &snapshot, number, &data).await?))
     }

@@ -13,7 +13,7 @@
 //! Only sealed packs that existed when the collection began are looked at. A crash at any point leaves a consistent store: rows go
 //! before packs do, and a moved chunk's row is changed by a commit that syncs the copy first.
 
-use super::contents::{Contents, LocalNodes};
+use super::marker::{Marker, Part};
 use super::packs::{Packs, Residence};
 use super::segment::Segment;
 use super::transact;
@@ -21,7 +21,7 @@ use crate::chunk::Location;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::{BucketId, ChunkId};
 use crate::kv::{KeyRange, Snapshot, Space};
-use crate::manifest::{Extent, Manifest, Node, NodeStore, Root, Source};
+use crate::manifest::Manifest;
 use crate::namespace::keys::{self, BucketNumber};
 use crate::namespace::{self, Content, HistoryRow, Hold, Holds, NodeRow, Version};
 use crate::object::GcReport;
@@ -133,26 +133,6 @@ impl Segment {
         Ok(report)
     }
 
-    /// Drops what deletions of snapshots have left that were interrupted, or lacked the room.
-    async fn drop_left_past(&self) -> Result<()> {
-        let buckets = self.bucket_numbers().await?;
-        for id in buckets.values() {
-            let dropped = match self.catalog().bucket_with_id(id).await {
-                Ok(bucket) => bucket.drop_past().await,
-                Err(error) => Err(error),
-            };
-            match dropped {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                // The room that this takes is made by the collection.
-                Err(error) if error.kind() == ErrorKind::NoSpace => {
-                    tracing::warn!(%error, "what snapshots have left stays for lack of space");
-                }
-                dropped => dropped?,
-            }
-        }
-        Ok(())
-    }
-
     /// Fails if a commit has failed: what it said may be in the store's journal, and come back at the next opening with references to chunks that nothing refers to now. A
     /// pack goes only after this.
     pub(super) async fn prove_commits(&self) -> Result<()> {
@@ -218,8 +198,7 @@ impl Segment {
         open: &[Manifest],
         part: Part,
     ) -> Result<HashMap<ChunkId, Hold>> {
-        let mut marker =
-            Marker { contents: self.contents().clone(), part, marked: HashMap::new(), seen: HashMap::new() };
+        let mut marker = Marker::new(self.contents(), part);
         let mut buckets = Buckets { segment: self, snapshot, numbers: None, holds: HashMap::new() };
         for manifest in open {
             marker.manifest(manifest, Hold::Needed).await?;
@@ -249,7 +228,7 @@ impl Segment {
                 }
             }
         }
-        Ok(marker.marked)
+        Ok(marker.into_marked())
     }
 
     /// Whether nodes of a manifest are missing, or it can't be told.
@@ -541,89 +520,6 @@ impl Buckets<'_> {
     }
 }
 
-/// One of several parts of the range of chunk ids.
-#[derive(Clone, Copy)]
-struct Part {
-    pass: u64,
-    passes: u64,
-}
-
-impl Part {
-    fn contains(&self, id: &ChunkId) -> bool {
-        let head = id.0.first_chunk::<4>().map_or(0, |b| u64::from(u32::from_be_bytes(*b)));
-        (head * self.passes) >> 32 == self.pass
-    }
-}
-
-struct Marker {
-    contents: Arc<Contents>,
-    part: Part,
-    marked: HashMap<ChunkId, Hold>,
-    /// Manifest nodes that were walked already for no less: shared subtrees are walked once. Bounded; forgetting costs only time.
-    seen: HashMap<ChunkId, Hold>,
-}
-
-const SEEN_MAX: usize = 1 << 18;
-
-impl Marker {
-    /// Marks what a manifest refers to, as far as that can be known; returns whether all of its nodes were here. It may have been made by somebody who means harm: what is no node
-    /// has nothing below it, and a node where it should not be is walked all the same, because whoever refers to it rightly finds it seen.
-    async fn manifest(&mut self, manifest: &Manifest, hold: Hold) -> Result<bool> {
-        if self.seen.len() >= SEEN_MAX {
-            self.seen.clear();
-        }
-        let nodes = LocalNodes(self.contents.clone());
-        let mut waiting = Vec::new();
-        match manifest.root() {
-            Root::Empty => {}
-            Root::Extents(extents) => self.extents(extents, hold),
-            Root::Tree { id, .. } => waiting.push(*id),
-        }
-        let mut is_whole = true;
-        while let Some(id) = waiting.pop() {
-            if !raise(&mut self.seen, &id, hold) {
-                continue;
-            }
-            self.chunk(&id, hold);
-            match nodes.read_node(&id).await.map(|bytes| Node::decode(&bytes)) {
-                Ok(Ok(Node::Leaf(extents))) => self.extents(&extents, hold),
-                Ok(Ok(Node::Inner { children, .. })) => waiting.extend(children.iter().rev().map(|child| child.id)),
-                Ok(Err(error)) => tracing::debug!(%id, %error, "a content refers to what is no node"),
-                Err(error) if error.kind() == ErrorKind::Offline => {
-                    // It may come while others are walked.
-                    self.seen.remove(&id);
-                    is_whole = false;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(is_whole)
-    }
-
-    fn extents(&mut self, extents: &[Extent], hold: Hold) {
-        for extent in extents {
-            if let Source::Chunk { id, .. } = &extent.source {
-                self.chunk(id, hold);
-            }
-        }
-    }
-
-    fn chunk(&mut self, id: &ChunkId, hold: Hold) {
-        if self.part.contains(id) {
-            raise(&mut self.marked, id, hold);
-        }
-    }
-}
-
-/// Notes a hold on a chunk unless there is one as strong; returns whether it did.
-fn raise(holds: &mut HashMap<ChunkId, Hold>, id: &ChunkId, hold: Hold) -> bool {
-    let is_stronger = holds.get(id).is_none_or(|now| *now < hold);
-    if is_stronger {
-        holds.insert(*id, hold);
-    }
-    is_stronger
-}
-
 async fn each_row(
     snapshot: &Arc<dyn Snapshot>,
     space: Space,
@@ -647,6 +543,7 @@ mod tests {
     use super::*;
     use crate::engine::fixture;
     use crate::id::NodeId;
+    use crate::manifest::Root;
     use crate::namespace::{NewVersion, put};
     use crate::policy::Chunking;
     use crate::{BucketPolicy, Condition, DeleteOptions, GetOptions, PutOptions};

@@ -43,6 +43,7 @@ mod gc;
 mod housekeeping;
 mod keeping;
 mod lock;
+mod marker;
 mod multipart;
 mod nodes;
 mod packs;

@@ -5,7 +5,8 @@
 //! has it copied up.
 
 use crate::chunk::{ChunkTree, Location, PackInfo, PackOptions, PackStore, StoredChunk};
-use crate::disk::{Disk, SystemDisk, descriptor_share};
+use crate::descriptors::descriptor_share;
+use crate::disk::{Disk, SystemDisk};
 use crate::error::Result;
 use crate::id::{ChunkId, SegmentId};
 use crate::policy::Compression;

@@ -177,7 +177,7 @@ impl Segment {
                 let VersionItem::Version { summary, version, is_current: false, is_marker: false, .. } = item else {
                     continue;
                 };
-                let options = GetOptions { version: Some(version.clone()), ..GetOptions::default() };
+                let options = GetOptions { version: Some(*version), ..GetOptions::default() };
                 let object = match bucket.get(&summary.key, options).await {
                     // It has gone meanwhile.
                     Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,

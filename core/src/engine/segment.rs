@@ -171,7 +171,7 @@ impl Segment {
         };
         let text = serde_json::to_vec_pretty(&identity)
             .map_err(|e| Error::new(ErrorKind::Failed, "the identity can't be written").because(e))?;
-        crate::disk::write_durably(dir, IDENTITY_FILE, &text)?;
+        crate::durable::write_durably(dir, IDENTITY_FILE, &text)?;
         let segment = Segment::open_locked(dir, lock, open).await?;
         match segment.catalog().create_cluster(&options.cluster).await {
             Err(error) if error.kind() != ErrorKind::Exists => Err(error),

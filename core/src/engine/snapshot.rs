@@ -3,6 +3,7 @@
 
 use super::bucket::Bucket;
 use super::catalog::{create, remove};
+use super::segment::Segment;
 use super::transact;
 use crate::catalog::{self, CatalogRow, CatalogValue};
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -18,6 +19,28 @@ use std::sync::Arc;
 
 /// How many files a clone commits in one go.
 const CLONE_BATCH: usize = 256;
+
+impl Segment {
+    /// Drops what deletions of snapshots have left that were interrupted, or lacked the room.
+    pub(super) async fn drop_left_past(&self) -> Result<()> {
+        let buckets = self.bucket_numbers().await?;
+        for id in buckets.values() {
+            let dropped = match self.catalog().bucket_with_id(id).await {
+                Ok(bucket) => bucket.drop_past().await,
+                Err(error) => Err(error),
+            };
+            match dropped {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // The room that this takes is made by the collection.
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    tracing::warn!(%error, "what snapshots have left stays for lack of space");
+                }
+                dropped => dropped?,
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Bucket {
     /// Keeps the bucket's present state readable under `name`.

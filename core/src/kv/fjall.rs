@@ -23,7 +23,7 @@ pub use self::journal::{JournalEnd, journal_end};
 pub use self::mark::{MARK_KEY, Mark, MarkKey};
 
 use super::{Batch, Durability, KeyRange, Page, Snapshot, Space, Store, guard_missed};
-use crate::disk::descriptor_share;
+use crate::descriptors::descriptor_share;
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;

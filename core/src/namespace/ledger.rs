@@ -18,6 +18,7 @@
 
 use super::UNSEEN;
 use super::bucket_watch::{BucketWatch, BucketWatchers};
+use super::floor::{Floors, Look};
 use super::keys::BucketNumber;
 use super::txn::Txn;
 use super::usage_delta::UsageDelta;
@@ -101,6 +102,8 @@ pub struct Ledger {
     /// Each with the origin whose changes it does not hear of.
     watchers: Mutex<Vec<(u32, broadcast::Sender<ChangedRows>)>>,
     bucket_watchers: BucketWatchers,
+    /// Of the lists of versions whose data is wanted.
+    floors: Floors,
     /// The newest commit that is known to be on disk.
     durable: AtomicU64,
     groups: AtomicU64,
@@ -214,6 +217,7 @@ impl Ledger {
             published: watch::channel(commit).0,
             watchers: Mutex::default(),
             bucket_watchers: BucketWatchers::default(),
+            floors: Floors::default(),
             durable: AtomicU64::new(commit),
             groups: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
@@ -227,6 +231,14 @@ impl Ledger {
             .map_err(|e| Error::io("the committer thread could not be started", e))?;
         *ledger.committer.lock() = Some(thread);
         Ok(ledger)
+    }
+
+    /// Somebody looks for the first row of a list of versions whose data is wanted, with a view that is to be taken after this.
+    pub(super) fn look(&self, list: &Bytes) -> Look<'_> {
+        // Nothing is sequenced meanwhile.
+        let state = self.state.lock();
+        let published = *self.published.borrow();
+        self.floors.look(list, published, state.commit)
     }
 
     /// This segment.
@@ -471,8 +483,11 @@ impl Ledger {
             state.snapshots.entry(bucket).or_default().push(sequenced.commit);
             state.pending.snapshots.push((bucket, sequenced.commit));
         }
-        for (space, key, _) in &writes {
+        for (space, key, value) in &writes {
             state.recent.insert(row_hash(*space, key), sequenced.commit);
+            if *space == Space::Meta && value.is_some() {
+                self.floors.written(sequenced.commit, key, super::wanted::lists_of(key));
+            }
         }
         if origin != UNSEEN && !self.watchers.lock().is_empty() {
             let watched = writes.iter().filter(|(space, ..)| matches!(space, Space::Entries | Space::Nodes));

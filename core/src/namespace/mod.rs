@@ -23,6 +23,7 @@ mod delta_codec;
 mod differing;
 mod directory;
 mod drop;
+mod floor;
 mod history;
 mod hold;
 mod keep;

@@ -58,6 +58,11 @@ pub async fn delete(
     if let Some(version) = options.version {
         return Ok((delete_version(txn, bucket, &place, shown, version).await?, None));
     }
+    let mut marker = None;
+    // A directory that nothing is left in takes those above it along unless there is history below them.
+    if makes_marker && matches!(&shown, Some(Shown::Directory { explicit: Some(_), .. })) {
+        marker = Some(mark(txn, bucket, &place, versioning).await?);
+    }
     let existed = match &shown {
         Some(Shown::File(_)) => {
             let leave = if versioning == Versioning::Off { Leave::Nothing } else { Leave::History };
@@ -70,21 +75,24 @@ pub async fn delete(
         }
         _ => false,
     };
-    let marker = if makes_marker {
-        if versioning == Versioning::Suspended {
-            drop_null_version(txn, bucket, &place).await?;
+    if makes_marker {
+        if marker.is_none() {
+            marker = Some(mark(txn, bucket, &place, versioning).await?);
         }
-        let dot = put_marker(txn, bucket, &place, versioning == Versioning::Suspended);
         trim(txn, bucket, &place).await?;
-        Some(dot)
-    } else {
-        None
-    };
+    }
     if existed {
         drop_empty_parents(txn, bucket, place.0, &place.1).await?;
     }
     let version = marker.map(|_| VersionId::Null);
     Ok((Deleted { existed, version, is_marker: marker.is_some() }, marker.filter(|_| versioning == Versioning::On)))
+}
+
+async fn mark(txn: &mut Txn, bucket: &BucketState, place: &Place, versioning: Versioning) -> Result<Dot> {
+    if versioning == Versioning::Suspended {
+        drop_null_version(txn, bucket, place).await?;
+    }
+    Ok(put_marker(txn, bucket, place, versioning == Versioning::Suspended))
 }
 
 /// The directory at `directories`, also where it is hidden because only history is left below.
@@ -138,10 +146,7 @@ pub async fn leave_marker_of_removal(txn: &mut Txn, bucket: &BucketState, place:
     if versioning == Versioning::Off {
         return Ok(());
     }
-    if versioning == Versioning::Suspended {
-        drop_null_version(txn, bucket, place).await?;
-    }
-    put_marker(txn, bucket, place, versioning == Versioning::Suspended);
+    mark(txn, bucket, place, versioning).await?;
     trim(txn, bucket, place).await
 }
 

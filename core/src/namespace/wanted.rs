@@ -16,12 +16,13 @@ use super::version::{Content, Version};
 use super::{BucketState, Ledger, Place, View};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, SegmentId};
-use crate::kv::{KeyRange, Snapshot, Space};
+use crate::kv::{KeyRange, Snapshot, Space, end_of_prefix};
 use crate::manifest::{Manifest, Root};
 use crate::register::{Dot, Register, VersionVector, Write};
 use crate::tree::Rules;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::HashSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// A version whose bytes may not be here.
@@ -62,8 +63,16 @@ pub fn wanted_prefix(bucket: BucketNumber) -> Bytes {
 
 /// In the field byte of a row: the version is to stay for good, whatever is pinned.
 const PERSISTED: u8 = 0x80;
+/// Where the segment is: behind `wanted/` and the bucket.
+const SEGMENT_AT: usize = 7 + 4;
 /// Where the field byte is: behind `wanted/`, bucket, segment and sequence.
 const FIELD_AT: usize = 7 + 4 + 16 + 8;
+
+/// The lists that the row with this key is in: the bucket's, and the part of it with what a segment has written. None if it is another row.
+pub(super) fn lists_of(key: &Bytes) -> impl Iterator<Item = &[u8]> {
+    let key = key.starts_with(b"wanted/").then_some(key);
+    [SEGMENT_AT, SEGMENT_AT + 16].into_iter().filter_map(move |length| key?.get(..length))
+}
 
 /// What begins the keys of a write: [`wanted_prefix`], segment (16), sequence (8).
 fn wanted_of(bucket: BucketNumber, dot: &Dot) -> Bytes {
@@ -249,25 +258,36 @@ pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &N
 /// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted. Where not all data is kept, or not all that
 /// may be missing is listed yet, only this segment's own changes count: what was written here is here, unless something of it was given up.
 pub async fn data_vector(
+    ledger: &Ledger,
     snapshot: &Arc<dyn Snapshot>,
     bucket: BucketNumber,
-    own: &SegmentId,
     vector: &VersionVector,
 ) -> Result<VersionVector> {
+    let own = ledger.own();
     let is_listed = keeping(snapshot, bucket).await? == Keeping::Listed;
     let is_given = is_given(snapshot, bucket).await?;
     let mut complete = VersionVector::new();
     for dot in vector.dots().filter(|dot| is_listed || dot.segment == *own && !is_given) {
         let mut prefix = BytesMut::from(wanted_prefix(bucket).as_ref());
         prefix.put_slice(&dot.segment.0);
-        let first = snapshot.scan(Space::Meta, KeyRange::prefix(&prefix), 1, false).await?.rows.into_iter().next();
+        let first = first_wanted(ledger, &prefix.freeze()).await?;
         let sequence = match first {
-            Some((key, _)) => dot.sequence.min(parse(bucket, &key)?.dot.sequence.saturating_sub(1)),
+            Some(key) => dot.sequence.min(parse(bucket, &key)?.dot.sequence.saturating_sub(1)),
             None => dot.sequence,
         };
         complete.advance(Dot { sequence, ..dot });
     }
     Ok(complete)
+}
+
+/// The first key of a list, as it is now.
+async fn first_wanted(ledger: &Ledger, list: &Bytes) -> Result<Option<Bytes>> {
+    let look = ledger.look(list);
+    let range = KeyRange { start: Bound::Included(look.from.clone()), end: end_of_prefix(list) };
+    let view = ledger.store().snapshot().await?;
+    let first = view.scan(Space::Meta, range, 1, false).await?.rows.into_iter().next().map(|(key, _)| key);
+    look.found(first.as_ref());
+    Ok(first)
 }
 
 /// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone, or not wanted any more.
@@ -282,7 +302,10 @@ pub async fn wanted(
     let (mut found, mut gone) = (Vec::new(), Vec::new());
     let mut range = match after {
         Some(after) => KeyRange::prefix_after(&prefix, after.max(prefix.clone())),
-        None => KeyRange::prefix(&prefix),
+        None => {
+            let Some(start) = first_wanted(ledger, &prefix).await? else { return Ok((Vec::new(), Vec::new())) };
+            KeyRange { start: Bound::Included(start), end: end_of_prefix(&prefix) }
+        }
     };
     while found.len() < limit {
         let page = reader.snapshot.scan(Space::Meta, range, limit - found.len(), false).await?;

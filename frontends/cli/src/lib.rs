@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
         }
     };
     let as_json = cli.json;
-    tombolo_core::disk::raise_descriptor_limit();
+    tombolo_core::raise_descriptor_limit();
     match run(cli) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {

@@ -143,7 +143,7 @@ async fn follow_bucket(hub: &Arc<Hub>, id: BucketId, after: Option<Bytes>) -> Re
     // Whoever connects wakes this.
     if !hub.peers().is_empty() {
         next = bring_bucket(hub, id, &bucket, after).await?;
-        let is_lacking = !bucket.wanted(None, 1).await?.is_empty();
+        let is_lacking = next.is_some() || !bucket.wanted(None, 1).await?.is_empty();
         hub.lags.lacks_data(id, is_lacking, Instant::now());
         gather::promise(hub, &bucket, id).await?;
     }

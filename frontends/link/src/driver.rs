@@ -1,14 +1,16 @@
 //! Carries out what the sync machine says: one task owns the machine, what it asks for is done beside it.
 
+use crate::carriers::{Learning, carriers, learn};
 use crate::hub::{Arrival, Asked, Hub, Input, Payload, Peer};
 use crate::links::Link;
 use crate::outbox::Hold;
+use crate::pace::Pace;
 use crate::rate::Amount;
+use crate::retries::Retries;
 use crate::status::distance;
 use crate::whole;
 use crate::wire::{self, Body, Packed, Place};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use rand::Rng;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -20,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tombolo_core::sync::{Action, Event, Machine, Message, Piece, Terms};
 use tombolo_core::{
-    BucketId, Carriers, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch,
-    Stance, VersionVector,
+    BucketId, CatalogName, Changed, Delta, DeltaLimit, Error, ErrorKind, Result, SegmentId, SegmentWatch, Stance,
+    VersionVector,
 };
 
 /// Registers of one delta, at most.
@@ -32,9 +34,9 @@ pub(crate) const REGISTERS_MAX: u64 = 16 * STEP_REGISTERS as u64;
 const CATALOG_DELAY: Duration = Duration::from_millis(20);
 /// Who carries a bucket, and up to where, is told this long after a change of it, so that it is told once for many.
 const CARRIERS_DELAY: Duration = Duration::from_millis(500);
-/// A peer whose catalog could not be taken in is asked for it again after this, and then after twice as long as before, up to a limit.
-const CATALOG_RETRY: Duration = Duration::from_secs(1);
-const CATALOG_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Peers are told of changes of a bucket that come in a row at most this often. What is told must be on disk first: without a pause each commit is a sync of its own, for
+/// which the next commits wait, here and there.
+const CHANGES_PAUSE: Duration = Duration::from_millis(5);
 
 type Probes = HashMap<u64, Asked>;
 
@@ -49,16 +51,15 @@ struct Driver {
     /// Of which peers the sync machine knows that they are connected.
     connected: HashMap<SegmentId, Arc<Peer>>,
     catalog_due: Option<Instant>,
-    /// Peers whose last catalog could not be taken in: when they are asked for it again, and how long after the last time that is.
-    catalog_retries: HashMap<SegmentId, (Instant, Duration)>,
+    /// Peers whose last catalog could not be taken in.
+    catalog_retries: Retries,
+    /// Buckets that have changed.
+    changes: Pace<BucketId>,
     /// Buckets of which peers are to be told who carries them.
     untold: BTreeSet<BucketId>,
     carriers_due: Option<Instant>,
     learning: Arc<Learning>,
 }
-
-/// Tables of carriers that are being taken in, each with the next one of the same peer and bucket, if that has come: it says all that those between said.
-type Learning = Mutex<HashMap<(SegmentId, BucketId), Option<Carriers>>>;
 
 /// Runs until the door closes.
 pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Arrival>) {
@@ -73,15 +74,16 @@ pub(crate) async fn run(hub: Arc<Hub>, mut input: mpsc::Receiver<Arrival>) {
         probes: Probes::new(),
         connected: HashMap::new(),
         catalog_due: None,
-        catalog_retries: HashMap::new(),
+        catalog_retries: Retries::default(),
+        changes: Pace::new(CHANGES_PAUSE),
         untold: BTreeSet::new(),
         carriers_due: None,
         learning: Arc::default(),
     };
     loop {
         let wakes = driver.machine.wakes_at_ms().map(|at| driver.started + Duration::from_millis(at));
-        let retries = driver.catalog_retries.values().map(|(due, _)| *due).min();
-        let due = [wakes, driver.catalog_due, driver.carriers_due, retries].into_iter().flatten().min();
+        let later = [driver.catalog_due, driver.carriers_due, driver.catalog_retries.due_at(), driver.changes.due_at()];
+        let due = later.into_iter().chain([wakes]).flatten().min();
         tokio::select! {
             received = input.recv() => match received {
                 Some((received, _hold)) => driver.input(received).await,
@@ -167,9 +169,14 @@ impl Driver {
             // A bucket that is new may be one to gather, or to bring.
             self.hub.wanted.notify_one();
         }
-        let late = self.catalog_retries.iter().filter(|(_, (due, _))| *due <= Instant::now());
-        for peer in late.map(|(peer, _)| *peer).collect::<Vec<_>>() {
-            self.ask_for_catalog(&peer);
+        for peer in self.catalog_retries.take_due(Instant::now()) {
+            // Who is asked where the catalog stands sends it first.
+            if let Some(connected) = self.connected.get(&peer).filter(|peer| self.is_current(peer)) {
+                connected.say(Body::Probe(Place { nonce: rand::rng().random(), ..Place::default() }));
+            }
+        }
+        for bucket in self.changes.take_due(Instant::now()) {
+            self.handle(Event::Committed { bucket });
         }
         if self.carriers_due.is_some_and(|due| due <= Instant::now()) {
             self.carriers_due = None;
@@ -261,7 +268,7 @@ impl Driver {
         self.shares.retain(|(id, _), _| id != peer);
         self.connected.remove(peer);
         // It sends its catalog when it connects.
-        self.catalog_retries.remove(peer);
+        self.catalog_retries.done(peer);
         crate::gather::disconnected(&self.hub, peer);
         self.handle(Event::Disconnected { peer: *peer });
     }
@@ -278,7 +285,9 @@ impl Driver {
                 }
                 Changed::Bucket(bucket) => {
                     self.tell_carriers(bucket);
-                    self.handle(Event::Committed { bucket });
+                    if self.changes.is_now(bucket, Instant::now()) {
+                        self.handle(Event::Committed { bucket });
+                    }
                     if self.hub.has_pins.load(Ordering::Relaxed) {
                         self.hub.wanted.notify_one();
                     }
@@ -344,7 +353,7 @@ impl Driver {
         peer.is_catalog_here.store(imported.is_ok(), Ordering::Relaxed);
         match imported {
             Ok(changes) => {
-                self.catalog_retries.remove(&peer.id);
+                self.catalog_retries.done(&peer.id);
                 for (from, to) in &changes.renamed {
                     tracing::warn!(%from, %to, peer = peer.name, "two buckets turned out to have one path");
                 }
@@ -353,23 +362,8 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(peer = peer.name, %error, "a catalog was not taken in");
                 self.hub.trouble(&peer.id, format!("its catalog was not taken in: {error}"));
-                let wait = self.catalog_retries.get(&peer.id).map_or(CATALOG_RETRY, |(_, wait)| *wait * 2);
-                let wait = wait.min(CATALOG_RETRY_MAX);
-                self.catalog_retries.insert(peer.id, (Instant::now() + wait, wait));
+                self.catalog_retries.failed(peer.id, Instant::now());
             }
-        }
-    }
-
-    /// Asks a peer for its catalog again: who is asked where the catalog stands sends it first.
-    fn ask_for_catalog(&mut self, peer: &SegmentId) {
-        let connected = self.connected.get(peer).filter(|peer| self.is_current(peer));
-        match (connected, self.catalog_retries.get_mut(peer)) {
-            (Some(connected), Some((due, _))) => {
-                // Until an answer says otherwise.
-                *due = Instant::now() + CATALOG_RETRY_MAX;
-                connected.say(Body::Probe(Place { nonce: rand::rng().random(), ..Place::default() }));
-            }
-            _ => drop(self.catalog_retries.remove(peer)),
         }
     }
 
@@ -515,40 +509,6 @@ async fn stance(hub: &Hub, bucket: &BucketId) -> Result<Stance> {
     hub.segment.catalog().bucket_with_id(bucket).await?.stance().await
 }
 
-/// Takes in a table of carriers, and those of the same peer and bucket that come meanwhile. Whether any of them said something new.
-async fn learn(hub: &Hub, learning: &Learning, peer: SegmentId, bucket: BucketId, mut told: Carriers) -> bool {
-    let mut is_news = false;
-    loop {
-        let learnt = async { hub.segment.catalog().bucket_with_id(&bucket).await?.learn_carriers(&told).await };
-        match learnt.await {
-            Ok(news) => is_news |= news,
-            Err(error) => tracing::warn!(%bucket, %peer, %error, "who carries a bucket was not taken in"),
-        }
-        let mut learning = learning.lock();
-        match learning.get_mut(&(peer, bucket)).and_then(Option::take) {
-            Some(next) => told = next,
-            None => {
-                learning.remove(&(peer, bucket));
-                return is_news;
-            }
-        }
-    }
-}
-
-/// What peers are told of who carries a bucket; `None` if that can't be read.
-async fn carriers(hub: &Hub, bucket: &BucketId) -> Option<Event<Payload>> {
-    let found = async { hub.segment.catalog().bucket_with_id(bucket).await?.carriers().await };
-    match found.await {
-        Ok(carriers) => Some(Event::Carriers { bucket: *bucket, carriers }),
-        // The bucket has gone.
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::warn!(%bucket, %error, "who carries a bucket can't be read");
-            None
-        }
-    }
-}
-
 async fn cut(hub: &Hub, peer: &SegmentId, bucket: &BucketId, from: VersionVector) -> Result<Piece<Payload>> {
     let gone = || Error::new(ErrorKind::Offline, "the peer is not connected any more");
     let permit = match hub.peer(peer) {
@@ -656,7 +616,7 @@ pub(crate) mod tests {
         let (hub, bucket) = hub(dir.path(), "a").await;
         let id = bucket.changes_since(&VersionVector::default()).await.unwrap().bucket;
         let table = |segment: u8| {
-            let mut carriers = Carriers::default();
+            let mut carriers = tombolo_core::Carriers::default();
             carriers.entry(SegmentId([segment; 16])).turns = 2;
             carriers
         };

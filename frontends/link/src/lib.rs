@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod bring;
+mod carriers;
 mod compare;
 mod dial;
 mod door;
@@ -32,9 +33,11 @@ pub mod invite;
 mod lag;
 pub mod links;
 mod outbox;
+mod pace;
 mod passes;
 mod questions;
 mod rate;
+mod retries;
 mod rotate;
 pub mod scope;
 mod session;

@@ -10,8 +10,6 @@ use crate::namespace::{self, Leave, Place, Shown, Txn};
 use crate::object::FileType;
 use bytes::Bytes;
 
-/// The name of one of two things that change places, for as long as their transaction lasts.
-
 impl FileSystem {
     /// Takes a name away that is not a directory's. Also tells the node, for doors that keep it open.
     pub async fn unlink(&self, caller: &Caller, directory: &NodeId, name: &[u8]) -> Result<(NodeId, DirectoryChange)> {
@@ -215,4 +213,36 @@ impl FileSystem {
 fn not_empty(name: &[u8]) -> Error {
     let text = format!("the directory '{}' is not empty", String::from_utf8_lossy(name));
     Error::new(crate::ErrorKind::NotEmpty, text).about(Subject::Key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fixture;
+    use crate::engine::fs::{CreateMode, ROOT, SetAttributes};
+    use crate::{BucketPolicy, ListVersionsOptions, VersionItem, Versioning};
+
+    /// The name that one of them goes by meanwhile was kept as a version of its own, with a delete marker on it.
+    #[tokio::test]
+    async fn an_exchange_leaves_no_name_behind() {
+        let policy = BucketPolicy { versioning: Versioning::On, ..BucketPolicy::default() };
+        let (_dir, _segment, bucket) = fixture::bucket(policy).await;
+        let (files, root) = (bucket.file_system(), Caller::root());
+        let mut nodes = Vec::new();
+        for name in ["a", "b"] {
+            let made = files.create(&root, &ROOT, name.as_bytes(), CreateMode::Guarded, SetAttributes::default()).await;
+            nodes.push(made.unwrap().attributes.node);
+        }
+        files.rename(&root, (&ROOT, b"a"), (&ROOT, b"b"), RenameMode::Exchange).await.unwrap();
+        for (name, node) in ["b", "a"].iter().zip(nodes) {
+            assert_eq!(files.lookup(&root, &ROOT, name.as_bytes()).await.unwrap().node, node);
+        }
+        let options = ListVersionsOptions { limit: 100, ..ListVersionsOptions::default() };
+        let listed = bucket.list_versions(options).await.unwrap().items;
+        assert!(listed.len() >= 2);
+        for item in &listed {
+            let VersionItem::Version { summary, .. } = item else { panic!("{item:?}") };
+            assert!(matches!(&summary.key[..], b"a" | b"b"), "{item:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! The key is in `journal.key` beside the journals: `TBJK`, the version 1, 32 random bytes, and the first 8 bytes of the BLAKE3 hash of all that.
 
-use crate::disk::write_durably;
+use crate::durable::write_durably;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::io;

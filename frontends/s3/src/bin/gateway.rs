@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
     let targets = Targets::new().with_default(LevelFilter::INFO).with_target("s3s", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(lines.with_filter(targets)).init();
-    tombolo_core::disk::raise_descriptor_limit();
+    tombolo_core::raise_descriptor_limit();
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
