@@ -31,8 +31,10 @@ pub(super) struct Buried {
     is_going: bool,
     /// Whoever deleted it had seen all up to here, and all of that is dead, even where this segment has not heard of it.
     seen: VersionVector,
-    /// Where another segment deleted it: its path, and what it was, should there be something beyond that.
-    was: Option<(BucketPath, CatalogValue)>,
+    /// Its path.
+    path: Option<BucketPath>,
+    /// Where another segment deleted it: what it was, should there be something beyond that.
+    was: Option<CatalogValue>,
 }
 
 /// `buried/`, bucket (4).
@@ -44,21 +46,28 @@ fn row_of(number: BucketNumber) -> Bytes {
 
 impl Buried {
     pub(super) fn new(number: BucketNumber, id: &BucketId, seen: &VersionVector) -> Buried {
-        Buried { number, id: *id, is_going: false, seen: seen.clone(), was: None }
+        Buried { number, id: *id, is_going: false, seen: seen.clone(), path: None, was: None }
+    }
+
+    /// Where it was.
+    pub(super) fn at(self, path: &BucketPath) -> Buried {
+        Buried { path: Some(path.clone()), ..self }
     }
 
     pub(super) fn was(self, path: &BucketPath, value: Option<CatalogValue>) -> Buried {
-        Buried { was: value.map(|value| (path.clone(), value)), ..self }
+        Buried { was: value, ..self.at(path) }
     }
 
     fn encode(&self) -> Vec<u8> {
         let mut row = self.id.0.to_vec();
         row.push(u8::from(self.is_going));
         self.seen.encode(&mut row);
-        if let Some((path, value)) = &self.was {
+        if let Some(path) = &self.path {
             let path = path.to_string();
             put_varint(&mut row, path.len() as u64);
             row.extend_from_slice(path.as_bytes());
+        }
+        if let (Some(_), Some(value)) = (&self.path, &self.was) {
             // Serializing plain strings and numbers does not fail.
             row.extend(serde_json::to_vec(value).unwrap_or_default());
         }
@@ -73,14 +82,16 @@ impl Buried {
         let mut rest = rest;
         // As it was written before there was a vector.
         let seen = if rest.is_empty() { VersionVector::new() } else { VersionVector::decode(&mut rest)? };
-        let was = if rest.is_empty() {
-            None
-        } else {
+        let (mut path, mut was) = (None, None);
+        if !rest.is_empty() {
             let length = take_varint(&mut rest)?;
-            let path = std::str::from_utf8(take_slice(&mut rest, length)?).map_err(|_| unreadable())?;
-            Some((path.parse()?, serde_json::from_slice(rest).map_err(|error| unreadable().because(error))?))
-        };
-        Ok(Buried { number, id: BucketId(*id), is_going: *going == 1, seen, was })
+            let text = std::str::from_utf8(take_slice(&mut rest, length)?).map_err(|_| unreadable())?;
+            path = Some(text.parse()?);
+        }
+        if !rest.is_empty() {
+            was = Some(serde_json::from_slice(rest).map_err(|error| unreadable().because(error))?);
+        }
+        Ok(Buried { number, id: BucketId(*id), is_going: *going == 1, seen, path, was })
     }
 }
 
@@ -193,13 +204,13 @@ impl Catalog {
         Ok(())
     }
 
-    /// Where deleted buckets were that other segments have deleted, and their ids.
+    /// Where deleted buckets were that may come back, and their ids.
     pub(super) async fn buried_paths(&self) -> Result<Vec<(BucketPath, BucketId)>> {
         let view = self.0.store().snapshot().await?;
         let mut found = Vec::new();
         for (key, row) in view.scan(Space::Meta, KeyRange::prefix(PREFIX), usize::MAX, false).await?.rows {
             let buried = Buried::decode(number_of(&key)?, &row)?;
-            found.extend(buried.was.map(|(path, _)| (path, buried.id)));
+            found.extend(buried.path.map(|path| (path, buried.id)));
         }
         Ok(found)
     }
@@ -233,7 +244,8 @@ impl Catalog {
     /// Another segment's deletion buried it, and something is in it that this had not seen: a write that was under way then, for one. Nobody can write to it since, so
     /// that can be told now.
     async fn comes_back(&self, txn: &mut Txn, buried: &Buried) -> Result<bool> {
-        let Some((path, value)) = buried.was.as_ref().filter(|_| !buried.is_going) else { return Ok(false) };
+        let was = buried.path.as_ref().zip(buried.was.as_ref()).filter(|_| !buried.is_going);
+        let Some((path, value)) = was else { return Ok(false) };
         if !self.has_news(txn, buried.number, &buried.seen).await? {
             return Ok(false);
         }
@@ -350,7 +362,7 @@ mod tests {
         let path: BucketPath = "a/b/c".parse().unwrap();
         let was = Buried::new(7, &BucketId([1; 16]), &seen).was(&path, Some(CatalogValue::Tenant { created_ns: 5 }));
         let decoded = Buried::decode(7, &was.encode()).unwrap();
-        assert_eq!(decoded.was, Some((path, CatalogValue::Tenant { created_ns: 5 })));
+        assert_eq!((decoded.path, decoded.was), (Some(path), Some(CatalogValue::Tenant { created_ns: 5 })));
         // As it was before there was a vector.
         assert!(Buried::decode(7, &whole[..17]).unwrap().is_going);
         for bad in [&whole[..16], &[], &whole[..18], &[&whole[..16], &[2]].concat(), &[&whole[..], &[0]].concat()] {

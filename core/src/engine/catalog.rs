@@ -139,7 +139,7 @@ impl Catalog {
                 );
             }
             let (key, seen) = (catalog::bucket_key(path), namespace::told_in(&mut txn, state.number).await?);
-            take_number(&mut txn, &state.id, Buried::new(state.number, &state.id, &seen)).await?;
+            take_number(&mut txn, &state.id, Buried::new(state.number, &state.id, &seen).at(path)).await?;
             if txn.read(Space::Meta, &shared_row(&CATALOG_ID)).await?.is_some() {
                 // Whoever hears of this before the deletions of what was in the bucket can tell that they are on their way.
                 let known = CatalogValue::Seen { vector: seen.to_string() };

@@ -123,9 +123,11 @@ impl Bucket {
     /// not be here. Only this segment's own changes, unless [`Bucket::keeping`] says [`Keeping::Listed`](crate::Keeping::Listed).
     pub async fn data_vector(&self) -> Result<VersionVector> {
         self.alive()?;
+        let (ledger, number) = (self.segment().ledger(), self.state().number);
+        let looks = ledger.looks(number);
         let snapshot = self.segment().store().snapshot().await?;
-        let vector = namespace::vector(self.segment().ledger(), &snapshot, self.state().number).await?;
-        namespace::data_vector(self.segment().ledger(), &snapshot, self.state().number, &vector).await
+        let vector = namespace::vector(ledger, &snapshot, number).await?;
+        namespace::data_vector(ledger, looks, &snapshot, number, &vector).await
     }
 
     /// What concurrent changes left for somebody to decide, in no order that means anything, at most `limit`; `after`: behind that

@@ -50,6 +50,7 @@ impl Bucket {
     pub async fn promisable(&self) -> Result<Option<VersionVector>> {
         self.alive()?;
         let (ledger, number) = (self.segment().ledger(), self.state().number);
+        let looks = ledger.looks(number);
         let snapshot = self.segment().store().snapshot().await?;
         let here = namespace::standing(ledger, &snapshot, number).await?;
         // What has been replaced by what is beyond the vector is not listed as missing, and who shows it must not rely on it.
@@ -59,7 +60,7 @@ impl Bucket {
         {
             return Ok(None);
         }
-        let data = namespace::data_vector(self.segment().ledger(), &snapshot, number, &here.known).await?;
+        let data = namespace::data_vector(ledger, looks, &snapshot, number, &here.known).await?;
         // Numbers of changes of other buckets would never be reached where this is read.
         Ok(Some(namespace::tight(ledger, &snapshot, number, &data).await?))
     }

@@ -29,6 +29,7 @@ use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -42,6 +43,8 @@ const SMALL_PACKS_MAX: usize = 16;
 const SMALL_PACK_PARTS: u64 = 8;
 /// Rows changed in one commit.
 const BATCH_ROWS: usize = 1024;
+/// How often a collection that waits for its pace looks whether somebody waits for it.
+const PACE_LOOK: Duration = Duration::from_millis(100);
 /// The row of [`Space::Meta`] that says when a pack was last removed, in nanoseconds since the epoch, big-endian.
 const COLLECTED_ROW: &[u8] = b"collected";
 
@@ -53,7 +56,13 @@ impl Segment {
 
     /// [`Segment::gc`] that moves at most so many bytes per second (0: unlimited), but for when the disk is full and what it makes room for waits.
     pub async fn gc_slowly(&self, bytes_per_second: u64) -> Result<GcReport> {
-        let _one = self.0.collecting.lock().await;
+        let _one = match bytes_per_second {
+            0 => {
+                let _waits = self.collects_soon();
+                self.0.collecting.lock().await
+            }
+            _ => self.0.collecting.lock().await,
+        };
         self.catalog().settle_what_fits().await?;
         self.drop_left_past().await?;
         let rows_dropped = match self.drop_acknowledged().await {
@@ -97,7 +106,9 @@ impl Segment {
         let small = packs.iter().filter(|p| p.bytes < small_bytes && !is_cached(p.number)).count();
         // Packs without anything live first: on a full disk they make the room that rewriting the others needs.
         let live_in = |number: u64| live_bytes.get(&number).copied().unwrap_or_default();
-        let mut pace = Pace { bytes_per_second, due: Instant::now() };
+        // The store keeps all that changes while a view is held.
+        drop((snapshot, open));
+        let mut pace = Pace { bytes_per_second, due: Instant::now(), waiting: self.0.collecting_soon.clone() };
         let mut packs = packs;
         packs.sort_by_key(|pack| live_in(pack.number));
         for pack in &packs {
@@ -108,7 +119,11 @@ impl Segment {
             if live > 0 && (!is_sparse || is_cached(pack.number)) {
                 continue;
             }
-            let _one = contents.disk_cache.trimming.lock().await;
+            // Evictions are of packs of the cache; others are moved at a pace, for which fetches must not wait.
+            let _one = match is_cached(pack.number) {
+                true => Some(contents.disk_cache.trimming.lock().await),
+                false => None,
+            };
             match self.empty_pack(pack.number, &mut report, &mut pace).await {
                 Ok(Emptied::Yes { moved_bytes }) => {
                     self.prove_commits().await?;
@@ -450,6 +465,25 @@ struct Pace {
     bytes_per_second: u64,
     /// When more may be moved.
     due: Instant,
+    /// How many wait for its end.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Somebody waits for a collection to end.
+pub(super) struct Soon(Arc<AtomicUsize>);
+
+impl Drop for Soon {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Segment {
+    /// A collection that is under way takes no longer than it must while this is held.
+    pub(super) fn collects_soon(&self) -> Soon {
+        self.0.collecting_soon.fetch_add(1, Ordering::Relaxed);
+        Soon(self.0.collecting_soon.clone())
+    }
 }
 
 impl Pace {
@@ -458,7 +492,9 @@ impl Pace {
         if self.bytes_per_second == 0 {
             return;
         }
-        tokio::time::sleep_until(self.due).await;
+        while self.due > Instant::now() && self.waiting.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep_until(self.due.min(Instant::now() + PACE_LOOK)).await;
+        }
         // Time in which nothing was to be moved is no credit.
         self.due = self.due.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
     }

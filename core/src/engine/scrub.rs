@@ -5,7 +5,7 @@ use super::contents::LocalNodes;
 use super::pool::received;
 use super::segment::Segment;
 use crate::chunk::Location;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::id::ChunkId;
 use crate::kv::{KeyRange, Space};
 use crate::manifest::{Child, Extent, Manifest, Node, Root, Source};
@@ -116,10 +116,19 @@ impl Segment {
                         Err(error) if error.kind() == ErrorKind::NotFound => continue,
                         bucket => bucket?,
                     };
-                    let view = bucket.view(None).await?;
-                    self.walk(&view, &info.path.to_string(), damaged, report).await?;
-                    if !damaged.is_empty() {
-                        self.walk_versions(&bucket, damaged, report).await?;
+                    let walked = async {
+                        let view = bucket.view(None).await?;
+                        self.walk(&view, &info.path.to_string(), damaged, report).await?;
+                        if !damaged.is_empty() {
+                            self.walk_versions(&bucket, damaged, report).await?;
+                        }
+                        Ok(())
+                    };
+                    let walked: Result<()> = walked.await;
+                    match walked {
+                        // It was deleted meanwhile.
+                        Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Bucket => {}
+                        walked => walked?,
                     }
                 }
             }

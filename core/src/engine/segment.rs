@@ -120,6 +120,8 @@ pub(super) struct Inner {
     pub(super) opening_bucket: tokio::sync::Mutex<()>,
     pub(super) keys: RwLock<HashMap<String, (crate::UserInfo, crate::Secret)>>,
     pub(super) collecting: Arc<tokio::sync::Mutex<()>>,
+    /// How many wait for it.
+    pub(super) collecting_soon: Arc<std::sync::atomic::AtomicUsize>,
     changes: broadcast::Sender<Change>,
     pub(super) gc_counters: Mutex<crate::GcReport>,
     open_nodes: Arc<OpenNodes>,
@@ -238,6 +240,7 @@ impl Segment {
             opening_bucket: tokio::sync::Mutex::new(()),
             keys: RwLock::new(HashMap::new()),
             collecting: Arc::default(),
+            collecting_soon: Arc::default(),
             changes: broadcast::channel(1024).0,
             gc_counters: Mutex::new(crate::GcReport::default()),
             open_nodes: Arc::new(OpenNodes::new(options.file_buffer_bytes)),

@@ -130,7 +130,9 @@ impl Bucket {
     pub async fn clone_to(&self, target: &BucketPath, prefix: &[u8], snapshot: Option<&str>) -> Result<u64> {
         self.settle_files().await;
         // Rows, and the content they refer to, must stay while they are copied: hold on to a snapshot, and keep collections out.
+        let soon = self.segment().collects_soon();
         let collecting = Arc::new(self.segment().0.collecting.clone().lock_owned().await);
+        drop(soon);
         let view = self.view(snapshot).await?;
         let copy = self.segment().catalog().create_bucket(target, (*self.state().policy()).clone()).await?;
         let mut walk = vec![(NodeId::ROOT, Bytes::new(), Bound::Unbounded)];

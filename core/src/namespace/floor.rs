@@ -32,7 +32,11 @@ impl Floors {
                 floor.key = key.clone();
             }
             match floor.written.last_mut() {
-                Some((last, lowest)) if *last == commit => *lowest = key.min(lowest).clone(),
+                // As long as nobody looks it is enough to know the lowest of all.
+                Some((last, lowest)) if *last == commit || floor.looking == 0 => {
+                    *last = commit;
+                    *lowest = key.min(lowest).clone();
+                }
                 _ => floor.written.push((commit, key.clone())),
             }
         }
@@ -49,6 +53,21 @@ impl Floors {
         }
         floor.looking += 1;
         Look { floors: self, prefix: prefix.clone(), from: floor.key.clone() }
+    }
+}
+
+/// Looks at lists, with one view that is taken after they began.
+#[derive(Default)]
+pub struct Looks<'a>(HashMap<Bytes, Look<'a>>);
+
+impl<'a> Looks<'a> {
+    pub(super) fn new(floors: &'a Floors, prefix: &Bytes, published: u64, sequenced: u64) -> Looks<'a> {
+        let lists: Vec<Bytes> = floors.0.lock().keys().filter(|list| list.starts_with(prefix)).cloned().collect();
+        Looks(lists.into_iter().map(|list| (list.clone(), floors.look(&list, published, sequenced))).collect())
+    }
+
+    pub(super) fn take(&mut self, list: &Bytes) -> Option<Look<'a>> {
+        self.0.remove(list)
     }
 }
 
@@ -153,15 +172,17 @@ mod tests {
         other.found(None);
         assert_eq!(list.look(0).from, "w/4");
         // Sequenced before the look, and committed after its view was taken.
+        list.write("w/3");
         list.look(1).found(None);
-        assert_eq!(list.look(0).from, "w/4");
+        assert_eq!(list.look(0).from, "w/3");
         drop(list.look(0));
         list.look(0).found(None);
         assert!(list.look(0).from > key("w/4"));
         list.write("w/5");
         list.write("w/8");
-        list.look(1).found(Some(&key("w/5")));
         list.look(1).found(None);
+        assert_eq!(list.look(0).from, "w/5");
+        list.look(0).found(Some(&key("w/8")));
         assert_eq!(list.look(0).from, "w/8");
     }
 }

@@ -18,7 +18,7 @@
 
 use super::UNSEEN;
 use super::bucket_watch::{BucketWatch, BucketWatchers};
-use super::floor::{Floors, Look};
+use super::floor::{Floors, Look, Looks};
 use super::keys::BucketNumber;
 use super::txn::Txn;
 use super::usage_delta::UsageDelta;
@@ -231,6 +231,13 @@ impl Ledger {
             .map_err(|e| Error::io("the committer thread could not be started", e))?;
         *ledger.committer.lock() = Some(thread);
         Ok(ledger)
+    }
+
+    /// Somebody looks for the first rows of all lists of a bucket that anybody has looked at, with a view that is to be taken after this.
+    pub fn looks(&self, bucket: BucketNumber) -> Looks<'_> {
+        let state = self.state.lock();
+        let published = *self.published.borrow();
+        Looks::new(&self.floors, &super::wanted_prefix(bucket), published, state.commit)
     }
 
     /// Somebody looks for the first row of a list of versions whose data is wanted, with a view that is to be taken after this.

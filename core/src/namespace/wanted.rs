@@ -4,6 +4,7 @@
 //! Rows are in the order of the writes that carry the versions: the first one of a segment says up to where its data is complete. A row is dropped when it is
 //! met and its version has been replaced since, or where not all data is to be here and no pin covers it any more.
 
+use super::floor::Looks;
 use super::hold::is_given;
 use super::keep::{Keeping, keeping, keeping_in, keeping_row};
 use super::keys::{self, BucketNumber};
@@ -256,9 +257,11 @@ pub(super) fn want_row(txn: &mut Txn, bucket: &BucketState, key: &Bytes, row: &N
 }
 
 /// The vector up to which all data is here: `vector`, but for each segment below its first version that is wanted. Where not all data is kept, or not all that
-/// may be missing is listed yet, only this segment's own changes count: what was written here is here, unless something of it was given up.
+/// may be missing is listed yet, only this segment's own changes count: what was written here is here, unless something of it was given up. `looks`: begun before `snapshot`
+/// was taken.
 pub async fn data_vector(
     ledger: &Ledger,
+    mut looks: Looks<'_>,
     snapshot: &Arc<dyn Snapshot>,
     bucket: BucketNumber,
     vector: &VersionVector,
@@ -270,24 +273,23 @@ pub async fn data_vector(
     for dot in vector.dots().filter(|dot| is_listed || dot.segment == *own && !is_given) {
         let mut prefix = BytesMut::from(wanted_prefix(bucket).as_ref());
         prefix.put_slice(&dot.segment.0);
-        let first = first_wanted(ledger, &prefix.freeze()).await?;
+        let list = prefix.freeze();
+        let look = looks.take(&list);
+        let from = look.as_ref().map_or(&list, |look| &look.from).clone();
+        let range = KeyRange { start: Bound::Included(from), end: end_of_prefix(&list) };
+        let first = snapshot.scan(Space::Meta, range, 1, false).await?.rows.into_iter().next();
+        match look {
+            Some(look) => look.found(first.as_ref().map(|(key, _)| key)),
+            // From the next time on.
+            None => drop(ledger.look(&list)),
+        }
         let sequence = match first {
-            Some(key) => dot.sequence.min(parse(bucket, &key)?.dot.sequence.saturating_sub(1)),
+            Some((key, _)) => dot.sequence.min(parse(bucket, &key)?.dot.sequence.saturating_sub(1)),
             None => dot.sequence,
         };
         complete.advance(Dot { sequence, ..dot });
     }
     Ok(complete)
-}
-
-/// The first key of a list, as it is now.
-async fn first_wanted(ledger: &Ledger, list: &Bytes) -> Result<Option<Bytes>> {
-    let look = ledger.look(list);
-    let range = KeyRange { start: Bound::Included(look.from.clone()), end: end_of_prefix(list) };
-    let view = ledger.store().snapshot().await?;
-    let first = view.scan(Space::Meta, range, 1, false).await?.rows.into_iter().next().map(|(key, _)| key);
-    look.found(first.as_ref());
-    Ok(first)
 }
 
 /// The first versions after `after` whose data is wanted, at most `limit`; and the keys met on the way whose versions are gone, or not wanted any more.
@@ -297,18 +299,22 @@ pub async fn wanted(
     after: Option<Bytes>,
     limit: usize,
 ) -> Result<(Vec<Wanted>, Vec<Bytes>)> {
-    let reader = Reader::new(ledger, bucket).await?;
     let prefix = wanted_prefix(bucket.number);
+    let mut look = after.is_none().then(|| ledger.look(&prefix));
+    let reader = Reader::new(ledger, bucket).await?;
     let (mut found, mut gone) = (Vec::new(), Vec::new());
     let mut range = match after {
         Some(after) => KeyRange::prefix_after(&prefix, after.max(prefix.clone())),
         None => {
-            let Some(start) = first_wanted(ledger, &prefix).await? else { return Ok((Vec::new(), Vec::new())) };
-            KeyRange { start: Bound::Included(start), end: end_of_prefix(&prefix) }
+            let from = look.as_ref().map_or(&prefix, |look| &look.from).clone();
+            KeyRange { start: Bound::Included(from), end: end_of_prefix(&prefix) }
         }
     };
     while found.len() < limit {
         let page = reader.snapshot.scan(Space::Meta, range, limit - found.len(), false).await?;
+        if let Some(look) = look.take() {
+            look.found(page.rows.first().map(|(key, _)| key));
+        }
         for (key, _) in &page.rows {
             match reader.read(key).await? {
                 Some(wanted) => found.push(wanted),

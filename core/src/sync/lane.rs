@@ -136,9 +136,11 @@ impl<P> Lane<P> {
 
     /// The peer says where it stands, at the start or because its terms have changed.
     pub(super) fn announced(&mut self, vector: VersionVector, receives: bool, is_comparing: bool) {
+        // It says that it has compared by where it stood then, and may have sent more since.
+        let has_compared = self.peer_compares && !is_comparing;
         self.peer_compares = is_comparing;
         // A bucket that was given up there and came back on the same connection stands where it says, too: what was sent to it before is not there.
-        if self.peer_receives.is_none() || !vector.dominates(&self.announced) {
+        if self.peer_receives.is_none() || !has_compared && !vector.dominates(&self.announced) {
             // It may be a peer that was restored from a backup: it stands where it says, not where it once was.
             self.theirs = vector.clone();
             self.announced = vector.clone();

@@ -211,6 +211,15 @@ fn a_tree_is_copied_as_far_as_it_can_be() {
         assert_eq!(site.json(&["cp", "-r", &path("a"), &path("e")])["copied"], 4);
         assert_eq!(site.keys(&path("e")), ["e", "e/b", "e/c", "e/d"]);
         assert_eq!(site.get("e"), "a");
+        // The name is taken over where TO is a bucket or ends with a slash, as without -r.
+        site.run(&["bucket", "create", "Test/lab/whole"]).ok();
+        assert_eq!(site.json(&["cp", "-r", &path("a"), "Test/lab/whole"])["copied"], 4);
+        assert_eq!(site.keys("Test/lab/whole"), ["a", "b", "c", "d"]);
+        site.put("single", "single");
+        site.run(&["mkdir", &path("into")]).ok();
+        site.run(&["cp", "-r", &path("single"), &path("into")]).fails(2, "is a directory");
+        site.run(&["cp", "-r", &path("single"), &path("into/")]).ok();
+        assert_eq!(site.get("into/single"), "single");
         site.run(&["rm", &path("e")]).ok();
         site.run(&["bucket", "create", "Test/lab/tight", "--set", "quota-objects=2"]).ok();
         let ran = site.run(&["cp", "-r", &path("e"), "Test/lab/tight", "--json"]);
@@ -233,6 +242,7 @@ fn directories_are_made_and_not_written_over() {
         assert_eq!(site.json(&["mkdir", "-p", &path("x/y")])["created"], true);
         assert_eq!(site.keys(BUCKET), ["d/", "x/", "x/y/"]);
         site.put("f", "f");
+        site.run(&["mkdir", "-p", &path("f")]).fails(1, "exists");
         for directory in ["d", "x"] {
             site.feed(&["put", "-", &path(directory)], b"content").fails(2, "is a directory");
             site.run(&["cp", &path("f"), &path(directory)]).fails(2, "is a directory");

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tombolo_core::FileType;
 use tombolo_core::engine::fs::{Caller, RowChange, Watch};
 
@@ -30,28 +30,7 @@ pub(crate) enum Stale {
     Inode(u64),
     /// Attributes of an inode, and its pages with bytes of a range.
     Part(u64, Range<u64>),
-    /// Nothing; somebody waits until the kernel was told all before it.
-    Told(Marker),
 }
-
-/// Who waits for a place in the queue.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Marker(Arc<Notify>);
-
-impl Marker {
-    /// The kernel was told all before it.
-    pub(crate) fn is_reached(&self) {
-        self.0.notify_one();
-    }
-}
-
-impl PartialEq for Marker {
-    fn eq(&self, other: &Marker) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Marker {}
 
 /// Starts the tasks that follow buckets.
 #[derive(Clone)]
@@ -69,21 +48,6 @@ impl Follower {
     /// Follows a bucket for as long as the door is there.
     pub(crate) fn follow(&self, door: &Arc<Door>, bucket: u32, watch: Watch) {
         self.runtime.spawn(follow(Arc::downgrade(door), bucket, watch, self.queue.downgrade()));
-    }
-
-    /// Tells the kernel of something, and waits until that is done. Not for a request that may hold pages of the file.
-    pub(crate) async fn tell_and_wait(&self, stale: Stale) {
-        let marker = Marker::default();
-        for stale in [stale, Stale::Told(marker.clone())] {
-            if self.queue.send(stale).await.is_err() {
-                // The kernel that nobody tells any more is gone.
-                return;
-            }
-        }
-        tokio::select! {
-            () = marker.0.notified() => {}
-            () = self.queue.closed() => {}
-        }
     }
 
     /// Tells the kernel of something else. A request must not wait for that: its pages may be those that the kernel waits for to forget them.

@@ -125,7 +125,7 @@ impl Door {
     }
 
     /// The kernel asks without having written back what it has of the file, which is data too.
-    pub(crate) async fn seek(&self, (number, handle): (u64, u64), offset: i64, whence: i32) -> Outcome<i64> {
+    pub(crate) async fn seek(self: &Arc<Self>, (number, handle): (u64, u64), offset: i64, whence: i32) -> Outcome<i64> {
         let to = match whence {
             SEEK_DATA => SeekTo::Data,
             SEEK_HOLE => SeekTo::Hole,

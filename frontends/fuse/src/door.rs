@@ -9,8 +9,8 @@ use crate::options::MountOptions;
 use crate::target::{Level, MountPath, Target};
 use bytes::Bytes;
 use parking_lot::RwLock;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use tombolo_core::engine::fs::{Caller, FileAttributes, FileSystem, new_origin};
 use tombolo_core::{BucketId, BucketPath, ErrorKind, FileType, NodeId, Segment};
 
@@ -66,7 +66,11 @@ pub(crate) struct Door {
     is_cut_off: AtomicBool,
     buckets: RwLock<Vec<Opened>>,
     follower: Follower,
+    hand_over: OnceLock<HandOver>,
 }
+
+/// Has the kernel write back and forget what it has of an inode. Returns when it has.
+pub(crate) type HandOver = Box<dyn Fn(u64) + Send + Sync>;
 
 impl Door {
     /// Opens what is mounted, or says that it is not there.
@@ -112,6 +116,7 @@ impl Door {
             is_cut_off: AtomicBool::new(false),
             buckets: RwLock::new(buckets),
             follower,
+            hand_over: OnceLock::new(),
         });
         if let Some(files) = door.bucket(0) {
             door.follower.follow(&door, 0, files.watch());
@@ -160,9 +165,24 @@ impl Door {
         self.follower.tell(Stale::Inode(number));
     }
 
-    /// Has the kernel hand over what it has of a file and has not written back, and waits for that.
-    pub(crate) async fn hand_over(&self, number: u64) {
-        self.follower.tell_and_wait(Stale::Inode(number)).await;
+    /// How [`Door::hand_over`] is done.
+    pub(crate) fn hands_over_by(&self, how: HandOver) {
+        // A door is mounted once.
+        let _ = self.hand_over.set(how);
+    }
+
+    /// Has the kernel hand over what it has of a file and has not written back, and waits for that. Not by way of the thread that tells what is stale: that may wait for the
+    /// lock of a directory, which somebody may hold who waits for the file's, which whoever asks for this holds.
+    pub(crate) async fn hand_over(self: &Arc<Self>, number: u64) {
+        let door = self.clone();
+        let handing = tokio::task::spawn_blocking(move || {
+            if let Some(hand_over) = door.hand_over.get() {
+                hand_over(number);
+            }
+        });
+        if let Err(error) = handing.await {
+            tracing::error!(%error, "asking the kernel for what it has of a file broke off");
+        }
     }
 
     /// What an inode stands for.

@@ -22,6 +22,8 @@ const ARRIVED: usize = 32;
 const CHUNKS_PER_VERSION: usize = 128;
 /// What is listed is looked at again after this, or when somebody connects.
 const RETRY: Duration = Duration::from_secs(15);
+/// Buckets are looked over at most this often, however often something is new.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// How often a version is looked over.
 const TRIES: usize = 3;
 /// How many reasons are kept.
@@ -31,8 +33,10 @@ const FAILURES_MAX: usize = 1000;
 pub(crate) async fn run(hub: Arc<Hub>) {
     let (mut turns, mut following) = (Turns::default(), JoinSet::new());
     let mut look_at = Instant::now();
+    let mut looked_at = None;
     loop {
         if look_at <= Instant::now() {
+            looked_at = Some(Instant::now());
             // What could not be brought is tried again; what was copied here meanwhile is looked at.
             look_at = Instant::now() + RETRY;
             match hub.segment.catalog().all_buckets().await {
@@ -69,7 +73,10 @@ pub(crate) async fn run(hub: Arc<Hub>) {
                     return;
                 }
             },
-            () = hub.wanted.notified() => look_at = Instant::now(),
+            () = hub.wanted.notified() => {
+                let soon = looked_at.map_or_else(Instant::now, |looked| looked + LOOK_PAUSE);
+                look_at = look_at.min(soon);
+            }
             () = tokio::time::sleep_until(look_at) => {}
         }
     }

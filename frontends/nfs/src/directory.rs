@@ -2,7 +2,7 @@
 //!
 //! A cookie is made of the directory and the entry's name ([`Signer::cookie`](crate::handle::Signer::cookie)), so it means the same entry however the
 //! directory changes and whenever the server has started. Where the entry is in the directory is remembered; if that was forgotten the directory is
-//! searched for it, and a cookie that is none of its entries' is refused. So nothing a client sends leads anywhere but into the directory whose handle it has.
+//! searched for it, and a cookie that is none of its entries' (any more) leads to the beginning. So nothing a client sends leads anywhere but into the directory whose handle it has.
 
 use crate::attributes::post;
 use crate::handle::FIRST_COOKIE;

@@ -10,7 +10,6 @@ use crate::errors::{custom, refuse};
 use crate::gate::escape;
 use crate::get::show_checksums;
 use crate::host::HostBucket;
-use crate::listing::URL_SET;
 use crate::metadata::{Described, tags_of_header};
 use crate::ops::{Operations, Payload, check_features, show_version};
 use crate::put::{Upload, check_object_key};
@@ -114,7 +113,8 @@ pub(crate) async fn post(
     let mut upload = Upload::new(stream, payload, Declared::from_headers(&headers)?, None, limit)?;
     upload.length_min = size_range.0;
     let info = upload.put(&bucket, &key, options).await?;
-    let mut response = answer(&fields, &bucket_name, &key, &info);
+    let at = crate::host::location(&parts.extensions, &bucket_name, &key);
+    let mut response = answer(&fields, (&bucket_name, &key), at, &info);
     response.headers_mut().extend(crate::after::token(&bucket).await);
     Ok(response)
 }
@@ -301,9 +301,7 @@ fn described(fields: &Fields) -> S3Result<Described> {
     })
 }
 
-fn answer(fields: &Fields, bucket: &str, key: &str, info: &ObjectInfo) -> Response<Body> {
-    let path = percent_encoding::utf8_percent_encode(key, URL_SET);
-    let location = format!("/{bucket}/{path}");
+fn answer(fields: &Fields, (bucket, key): (&str, &str), location: String, info: &ObjectInfo) -> Response<Body> {
     let etag = format!("\"{}\"", info.etag);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -116,7 +116,7 @@ impl Gate {
         let status = response.status();
         self.counts.add(status);
         let (status, ms) = (status.as_u16(), began.elapsed().as_millis() as u64);
-        if status == 500 {
+        if status >= 500 && status != 501 {
             tracing::warn!(request_id = %id, %method, path, status, ms, "an S3 request failed");
         } else {
             tracing::debug!(request_id = %id, %method, path, status, ms, "an S3 request");

@@ -1,7 +1,7 @@
 //! Buckets that the host of a request names: `BUCKET.DOMAIN`, as most of AWS's SDKs write it unless they are told not to.
 
-use http::HeaderMap;
 use http::header::HOST;
+use http::{Extensions, HeaderMap};
 use s3s::S3Result;
 use s3s::host::{S3Host, VirtualHost};
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +42,15 @@ impl Domains {
         });
         // Of domains inside each other the longest is meant.
         found.min_by_key(|bucket| bucket.len())
+    }
+}
+
+/// Where an object is, from the request's host on.
+pub(crate) fn location(request: &Extensions, bucket: &str, key: &str) -> String {
+    let key = percent_encoding::utf8_percent_encode(key, crate::listing::URL_SET);
+    match request.get::<HostBucket>() {
+        Some(_) => format!("/{key}"),
+        None => format!("/{bucket}/{key}"),
     }
 }
 

@@ -197,12 +197,13 @@ impl Operations {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
         let bucket = self.bucket(&req.extensions, &input.bucket).await?;
+        let location = crate::host::location(&req.extensions, &input.bucket, &input.key);
         let id = upload_id(&input.upload_id);
         let named = named_parts(input.multipart_upload.as_ref())?;
         let started = match bucket.upload(&input.key, &id).await {
             Ok(started) => started,
             Err(error) => match already_completed(&bucket, &input.key, &named).await? {
-                Some(info) => return Ok(completed(input.bucket, input.key, &info)),
+                Some(info) => return Ok(completed(input.bucket, input.key, location, &info)),
                 None => return Err(upload_error(error)),
             },
         };
@@ -234,7 +235,7 @@ impl Operations {
             }
             Err(error) => return Err(upload_error(error)),
         };
-        Ok(completed(input.bucket, input.key, &info))
+        Ok(completed(input.bucket, input.key, location, &info))
     }
 
     /// The object's checksum, verified against what the client says it and its parts must be.
@@ -302,10 +303,14 @@ impl Operations {
     }
 }
 
-fn completed(bucket: String, key: String, info: &ObjectInfo) -> S3Response<CompleteMultipartUploadOutput> {
-    let path = percent_encoding::utf8_percent_encode(&key, crate::listing::URL_SET);
+fn completed(
+    bucket: String,
+    key: String,
+    location: String,
+    info: &ObjectInfo,
+) -> S3Response<CompleteMultipartUploadOutput> {
     let mut output = CompleteMultipartUploadOutput {
-        location: Some(format!("/{bucket}/{path}")),
+        location: Some(location),
         bucket: Some(bucket),
         key: Some(key),
         e_tag: Some(ETag::Strong(info.etag.to_string())),

@@ -18,7 +18,7 @@ pub(crate) struct ServeArgs {
     pub(crate) s3: Option<SocketAddr>,
     /// Take requests to BUCKET.NAME for requests to that bucket (virtual-hosted style); without it buckets are in the path, which most clients must be
     /// told: "path style". A name without a port, such as s3.example.org; can be given several times.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_domain)]
     pub(crate) s3_domain: Vec<String>,
     /// Serve NFS version 3 on this address; mount with port=PORT,mountport=PORT,nolock, or see --nfs-port-mapper.
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:2049")]
@@ -124,6 +124,15 @@ impl ServeArgs {
         }
         Line::parse_from(["tombolo"]).serve
     }
+}
+
+/// A name of hosts, without a port.
+fn parse_domain(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if !text.split('.').all(is_label) || text.parse::<std::net::IpAddr>().is_ok() {
+        return Err("it takes a domain such as s3.example.org, without a port".into());
+    }
+    Ok(text.to_owned())
 }
 
 /// `[PATH=]POINT`.

@@ -49,6 +49,9 @@ impl Daemon {
                 let (domains, drain) = (args.s3_domain.clone(), args.shutdown_timeout);
                 Some(doors::s3(segment.clone(), address, domains, drain, stopped.clone()).await?)
             }
+            None if !args.s3_domain.is_empty() => {
+                return Err(Error::invalid("--s3-domain is for the S3 door, which is not opened; add --s3 ADDR"));
+            }
             None => None,
         };
         let nfs = match args.nfs {

@@ -42,17 +42,6 @@ async fn copy_tree(session: &mut Session, args: CpArgs) -> Outcome {
     let mut copies = Copies { bucket: from.to_string(), copied: 0, bytes: 0, errors };
     let snapshot = args.view.snapshot.clone();
     let mut found = key.is_empty();
-    if let (false, Some(target)) = (key.is_empty() || key.ends_with(b"/"), target.strip_suffix(b"/")) {
-        let at = Named { snapshot: snapshot.clone(), ..named(&from, &key) };
-        match copy_object(session, at, &to, Bytes::copy_from_slice(target), false).await {
-            Ok(record) => {
-                found = true;
-                copies.note(&key, &Ok(()), record.size)?;
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
     let mut listing = session.listing(&from, source.clone(), false, snapshot.clone());
     let mut directories = Vec::new();
     let shared: &Session = session;
@@ -97,6 +86,22 @@ async fn copy_tree(session: &mut Session, args: CpArgs) -> Outcome {
         }
     }
     drop(finishing);
+    if !key.is_empty() && !key.ends_with(b"/") {
+        let to = place(&args.to)?.target(Some(base_name(&key)))?;
+        if !found {
+            session.refuse_directory(&to).await?;
+        }
+        // Last: a directory can't be made where an object has its name, but an object can be put beside one.
+        let at = Named { snapshot, ..named(&from, &key) };
+        match copy_object(session, at, &to.bucket, to.key, false).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && error.subject() == Subject::Key => {}
+            copied => {
+                found = true;
+                let size = copied.as_ref().map_or(0, |record| record.size);
+                copies.note(&key, &copied.map(drop), size)?;
+            }
+        }
+    }
     if !found {
         let what = format!("there is nothing at '{from}/{}'", show(&key));
         return Err(Error::not_found(Subject::Key, what).into());

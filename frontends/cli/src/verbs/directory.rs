@@ -5,7 +5,7 @@ use crate::arguments::MkdirArgs;
 use crate::failure::Outcome;
 use crate::output::key_fields;
 use crate::path::directory_prefix;
-use crate::wire::{AttributesRecord, Operation, Raw};
+use crate::wire::{AttributesRecord, ObjectRecord, Operation, Raw};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -21,7 +21,16 @@ pub(super) async fn make(session: &mut Session, args: MkdirArgs) -> Outcome {
         let (bucket, path) = (bucket.to_string(), Raw(key.clone()));
         session.call(Operation::MakeDirectory { bucket, path, attributes }).await?
     };
-    if !made && !args.parents {
+    let is_there = made
+        || args.parents && {
+            let (bucket, path) = (bucket.to_string(), Raw(key.clone()));
+            match session.call::<ObjectRecord>(Operation::Stat { bucket, path }).await {
+                Ok(_) => true,
+                Err(error) if error.kind() == ErrorKind::NotFound => false,
+                Err(error) => return Err(error.into()),
+            }
+        };
+    if !is_there {
         return Err(Error::exists(Subject::Key, format!("'{bucket}/{}' exists", crate::path::show(&key))).into());
     }
     let mut map = Map::new();

@@ -40,7 +40,13 @@ pub(crate) fn mount(
     config.acl = if options.allow_other || is_root { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads);
     config.clone_fd = options.threads > 1;
-    let session = fuser::Session::new(Adapter { door, runtime, end }, point, &config)?.spawn()?;
+    let session = fuser::Session::new(Adapter { door: door.clone(), runtime, end }, point, &config)?.spawn()?;
+    let notifier = session.notifier();
+    door.hands_over_by(Box::new(move |number| {
+        if let Err(error) = notifier.inval_inode(INodeNo(number), 0, -1) {
+            tracing::debug!(number, %error, "the kernel keeps what it has");
+        }
+    }));
     let notifier = session.notifier();
     std::thread::Builder::new().name("fuse-caches".into()).spawn(move || tell(&notifier, stale))?;
     Ok(Session(session))
@@ -68,10 +74,6 @@ fn tell(notifier: &fuser::Notifier, mut stale: mpsc::Receiver<Stale>) {
     while let Some(stale) = stale.blocking_recv() {
         let told = match &stale {
             Stale::Name(parent, name) => notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name)),
-            Stale::Told(marker) => {
-                marker.is_reached();
-                continue;
-            }
             Stale::Inode(number) => notifier.inval_inode(INodeNo(*number), 0, -1),
             Stale::Part(number, range) => {
                 let (offset, length) = as_told(range);

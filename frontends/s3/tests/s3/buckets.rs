@@ -124,7 +124,8 @@ async fn a_host_below_the_domain_names_the_bucket() {
     let list = format!(
         "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
     );
-    hosted(complete).query("uploadId", &id).body(list).send().await.ok();
+    let done = hosted(complete).query("uploadId", &id).body(list).send().await.ok();
+    assert_eq!(done.xml("Location"), "/parts");
     let copy = client.put("/copy").header("x-amz-copy-source", &format!("{BUCKET}/parts"));
     hosted(copy).send().await.ok();
     assert_eq!(door.keys().await, ["chunked", "copy", "dir/key", "parts"]);
