@@ -14,6 +14,7 @@
 //! before packs do, and a moved chunk's row is changed by a commit that syncs the copy first.
 
 use super::marker::{Marker, Part};
+use super::pace::Pace;
 use super::packs::{Packs, Residence};
 use super::segment::Segment;
 use super::transact;
@@ -29,9 +30,6 @@ use async_recursion::async_recursion as boxed;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// The most chunk ids held at a time: 32 MiB of them.
 const MARKED_MAX: u64 = 1 << 20;
@@ -43,8 +41,6 @@ const SMALL_PACKS_MAX: usize = 16;
 const SMALL_PACK_PARTS: u64 = 8;
 /// Rows changed in one commit.
 const BATCH_ROWS: usize = 1024;
-/// How often a collection that waits for its pace looks whether somebody waits for it.
-const PACE_LOOK: Duration = Duration::from_millis(100);
 /// The row of [`Space::Meta`] that says when a pack was last removed, in nanoseconds since the epoch, big-endian.
 const COLLECTED_ROW: &[u8] = b"collected";
 
@@ -108,7 +104,7 @@ impl Segment {
         let live_in = |number: u64| live_bytes.get(&number).copied().unwrap_or_default();
         // The store keeps all that changes while a view is held.
         drop((snapshot, open));
-        let mut pace = Pace { bytes_per_second, due: Instant::now(), waiting: self.0.collecting_soon.clone() };
+        let mut pace = Pace::new(bytes_per_second, self.0.collecting_soon.clone());
         let mut packs = packs;
         packs.sort_by_key(|pack| live_in(pack.number));
         for pack in &packs {
@@ -457,46 +453,6 @@ impl Segment {
             report.packs_rewritten += 1;
         }
         Ok(Emptied::Yes { moved_bytes })
-    }
-}
-
-/// How fast a collection moves what it keeps.
-struct Pace {
-    bytes_per_second: u64,
-    /// When more may be moved.
-    due: Instant,
-    /// How many wait for its end.
-    waiting: Arc<AtomicUsize>,
-}
-
-/// Somebody waits for a collection to end.
-pub(super) struct Soon(Arc<AtomicUsize>);
-
-impl Drop for Soon {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Segment {
-    /// A collection that is under way takes no longer than it must while this is held.
-    pub(super) fn collects_soon(&self) -> Soon {
-        self.0.collecting_soon.fetch_add(1, Ordering::Relaxed);
-        Soon(self.0.collecting_soon.clone())
-    }
-}
-
-impl Pace {
-    /// Waits until more may be moved, which is so many bytes.
-    async fn keep(&mut self, bytes: u64) {
-        if self.bytes_per_second == 0 {
-            return;
-        }
-        while self.due > Instant::now() && self.waiting.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep_until(self.due.min(Instant::now() + PACE_LOOK)).await;
-        }
-        // Time in which nothing was to be moved is no credit.
-        self.due = self.due.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
     }
 }
 

@@ -46,6 +46,7 @@ mod lock;
 mod marker;
 mod multipart;
 mod nodes;
+mod pace;
 mod packs;
 mod part;
 mod pins;

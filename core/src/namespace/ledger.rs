@@ -21,7 +21,7 @@ use super::bucket_watch::{BucketWatch, BucketWatchers};
 use super::floor::{Floors, Look, Looks};
 use super::keys::BucketNumber;
 use super::txn::Txn;
-use super::usage_delta::UsageDelta;
+use super::usage_delta::{UsageDelta, decode_usage, encode_usage, usage_row};
 use crate::env::Environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SegmentId;
@@ -158,18 +158,6 @@ struct Group {
 
 /// The row of [`Space::Meta`] that holds the counters.
 const CLOCK_ROW: &[u8] = b"clock";
-
-fn usage_row(bucket: BucketNumber) -> Bytes {
-    let mut key = b"usage/".to_vec();
-    key.extend_from_slice(&bucket.to_be_bytes());
-    key.into()
-}
-
-fn decode_usage(row: &[u8]) -> Usage {
-    let mut fields = row.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes));
-    let mut next = || fields.next().unwrap_or_default();
-    Usage { objects: next(), logical_bytes: next(), old_versions: next(), old_bytes: next() }
-}
 
 impl Ledger {
     /// Continues from what `store` holds, and starts the committer.
@@ -622,10 +610,7 @@ impl Ledger {
         }
         writes.push((Space::Meta, Bytes::from_static(CLOCK_ROW), Some(clock.into())));
         for (key, held) in usage {
-            let fields = [held.objects, held.logical_bytes, held.old_versions, held.old_bytes];
-            let row: Vec<u8> = fields.iter().flat_map(|n| n.to_be_bytes()).collect();
-            let is_gone = fields == [0; 4];
-            writes.push((Space::Meta, key, if is_gone { None } else { Some(row.into()) }));
+            writes.push((Space::Meta, key, encode_usage(&held)));
         }
         writes.extend(drive(self.count_directories(&group.directories))?);
         let durability = if group.needs_sync { Durability::Sync } else { Durability::Buffered };

@@ -21,6 +21,7 @@
 
 mod bring;
 mod carriers;
+mod checked;
 mod compare;
 mod dial;
 mod door;
